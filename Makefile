@@ -1,0 +1,42 @@
+# make demo: a picture of generated digits. make test: the whole suite. Both make .venv first, from nothing.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: demo test test-long check bench docs clean
+
+demo: .venv/installed
+	$(BIN)/ebbflow train --preset digits --save-dir runs/demo
+	$(BIN)/ebbflow sample --ckpt runs/demo --output runs/demo/digits.png
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+test-long: .venv/installed-test
+	$(BIN)/python -m pytest -m long
+
+check: .venv/installed-dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+bench: .venv/installed-test
+	$(BIN)/python benchmarks/overhead.py
+
+# CPU torch goes in first and alone, so that nothing else pulls another build of it.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+.venv/installed-dev: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs/demo

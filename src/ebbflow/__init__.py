@@ -1,0 +1,54 @@
+"""ebbflow: train, sample, edit, measure and compare diffusion and flow-matching models.
+
+Everything public is here; what it names is loaded when it is first used, so `import ebbflow` costs little more than
+torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "PATHS": "core.paths",
+    "Path": "core.paths",
+    "PREDICTIONS": "core.predictions",
+    "Estimate": "core.predictions",
+    "solve": "core.predictions",
+    "TIME_GRIDS": "core.times",
+    "TIME_SAMPLERS": "core.times",
+    "WEIGHTS": "core.weights",
+    "Noise": "core.noise",
+    "NETS": "nets",
+    "DATASETS": "data",
+    "load_dataset": "data",
+    "SAMPLERS": "methods.samplers",
+    "Step": "methods.samplers",
+    "Denoiser": "methods.denoise",
+    "NetDenoiser": "methods.denoise",
+    "FunctionDenoiser": "methods.denoise",
+    "Objective": "methods.objective",
+    "GUIDANCE": "methods.guidance",
+    "classifier_free": "methods.guidance",
+    "EMA": "training.ema",
+    "fit": "training.loop",
+    "load": "runs.api",
+    "sample": "runs.api",
+}
+_MODULES = {"oracles": "methods.oracles"}
+
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ebbflow.{_MODULES[name]}")
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"ebbflow.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'ebbflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""`python -m ebbflow` is `ebbflow`."""
+
+from ebbflow.cli import main
+
+main()

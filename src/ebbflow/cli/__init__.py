@@ -1,0 +1,13 @@
+"""The command line. Importing it loads no torch; each command imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from ebbflow.cli.app import run_app
+
+
+def main() -> NoReturn:
+    """Run the command line of this process; every error that a user can mend is one sentence and exit code 2."""
+    sys.exit(run_app(sys.argv[1:]))

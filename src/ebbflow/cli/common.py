@@ -1,0 +1,71 @@
+"""What several commands share: reading ranges, printing tables, remembering the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ebbflow.errors import ConfigError
+
+
+def this_command() -> str:
+    """The command line of this process, ready to be pasted."""
+    return shlex.join(["ebbflow", *sys.argv[1:]])
+
+
+def read_items(text: str) -> list[str]:
+    """The items of "0-9", "1,3,5-7" or "cat,dog"."""
+    items: list[str] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)-(\d+)\s*", part)
+        if found is None:
+            items.append(part.strip())
+        elif int(found[2]) < int(found[1]):
+            raise ConfigError(f"the range {part.strip()!r} runs backwards.")
+        else:
+            items.extend(str(i) for i in range(int(found[1]), int(found[2]) + 1))
+    return items
+
+
+def read_integers(text: str, flag: str) -> list[int]:
+    """The whole numbers of a list such as "0-63" or "1,5".
+
+    Raises:
+        ConfigError: something else; names the flag.
+    """
+    items = read_items(text)
+    if not all(item.isdigit() for item in items):
+        raise ConfigError(f"{flag} wants whole numbers such as 0-63 or 1,5,9; got {text!r}.")
+    return [int(item) for item in items]
+
+
+def read_options(settings: Sequence[str]) -> dict[str, Any]:
+    """Options given as `--set name=value`."""
+    from ebbflow.config import read_value
+
+    options = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set wants name=value, for example --set eta=0.5; got {setting!r}.")
+        options[name.strip()] = read_value(value.strip())
+    return options
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of equal keys as aligned columns; the last column wraps freely."""
+    if not rows:
+        return
+    keys = list(rows[0])
+    widths = {key: max(len(str(row[key])) for row in rows) for key in keys[:-1]}
+    for row in rows:
+        print("  ".join([*(str(row[key]).ljust(widths[key]) for key in keys[:-1]), str(row[keys[-1]])]).rstrip())

@@ -1,0 +1,204 @@
+"""`ebbflow sample`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ebbflow.cli.common import print_json, read_integers, read_items, read_options, this_command
+from ebbflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ebbflow.runs import Request, Run, Samples
+
+
+def sample(
+    ckpt: Annotated[Path, typer.Option(help="The folder of a run or of one of its checkpoints.")],
+    output: Annotated[
+        Path, typer.Option(help="A grid (.png .jpg .webp), all samples (.npz), or a folder of single pictures.")
+    ],
+    num: Annotated[
+        int | None, typer.Option(min=1, help="How many samples in all. Default: 1 a --label, 8 a class, or 64.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="One class, by index or name.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Several classes, such as 0-9 or cat,dog; the rows of the grid.")
+    ] = None,
+    negative_label: Annotated[str | None, typer.Option(help="The class that guidance moves away from.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="w of u + w (c - u): 1 is conditional, 0 unconditional.")
+    ] = None,
+    rescale: Annotated[
+        float, typer.Option(min=0, max=1, help="How far guided samples are brought back to their contrast.")
+    ] = 0.0,
+    interval: Annotated[str | None, typer.Option(help="LOW,HIGH in log-SNR: guide only there.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="See `ebbflow list samplers`.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Where the steps lie; see `ebbflow list grids`.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Option of the sampler, such as eta=0.5; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first sample; the next ones count up.")] = 0,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds one by one, such as 0-63; sample i depends on its seed alone.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="ema (averaged) or raw.")] = "ema",
+    trajectory: Annotated[
+        Path | None, typer.Option(help="Also write the way there as an animation (.webp or .gif).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a network evaluation.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Sample a trained run with any sampler, grid, number of steps and guidance."""
+    from ebbflow.runs import open_run
+    from ebbflow.training.engine import pick_device
+
+    if weights not in ("ema", "raw"):
+        raise ConfigError(f"--weights must be ema or raw, got {weights!r}.")
+    _check_outputs(output, trajectory)
+    run = open_run(ckpt)
+    request = _request(run, num=num, label=label, labels=labels, seed=seed, seeds=seeds)
+    changes: dict[str, Any] = {
+        "guidance": guidance,
+        "rescale": rescale,
+        "sampler": sampler,
+        "num_steps": steps,
+        "grid": grid,
+        "batch_size": batch_size,
+        "interval": None if interval is None else _interval(interval),
+        "options": read_options(set_) if set_ is not None else {} if sampler is not None else None,
+        "negative": None if negative_label is None else _indices(run, [negative_label])[0],
+    }
+    request = replace(request, **{key: value for key, value in changes.items() if value is not None})
+    began = time.perf_counter()
+    written = _write(run, request, weights, pick_device(device), output, trajectory)
+    seconds = time.perf_counter() - began
+    if json:
+        print_json(
+            {
+                "output": str(output),
+                "num": len(request.seeds),
+                "seconds": round(seconds, 3),
+                "sampler": request.sampler,
+                "num_steps": request.num_steps,
+                "grid": request.grid,
+                "guidance": request.guidance,
+                "written": written,
+            }
+        )
+    else:
+        print(f"{len(request.seeds)} samples in {seconds:.1f} s: {', '.join(written)}")
+
+
+def _request(
+    run: Run, *, num: int | None, label: str | None, labels: str | None, seed: int, seeds: str | None
+) -> Request:
+    """Seeds and labels: by blocks of equal label, in the order given."""
+    from ebbflow.runs.generate import default_request
+
+    if label is not None and labels is not None:
+        raise ConfigError("--label and --labels both choose classes. Give one.")
+    conditional = type(run.config.conditioning).__name__ != "NoConditioning"
+    if not conditional and (label is not None or labels is not None):
+        raise ConfigError("this run is unconditional: it cannot take labels. Leave --label out.")
+    wanted = [label] if label is not None else None if labels is None else read_items(labels)
+    classes = (
+        _indices(run, wanted) if wanted is not None else list(range(len(run.facts.label_names))) if conditional else []
+    )
+    listed = None if seeds is None else read_integers(seeds, "--seeds")
+    if listed is not None and num is not None and num != len(listed):
+        raise ConfigError(f"--num {num} and the {len(listed)} seeds of --seeds disagree. Leave --num out.")
+    default = 1 if label is not None else 8 * len(classes) if classes else 64 if run.facts.is_image else 1000
+    count = num or default if listed is None else len(listed)
+    chosen = tuple(listed if listed is not None else range(seed, seed + count))
+    dealt = tuple(classes[i * len(classes) // count] for i in range(count)) if classes else None
+    return default_request(run, seeds=chosen, labels=dealt)
+
+
+def _indices(run: Run, labels: list[str]) -> list[int]:
+    from ebbflow.conditioning import label_indices
+
+    if not run.facts.label_names:
+        raise ConfigError("this run is unconditional: it knows no labels. Leave --label and --negative-label out.")
+    return label_indices(labels, run.facts.label_names)
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--interval wants LOW,HIGH in log-SNR, such as -3,4; got {text!r}.") from error
+    return low, high
+
+
+def _check_outputs(output: Path, trajectory: Path | None) -> None:
+    from ebbflow import canvas
+
+    if output.suffix:
+        canvas.check_suffix(output, (*canvas.PICTURE_SUFFIXES, ".npz"))
+    elif output.is_file():
+        raise ConfigError(f"{output} is a file. Give a folder, or a file ending in .png, .jpg, .webp or .npz.")
+    if trajectory is not None:
+        canvas.check_suffix(trajectory, canvas.ANIMATION_SUFFIXES)
+
+
+def _write(run: Run, request: Request, weights: str, device: Any, output: Path, trajectory: Path | None) -> list[str]:
+    """Generate and write; returns what was written."""
+    import torch
+
+    from ebbflow import canvas
+    from ebbflow.runs import generate
+
+    denoiser = run.denoiser("ema" if weights == "ema" else "raw", device=device)
+    request.check(run.facts, denoiser.make_null is not None)
+    singly, kept, frames = not output.suffix, [], []
+    if singly and not run.facts.is_image:
+        raise ConfigError("samples of this run are points: give a .png or .npz output instead of a folder.")
+    for batch in _shown(generate(denoiser, run.facts, request, device), request):
+        if trajectory is not None and batch.seeds[0] == request.seeds[0]:
+            frames.append(_picture(run, batch.images if run.facts.is_image else batch.x, batch.labels))
+        if batch.done and singly:
+            for seed, image in zip(batch.seeds, batch.images, strict=True):
+                canvas.save_picture(canvas.to_picture(image), output / f"seed_{seed:06d}.png", this_command())
+        elif batch.done:
+            kept.append(batch.images if run.facts.is_image else batch.x)
+    if not singly and output.suffix.lower() == ".npz":
+        labels = None if request.labels is None else torch.tensor(request.labels)
+        canvas.save_npz(torch.cat(kept), labels, output)
+    elif not singly:
+        canvas.save_picture(_picture(run, torch.cat(kept), request.labels), output, this_command())
+    if trajectory is not None:
+        canvas.save_animation(frames, trajectory)
+    return [str(output), *([str(trajectory)] if trajectory else [])]
+
+
+def _picture(run: Run, samples: Any, labels: tuple[int, ...] | None) -> Any:
+    """A grid whose rows are classes, or a scatter of points."""
+    from ebbflow import canvas
+    from ebbflow.evaluation.plots import scatter
+
+    if not run.facts.is_image:
+        return scatter(samples, labels)
+    classes = list(dict.fromkeys(labels or ()))
+    if classes and len(samples) % len(classes) == 0 and len(samples) // len(classes) <= 32:
+        return canvas.grid(
+            samples, columns=len(samples) // len(classes), row_names=[run.facts.label_names[c] for c in classes]
+        )
+    return canvas.grid(samples, columns=max(1, min(len(samples), round(len(samples) ** 0.5))))
+
+
+def _shown(batches: Iterator[Samples], request: Request) -> Iterator[Samples]:
+    """The same, with a progress bar over all network steps when someone watches."""
+    from tqdm import tqdm
+
+    total = -(-len(request.seeds) // request.batch_size) * request.num_steps
+    return iter(
+        tqdm(batches, total=total, unit="step", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+    )

@@ -1,0 +1,265 @@
+"""The configuration of a run: frozen dataclasses, read from TOML, `--set a.b=c` and JSON, with errors that name the key
+and the cure."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ebbflow.conditioning import CONDITIONINGS, AutoConditioning, Conditioning
+from ebbflow.core.paths import PATHS, Flow, Path
+from ebbflow.errors import ConfigError, choose, nearest
+from ebbflow.nets import NETS, NetOptions
+from ebbflow.nets.unet import UNetOptions
+
+Count = Annotated[int, Field(ge=1)]
+Interval = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data.
+
+    Args:
+        name: a name of `ebbflow list datasets`, an image folder, or an .npz file.
+        dir: where data sets lie or are downloaded to.
+        size: resize images to this side.
+        channels: convert images to 1, 3 or 4 channels.
+        skip_bad: leave unreadable images out instead of stopping.
+    """
+
+    name: str = "digits"
+    dir: str | None = None
+    size: Count | None = None
+    channels: Literal[1, 3, 4] | None = None
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What the net learns; names of `ebbflow list predictions`, `times` and `weights`, and the net's clock."""
+
+    prediction: str = "velocity"
+    times: str = "logit_normal"
+    weight: str = "uniform"
+    clock: Literal["log_snr", "time"] = "log_snr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How it is trained; all intervals in optimiser steps, 0 for never.
+
+    Args:
+        num_steps: length of the run.
+        batch_size, lr, weight_decay, clip: of the optimiser (AdamW; `clip` the largest gradient norm).
+        warmup_steps, schedule, lr_decay_step, lr_decay_rate: of the learning rate.
+        seed: of initialisation, data order, times and noise.
+        save_every, keep: checkpoints; the newest `keep` and the best are kept.
+        sample_every, held_out_every, log_every: sample grids, held-out loss, lines of metrics.jsonl.
+        held_out_size: samples of the held-out loss.
+    """
+
+    num_steps: Count = 1000
+    batch_size: Count = 128
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Positive = 1.0
+    warmup_steps: Interval = 100
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    lr_decay_step: Count = 1000
+    lr_decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    seed: Annotated[int, Field(ge=0)] = 0
+    save_every: Interval = 500
+    keep: Count = 2
+    sample_every: Interval = 500
+    held_out_every: Interval = 250
+    log_every: Count = 10
+    held_out_size: Count = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """The moving average of the weights that sampling uses."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where it runs: "auto", "cpu", "cuda", "cuda:1", "mps"; "auto" precision is bf16 where the hardware multiplies
+    it."""
+
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How the run is sampled unless the command says otherwise."""
+
+    sampler: str = "heun"
+    num_steps: Count = 10
+    grid: str = "uniform"
+    guidance: float = 2.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that makes a run what it is."""
+
+    data: DataConfig = DataConfig()
+    net: NetOptions = UNetOptions()
+    path: Path = Flow()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    conditioning: Conditioning = AutoConditioning()
+    train: TrainConfig = TrainConfig()
+    ema: EmaConfig = EmaConfig()
+    engine: EngineConfig = EngineConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+KINDS: dict[str, tuple[Mapping[str, type[Any]], str]] = {
+    "net": (NETS, "unet"),
+    "path": (PATHS, "flow"),
+    "conditioning": (CONDITIONINGS, "auto"),
+}
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "objective": ObjectiveConfig,
+    "train": TrainConfig,
+    "ema": EmaConfig,
+    "engine": EngineConfig,
+    "sample": SampleConfig,
+}
+Layer = dict[str, dict[str, Any]]
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration of nested values, e.g. {"net": {"kind": "dit", "depth": 4}}.
+
+    Raises:
+        ConfigError: unknown section, kind or key; a value of the wrong type or out of range.
+    """
+    known = [*SECTIONS, *KINDS]
+    sections = {}
+    for name, given in values.items():
+        if name not in known:
+            raise ConfigError(f"unknown section {name!r} of the configuration. {nearest(name, known)}")
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"section {name!r} must hold keys, got {given!r}. Write {name}.key=value.")
+        sections[name] = _section(name, dict(given))
+    return RunConfig(**sections)
+
+
+def _section(name: str, given: dict[str, Any]) -> Any:
+    if name in SECTIONS:
+        return _checked(SECTIONS[name], given, name)
+    registry, default = KINDS[name]
+    kind = given.pop("kind", default)
+    return _checked(choose(registry, kind, f"{name}.kind"), given, name, f" of kind {kind!r}")
+
+
+def _checked(cls: type[Any], given: dict[str, Any], section: str, of_kind: str = "") -> Any:
+    known = [f.name for f in fields(cls)]
+    for key in given:
+        if key not in known:
+            hint = nearest(key, known) if known else "It has no keys."
+            raise ConfigError(f"unknown key '{section}.{key}'{of_kind and ' (' + section + of_kind + ')'}. {hint}")
+    try:
+        return TypeAdapter(cls).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([section, *(str(part) for part in first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        raise ConfigError(f"{where}: {message[0].lower() + message[1:]}{got}") from error
+
+
+def to_dict(config: RunConfig) -> Layer:
+    """The inverse of `parse`, ready for JSON."""
+    sections: Layer = {}
+    for f in fields(config):
+        section = getattr(config, f.name)
+        assert is_dataclass(section) and not isinstance(section, type)
+        kind = {"kind": kind_of(f.name, section)} if f.name in KINDS else {}
+        sections[f.name] = {**kind, **asdict(section)}
+    return sections
+
+
+def kind_of(section: str, value: object) -> str:
+    """The registry name of a section's kind."""
+    return next(name for name, cls in KINDS[section][0].items() if cls is type(value))
+
+
+def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Layer:
+    """Layers one over the other; a layer that changes a section's kind replaces the section, because the keys of kinds
+    differ."""
+    merged: Layer = {}
+    for layer in layers:
+        for name, given in layer.items():
+            below = merged.get(name, {})
+            replaced = "kind" in given and given["kind"] != below.get("kind", KINDS.get(name, ({}, None))[1])
+            merged[name] = {**({} if replaced else below), **given}
+    return merged
+
+
+def read_toml(path: FilePath) -> Layer:
+    """The sections of a TOML file.
+
+    Raises:
+        ConfigError: missing or malformed.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration file {path} does not exist.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error}.") from error
+
+
+def read_value(text: str) -> Any:
+    """A value as TOML writes it (3, 0.5, true, [1, 2]), or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def read_settings(settings: Sequence[str]) -> Layer:
+    """The layer of `--set section.key=value` options.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    layers = []
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not equals or not dot or not key:
+            raise ConfigError(f"--set wants section.key=value, for example --set train.lr=3e-4; got {setting!r}.")
+        layers.append({section: {key: read_value(value.strip())}})
+    kinds = [layer for layer in layers if "kind" in next(iter(layer.values()))]
+    return merge(*kinds, *(layer for layer in layers if layer not in kinds))
+
+
+def preset_folder() -> FilePath:
+    """Where the shipped presets lie: inside an installed package, or at the root of a checkout."""
+    packaged = FilePath(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else FilePath(__file__).parents[2] / "configs"
+
+
+def presets() -> dict[str, FilePath]:
+    """The shipped presets by name."""
+    return {path.stem: path for path in sorted(preset_folder().glob("*.toml"))}
+
+
+def read_preset(name: str) -> Layer:
+    """The sections of the preset called `name`."""
+    return read_toml(choose(presets(), name, "preset"))

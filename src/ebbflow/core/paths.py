@@ -1,0 +1,391 @@
+"""Paths: how data turns into noise, x_t = alpha(t) x0 + sigma(t) eps with t = 0 data and t = 1 noise.
+
+The only constraint is that the signal-to-noise ratio alpha^2 / sigma^2 falls strictly with t. Everything else follows
+from the four
+numbers that `Path.at` returns: the marginal, the velocity, the posterior kernels, the samplers, the loss weights.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.shape import as_time, expand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coefficients:
+    """alpha, sigma and their time derivatives at some times; float64 tensors of the shape of t."""
+
+    alpha: Tensor
+    sigma: Tensor
+    alpha_dot: Tensor
+    sigma_dot: Tensor
+
+    @property
+    def log_snr(self) -> Tensor:
+        """L = log(alpha^2 / sigma^2); +inf at clean data, -inf at pure noise."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    @property
+    def determinant(self) -> Tensor:
+        """D = alpha sigma' - alpha' sigma > 0, the rate at which data turns into noise."""
+        return self.alpha * self.sigma_dot - self.alpha_dot * self.sigma
+
+
+def warp(t: Tensor, shift: float) -> Tensor:
+    """t' = k t / (1 + (k - 1) t), which keeps 0 and 1 and spends more time at high noise for k > 1 (Esser et al., 2024,
+    eq. 23, 2403.03206)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0 or math.isinf(value):
+            raise ValueError(f"`{name}` must be a finite number above 0, got {value}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path(ABC):
+    """A Gaussian path x_t = alpha(t) x0 + sigma(t) eps.
+
+    Args:
+        shift: k > 0 warps the clock by t' = k t / (1 + (k - 1) t); on the flow path this lowers log-SNR by 2 log k
+            everywhere.
+    """
+
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(shift=self.shift)
+
+    @abstractmethod
+    def scales(self, t: Tensor) -> Coefficients:
+        """Coefficients on the unshifted clock; `t` float64 in [0, 1]."""
+
+    @abstractmethod
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        """Inverse of the log-SNR on the unshifted clock."""
+
+    def at(self, t: float | Tensor) -> Coefficients:
+        """alpha, sigma, alpha', sigma' at `t`, a number or a tensor of shape () or (B,) in [0, 1]."""
+        t = as_time(t)
+        if self.shift == 1:
+            return self.scales(t)
+        c = self.scales(warp(t, self.shift))
+        rate = self.shift / (1 + (self.shift - 1) * t) ** 2
+        return replace(c, alpha_dot=c.alpha_dot * rate, sigma_dot=c.sigma_dot * rate)
+
+    def mix(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
+        """x_t = alpha x0 + sigma eps, shape (B, *dims): training noises data with it, and a DDIM step ends with it."""
+        c = self.at(t)
+        return expand(c.alpha, x0) * x0 + expand(c.sigma, x0) * eps
+
+    def velocity(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
+        """dx_t/dt = alpha' x0 + sigma' eps, shape (B, *dims)."""
+        c = self.at(t)
+        return expand(c.alpha_dot, x0) * x0 + expand(c.sigma_dot, x0) * eps
+
+    def log_snr(self, t: float | Tensor) -> Tensor:
+        """L(t) = log(alpha^2 / sigma^2), strictly decreasing."""
+        return self.at(t).log_snr
+
+    def time_of(self, log_snr: float | Tensor) -> Tensor:
+        """The t in [0, 1] whose log-SNR is `log_snr`; values outside the path's range give the nearer end."""
+        t = self.unshifted_time_of(as_time(log_snr)).clamp(0, 1)
+        return warp(t, 1 / self.shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(Path):
+    """Rectified flow: alpha = 1 - t, sigma = t, so the velocity of a pair is eps - x0 (Liu et al., 2022, 2209.03003;
+    Lipman et al., 2022, 2210.02747)."""
+
+    def scales(self, t: Tensor) -> Coefficients:
+        one = torch.ones_like(t)
+        return Coefficients(alpha=1 - t, sigma=t, alpha_dot=-one, sigma_dot=one)
+
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Path):
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): variance preserving, at constant angular speed (Salimans & Ho,
+    2022, 2202.00512)."""
+
+    def scales(self, t: Tensor) -> Coefficients:
+        q = math.pi / 2
+        alpha, sigma = torch.sin(q * (1 - t)), torch.sin(q * t)
+        return Coefficients(alpha=alpha, sigma=sigma, alpha_dot=-q * sigma, sigma_dot=q * alpha)
+
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearVariance(Path):
+    """alpha = sqrt(1 - t), sigma = sqrt(t): the variance-preserving path whose noise variance is t itself."""
+
+    def scales(self, t: Tensor) -> Coefficients:
+        alpha, sigma = (1 - t).sqrt(), t.sqrt()
+        return Coefficients(alpha=alpha, sigma=sigma, alpha_dot=-0.5 / alpha, sigma_dot=0.5 / sigma)
+
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LinearBeta(Path):
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(beta_min=self.beta_min, beta_max=self.beta_max)
+        if self.beta_max < self.beta_min:
+            raise ValueError(f"`beta_max` must be at least `beta_min` = {self.beta_min}, got {self.beta_max}.")
+
+    def rate_and_total(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """beta(t) and its integral from 0 to t."""
+        slope = self.beta_max - self.beta_min
+        return self.beta_min + slope * t, self.beta_min * t + slope * t * t / 2
+
+    def time_of_total(self, total: Tensor) -> Tensor:
+        """The t at which the integral of beta reaches `total`; the stable root of a quadratic."""
+        slope = self.beta_max - self.beta_min
+        return 2 * total / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * total))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VP(_LinearBeta):
+    """Variance preserving with beta(t) linear: alpha = exp(-1/2 int beta), sigma = sqrt(1 - alpha^2) (Song et al.,
+    2020, eq. 32, 2011.13456).
+
+    The defaults 0.1 and 20 are the continuous limit of DDPM's 1e-4 to 0.02 over 1000 steps.
+    """
+
+    def scales(self, t: Tensor) -> Coefficients:
+        beta, total = self.rate_and_total(t)
+        alpha, sigma = torch.exp(-total / 2), torch.sqrt(-torch.expm1(-total))
+        return Coefficients(
+            alpha=alpha, sigma=sigma, alpha_dot=-beta * alpha / 2, sigma_dot=beta * alpha**2 / (2 * sigma)
+        )
+
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        return self.time_of_total(torch.nn.functional.softplus(-log_snr, threshold=1e6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubVP(_LinearBeta):
+    """alpha as in `VP`, sigma = 1 - alpha^2: less noise than VP at every t (Song et al., 2020, eq. 35, 2011.13456)."""
+
+    def scales(self, t: Tensor) -> Coefficients:
+        beta, total = self.rate_and_total(t)
+        alpha = torch.exp(-total / 2)
+        return Coefficients(
+            alpha=alpha, sigma=-torch.expm1(-total), alpha_dot=-beta * alpha / 2, sigma_dot=beta * alpha**2
+        )
+
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        return self.time_of_total(2 * torch.asinh(torch.exp(-log_snr / 2) / 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VE(Path):
+    """Variance exploding: alpha = 1, sigma^2 = sigma_min^2 (r^{2t} - 1) with r = sigma_max / sigma_min.
+
+    This is the exact transition kernel of the geometric SDE of Song et al. (2020, eq. 30, 2011.13456) from t = 0, so
+    sigma(0) = 0; sigma(1) is
+    sigma_max up to one part in r^2. The defaults are the range of Karras et al. (2022, 2206.00364).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"`sigma_max` must be above `sigma_min` = {self.sigma_min}, got {self.sigma_max}.")
+
+    def scales(self, t: Tensor) -> Coefficients:
+        log_ratio = math.log(self.sigma_max / self.sigma_min)
+        variance = self.sigma_min**2 * torch.expm1(2 * log_ratio * t)
+        sigma = variance.sqrt()
+        sigma_dot = log_ratio * (variance + self.sigma_min**2) / sigma
+        return Coefficients(alpha=torch.ones_like(t), sigma=sigma, alpha_dot=torch.zeros_like(t), sigma_dot=sigma_dot)
+
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.log1p(torch.exp(-log_snr) / self.sigma_min**2) / (2 * math.log(self.sigma_max / self.sigma_min))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscretePath(Path):
+    """A variance-preserving path given by a table of betas: alpha_bar_i = prod_{j <= i} (1 - beta_j) holds exactly at t
+    = i / num_steps.
+
+    Between entries log-SNR is a monotone cubic in t (slopes by fourth-order differences, limited as in Fritsch &
+    Carlson, 1980); below the
+    first entry, and above the last finite one, it goes on as a logarithm to the end of the clock, with the same slope.
+
+    Args:
+        num_steps: length T of the table.
+        zero_terminal_snr: rescale sqrt(alpha_bar) linearly so that the last entry is exactly 0 (Lin et al., 2023,
+            algorithm 1, 2305.08891).
+    """
+
+    num_steps: int = 1000
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_steps < 4:
+            raise ValueError(f"`num_steps` of a discrete path must be at least 4, got {self.num_steps}.")
+        betas = self.table_betas()
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError(
+                f"every beta must lie in (0, 1), got {betas.min():.3g} to {betas.max():.3g}; use more steps or "
+                "smaller betas."
+            )
+
+    @abstractmethod
+    def table_betas(self) -> Tensor:
+        """The betas of the table before any rescaling, float64 of shape (num_steps,)."""
+
+    @cached_property
+    def alpha_bars(self) -> Tensor:
+        """alpha^2 at t = 1/T, 2/T, ..., 1; float64 of shape (num_steps,)."""
+        alpha_bars = torch.cumprod(1 - self.table_betas(), dim=0)
+        if not self.zero_terminal_snr:
+            return alpha_bars
+        roots = alpha_bars.sqrt()
+        return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+
+    @property
+    def betas(self) -> Tensor:
+        """beta_i = 1 - alpha_bar_i / alpha_bar_{i-1} of the table in use, with alpha_bar_0 = 1."""
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
+        return 1 - self.alpha_bars / previous
+
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor]:
+        finite = self.alpha_bars[self.alpha_bars > 0]
+        values = (finite.log() - torch.log1p(-finite)) / 2
+        return values, _monotone_slopes(values)
+
+    def _half_log_snr(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """lambda(t) = log(alpha / sigma) and its derivative in t."""
+        values, slopes = (k.to(t.device) for k in self._knots)
+        place = t * self.num_steps
+        low = place.floor().clamp(1, len(values) - 1).long()
+        u = place - low
+        y0, y1, m0, m1 = values[low - 1], values[low], slopes[low - 1], slopes[low]
+        curve, bend = 3 * (y1 - y0) - 2 * m0 - m1, 2 * (y0 - y1) + m0 + m1
+        value, slope = y0 + u * (m0 + u * (curve + u * bend)), m0 + u * (2 * curve + 3 * u * bend)
+        value, slope = _log_end(place, values[0], slopes[0], value, slope, place < 1)
+        if len(values) < self.num_steps:
+            left, past = self.num_steps - place, place > len(values)
+            value, slope = _log_end(left, values[-1], -slopes[-1], value, -slope, past)
+            slope = -slope
+        return value, slope * self.num_steps
+
+    def scales(self, t: Tensor) -> Coefficients:
+        half, slope = self._half_log_snr(t)
+        alpha, sigma = torch.sigmoid(2 * half).sqrt(), torch.sigmoid(-2 * half).sqrt()
+        alpha_dot = torch.where(alpha > 0, alpha * sigma**2 * slope, -torch.inf)
+        sigma_dot = torch.where(sigma > 0, -sigma * alpha**2 * slope, torch.inf)
+        return Coefficients(alpha=alpha, sigma=sigma, alpha_dot=alpha_dot, sigma_dot=sigma_dot)
+
+    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
+        low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        for _ in range(60):
+            middle = (low + high) / 2
+            noisier = 2 * self._half_log_snr(middle)[0] < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return (low + high) / 2
+
+
+def _monotone_slopes(values: Tensor) -> Tensor:
+    """Slope at each knot of a decreasing table: a five-point difference, kept between 0 and three times the flatter
+    neighbouring secant."""
+    secants = values.diff()
+    before, after = torch.cat([secants[:1], secants]), torch.cat([secants, secants[-1:]])
+    slopes = (before + after) / 2
+    slopes[0], slopes[-1] = (3 * secants[0] - secants[1]) / 2, (3 * secants[-1] - secants[-2]) / 2
+    slopes[2:-2] = (values[:-4] - 8 * values[1:-3] + 8 * values[3:-1] - values[4:]) / 12
+    flattest = torch.maximum(before, after)
+    return torch.minimum(torch.maximum(slopes, 3 * flattest), flattest / 3)
+
+
+def _log_end(
+    place: Tensor, end_value: Tensor, end_slope: Tensor, value: Tensor, slope: Tensor, outside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Outside the table, value = end_value + end_slope log(place), which meets the table at place = 1 with its
+    slope."""
+    safe = torch.where(outside, place, 1.0)
+    return torch.where(outside, end_value + end_slope * safe.log(), value), torch.where(
+        outside, end_slope / safe, slope
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPDiscrete(DiscretePath):
+    """DDPM's table of betas, 1e-4 to 0.02 over 1000 steps (Ho et al., 2020, section 4, 2006.11239).
+
+    Args:
+        beta_start, beta_end: first and last beta of a table of 1000 steps; for another `num_steps` = T both scale by
+            1000 / T.
+        spacing: "linear" in beta, or "scaled_linear": linear in sqrt(beta), the table of latent diffusion.
+    """
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    spacing: Literal["linear", "scaled_linear"] = "linear"
+
+    def table_betas(self) -> Tensor:
+        if self.spacing not in ("linear", "scaled_linear"):
+            raise ValueError(f"`spacing` must be 'linear' or 'scaled_linear', got {self.spacing!r}.")
+        _positive(beta_start=self.beta_start, beta_end=self.beta_end)
+        power = 1 if self.spacing == "linear" else 2
+        roots = torch.linspace(
+            self.beta_start ** (1 / power), self.beta_end ** (1 / power), self.num_steps, dtype=torch.float64
+        )
+        return roots**power * (1000 / self.num_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineDiscrete(DiscretePath):
+    """The cosine table: alpha_bar(u) ~ cos^2(pi/2 (u + s)/(1 + s)), betas clipped, alpha_bar recomputed (Nichol &
+    Dhariwal, 2021, eq. 17, 2102.09672).
+
+    Args:
+        offset: s = 0.008 keeps the first betas from vanishing.
+        beta_limit: upper limit 0.999 of every beta.
+    """
+
+    offset: float = 0.008
+    beta_limit: float = 0.999
+
+    def table_betas(self) -> Tensor:
+        u = torch.linspace(0, 1, self.num_steps + 1, dtype=torch.float64)
+        alpha_bars = torch.cos((u + self.offset) / (1 + self.offset) * (math.pi / 2)) ** 2
+        return (1 - alpha_bars[1:] / alpha_bars[:-1]).clamp(max=self.beta_limit)
+
+
+PATHS: dict[str, type[Path]] = {
+    "flow": Flow,
+    "cosine": Cosine,
+    "cosine_discrete": CosineDiscrete,
+    "vp": VP,
+    "vp_discrete": VPDiscrete,
+    "sub_vp": SubVP,
+    "ve": VE,
+    "linear_variance": LinearVariance,
+}

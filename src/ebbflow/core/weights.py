@@ -1,0 +1,77 @@
+"""Weightings: which noise levels the loss cares about.
+
+Every loss in use is E[ W ||out - target||^2 / d^2 ] with d = a sigma - b alpha of its prediction, because out - target
+errs by d times what
+x0 errs by over sigma, and by d times what eps errs by over alpha. So one function W(alpha, sigma), the weight on the
+common scale
+W = sigma^2 w_x0 = alpha^2 w_eps, says the same objective in every prediction, and no pairwise table is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.paths import Coefficients
+
+Weight = Callable[[Coefficients, Tensor], Tensor]
+
+
+def uniform(c: Coefficients, d: Tensor) -> Tensor:
+    """1 on the net's own output: L_simple for eps (Ho et al., 2020, eq. 14), the rectified-flow loss for velocity."""
+    return d**2
+
+
+def snr(c: Coefficients, d: Tensor) -> Tensor:
+    """SNR on the x0 loss, which is 1 on the eps loss: L_simple in whatever prediction."""
+    return c.alpha**2
+
+
+def truncated_snr(c: Coefficients, d: Tensor) -> Tensor:
+    """max(SNR, 1) on the x0 loss (Salimans & Ho, 2022, section 4, 2202.00512)."""
+    return torch.maximum(c.alpha**2, c.sigma**2)
+
+
+def min_snr(c: Coefficients, d: Tensor, gamma: float = 5.0) -> Tensor:
+    """min(SNR, gamma) on the x0 loss; min(SNR, gamma) / SNR on the eps loss (Hang et al., 2023, 2303.09556)."""
+    return torch.minimum(c.alpha**2, gamma * c.sigma**2)
+
+
+def sigmoid(c: Coefficients, d: Tensor, bias: float = 0.0) -> Tensor:
+    """sigmoid(bias - L) on the eps loss (Kingma & Gao, 2023, 2303.00848; Hoogeboom et al., 2024, 2410.19324)."""
+    return c.alpha**2 * torch.sigmoid(bias - c.log_snr)
+
+
+def cosine_smooth(c: Coefficients, d: Tensor) -> Tensor:
+    """sech(L / 2) on the eps loss: the smooth bump that a cosine schedule gives (Kingma & Gao, 2023, table 1,
+    2303.00848)."""
+    return c.alpha**2 * 2 * c.alpha * c.sigma / (c.alpha**2 + c.sigma**2)
+
+
+def p2(c: Coefficients, d: Tensor, k: float = 1.0, gamma: float = 1.0) -> Tensor:
+    """(k + SNR)^-gamma on the eps loss (Choi et al., 2022, eq. 8, 2204.00227)."""
+    return c.alpha**2 * (k + torch.exp(c.log_snr)) ** -gamma
+
+
+def debiased(c: Coefficients, d: Tensor) -> Tensor:
+    """1 / sqrt(SNR) on the eps loss (Yu et al., 2023, 2310.08442)."""
+    return c.alpha * c.sigma
+
+
+WEIGHTS: dict[str, Weight] = {
+    "uniform": uniform,
+    "snr": snr,
+    "truncated_snr": truncated_snr,
+    "min_snr": min_snr,
+    "sigmoid": sigmoid,
+    "cosine_smooth": cosine_smooth,
+    "p2": p2,
+    "debiased": debiased,
+}
+
+
+def loss_weight(weight: Weight, c: Coefficients, d: Tensor) -> Tensor:
+    """The factor W / d^2 on ||out - target||^2, float64 of the shape of t."""
+    return weight(c, d) / d**2

@@ -1,0 +1,168 @@
+"""Images from a folder of picture files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ebbflow.data.dataset import Dataset, Splits
+from ebbflow.data.listing import list_folder
+from ebbflow.data.split import hashed
+from ebbflow.errors import DataError
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels: Pillow's mode
+GREY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N")
+MAX_THREADS = 8
+NUM_NAMED = 3  # bad files that a warning names
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """One picture: its pixels uint8 (C, side, side), and the width and height that it has in its file."""
+
+    pixels: NDArray[np.uint8]
+    file_size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A file that gave no picture, and why."""
+
+    path: Path
+    reason: str
+
+
+def image_folder(root: Path, *, size: int | None = None, channels: int | None = None, skip_bad: bool = False) -> Splits:
+    """The pictures (png, jpg, jpeg, webp, bmp, first frame of a gif) under `root`, about a tenth of them held out.
+
+    Pictures lie in `root` itself (no labels), or in one sub-folder per class, or `root`/metadata.jsonl has a row
+    {"file_name", optional "text", optional "label"} for each. They are turned as their EXIF data says, laid on white
+    where they are transparent and `channels` is below 4, cut to their centre square and resized with antialiasing.
+    A hash of the file name decides what is held out, so that adding pictures moves no other one.
+
+    Args:
+        root: an existing folder.
+        size: side in pixels, at least 1; None where all pictures are equally large, and then their smaller side.
+        channels: 1 (grey), 3 or 4 (with opacity); None takes what the first picture has.
+        skip_bad: leave out the pictures that cannot be read, with one warning.
+
+    Raises:
+        DataError: a picture is missing or cannot be read (with `skip_bad`: all of them), pictures differ in size and
+            `size` is None, or the folder is empty or laid out otherwise.
+    """
+    listing = list_folder(root)
+    pictures, bad = _read_all([root / name for name in listing.names], size, channels, skip_bad)
+    data = Dataset(
+        name=root.resolve().name,
+        x=pictures,
+        labels=listing.labels,
+        label_names=listing.label_names,
+        captions=listing.captions,
+    )
+    good = torch.tensor([i for i in range(len(data)) if i not in bad])
+    held_out = hashed([listing.names[i] for i in good.tolist()])
+    if bad:
+        _warn(root, {listing.names[i]: file.reason for i, file in bad.items()}, len(data))
+    return Splits(train=data.select(good[~held_out]), held_out=data.select(good[held_out]))
+
+
+def _read_all(
+    paths: list[Path], size: int | None, channels: int | None, skip_bad: bool
+) -> tuple[Tensor, dict[int, Unreadable]]:
+    """All pictures as uint8 (N, C, side, side), and by their numbers those that could not be read."""
+    first = _first_good(paths, size, channels, skip_bad)
+    x = torch.empty((len(paths), *first.pixels.shape), dtype=torch.uint8)
+    bad: dict[int, Unreadable] = {}
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        for i, found in enumerate(pool.map(lambda path: _read(path, size, len(first.pixels)), paths)):
+            if isinstance(found, Unreadable):
+                bad[i] = found
+                _refuse(found, skip_bad)
+            elif size is None and found.file_size != first.file_size:
+                raise DataError(_differs(paths[i], found.file_size, first.file_size))
+            else:
+                x[i] = torch.from_numpy(found.pixels)
+    return x, bad
+
+
+def _first_good(paths: list[Path], size: int | None, channels: int | None, skip_bad: bool) -> Picture:
+    """The first picture that can be read: it decides what was not asked for."""
+    bad = []
+    for path in paths:
+        found = _read(path, size, channels)
+        if isinstance(found, Picture):
+            return found
+        _refuse(found, skip_bad)
+        bad.append(found)
+    raise DataError(f"none of the {len(bad)} images can be read; the first is {bad[0].path}: {bad[0].reason}.")
+
+
+def _refuse(bad: Unreadable, skip_bad: bool) -> None:
+    if not skip_bad:
+        raise DataError(
+            f"{bad.path} cannot be read as an image: {bad.reason}. "
+            "Mend or remove it, or leave such files out with skip_bad=True (--set data.skip_bad=true)."
+        )
+
+
+def _differs(path: Path, got: tuple[int, int], wanted: tuple[int, int]) -> str:
+    return (
+        f"images differ in size: {path} has {got[0]} x {got[1]} pixels, the first one {wanted[0]} x {wanted[1]}. "
+        "Pass --img-size (size=...) to bring them to one size."
+    )
+
+
+def _warn(root: Path, reasons: dict[str, str], num_images: int) -> None:
+    named = ", ".join(f"{name} ({reason})" for name, reason in list(reasons.items())[:NUM_NAMED])
+    more = f" and {len(reasons) - NUM_NAMED} more" if len(reasons) > NUM_NAMED else ""
+    warnings.warn(f"{root}: skipped {len(reasons)} of {num_images} images: {named}{more}", stacklevel=4)
+
+
+def _read(path: Path, size: int | None, channels: int | None) -> Picture | Unreadable:
+    try:
+        with Image.open(path) as image:
+            return _decode(image, size, channels)
+    except FileNotFoundError:
+        return Unreadable(path=path, reason="no such file")
+    except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
+        return Unreadable(path=path, reason=str(error) or type(error).__name__)
+
+
+def _decode(image: Image.Image, size: int | None, channels: int | None) -> Picture:
+    image = ImageOps.exif_transpose(image)
+    square = _square(_recolour(image, channels or _channels(image)))
+    side = size or square.width
+    scaled = square if side == square.width else square.resize((side, side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(scaled).reshape(side, side, -1).transpose(2, 0, 1)
+    return Picture(pixels=pixels.copy(), file_size=image.size)
+
+
+def _square(image: Image.Image) -> Image.Image:
+    """The centre square, cut between pixels."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _channels(image: Image.Image) -> int:
+    if image.has_transparency_data:
+        return 4
+    return 1 if image.mode in GREY_MODES else 3
+
+
+def _recolour(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if channels < 4 and image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert(MODES[channels])

@@ -1,0 +1,53 @@
+"""Read the IDX format of MNIST: a magic number, the sizes, then bytes."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebbflow.errors import DataError
+
+
+def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
+    """The uint8 array of `ndim` dimensions in an IDX file, which may be gzipped (name ending in .gz).
+
+    Layout: bytes 0, 0, 8 (uint8), ndim; then ndim big-endian uint32 sizes; then the values, the last dimension fastest.
+
+    Raises:
+        DataError: the file is corrupt, of another kind, or shorter or longer than its header says.
+    """
+    content = unpacked(path)
+    magic, header = bytes([0, 0, 8, ndim]), 4 + 4 * ndim
+    if content[:4] != magic or len(content) < header:
+        raise DataError(
+            f"{path} is not an IDX file of {ndim} dimensions: expected the magic number {magic.hex()} and a header of "
+            f"{header} bytes, got {content[:4].hex() or 'nothing'} in a file of {len(content)} bytes. {_CURE}"
+        )
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=ndim, offset=4))
+    if len(content) != header + math.prod(shape):
+        raise DataError(
+            f"{path} is damaged: its header says {shape}, so {header + math.prod(shape)} bytes, "
+            f"but it has {len(content)}. {_CURE}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+
+
+def unpacked(path: Path) -> bytes:
+    """The bytes of a file, without its gzip shell when the name ends in .gz.
+
+    Raises:
+        DataError: the file cannot be read or its gzip shell is broken.
+    """
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        kind = "a whole gzip file" if path.suffix == ".gz" else "a readable file"
+        raise DataError(f"{path} is not {kind}: {error}. {_CURE}") from error
+
+
+_CURE = "Delete it and it is downloaded again."

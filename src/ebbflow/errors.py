@@ -1,0 +1,39 @@
+"""Errors that a user can mend, and the look-up that words the commonest of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """An unknown name or key, or a value that the configuration cannot take."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, foreign, incomplete or of another shape than the configuration says."""
+
+
+class DataError(ValueError):
+    """Data that cannot be read, or that does not have the shape, range or labels that were asked for."""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The sentence that helps after an unknown name: the closest spellings, then the whole list."""
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+    return f"{hint}Known: {', '.join(sorted(known))}."
+
+
+def choose(registry: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of `registry` called `name`.
+
+    Raises:
+        ConfigError: no such entry; the message names the nearest entries and lists them all.
+    """
+    if name not in registry:
+        raise ConfigError(f"unknown {what} {name!r}. {nearest(str(name), list(registry))}")
+    return registry[name]

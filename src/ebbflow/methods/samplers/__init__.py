@@ -1,0 +1,23 @@
+"""Samplers: generator functions from noise to data on any path. Adding one is one function and one row here."""
+
+from ebbflow.methods.samplers.ancestral import ddim, ddpm
+from ebbflow.methods.samplers.base import Sampler, Step
+from ebbflow.methods.samplers.exponential import dpmpp_2m, dpmpp_2m_sde, unipc
+from ebbflow.methods.samplers.ode import ab2, euler, heun, midpoint, rk4
+from ebbflow.methods.samplers.sde import sde
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "euler": euler,
+    "heun": heun,
+    "midpoint": midpoint,
+    "rk4": rk4,
+    "ab2": ab2,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "sde": sde,
+    "unipc": unipc,
+}
+
+__all__ = ["SAMPLERS", "Sampler", "Step"]

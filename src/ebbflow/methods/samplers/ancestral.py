@@ -1,0 +1,93 @@
+"""Samplers made of exact Gaussian kernels: DDPM, and DDIM with everything between it and DDPM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.kernels import Posterior, posterior
+from ebbflow.core.noise import Noise
+from ebbflow.core.predictions import Estimate
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.samplers.base import Level, Step, in_unit_interval, remix, sampler
+
+Variance = Literal["small", "large", "optimal", "learned"]
+
+
+@sampler(order=1, evaluations=lambda n: n)
+def ddim(
+    denoise: Denoiser, x: Tensor, levels: list[Level], *, eta: float = 0.0, noise: Noise | None = None
+) -> Iterator[Step]:
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 q2) eps + eta sqrt(q2) z, q2 the posterior variance of the strided
+    chain.
+
+    eta = 0 re-mixes (x0, eps) at s, which is Euler on the flow path; eta = 1 is DDPM with the small variance. Any grid:
+    skipping steps is
+    choosing a coarser one. Song et al. (2020), eq. 12 and 16, 2010.02502.
+    """
+    in_unit_interval("eta", eta)
+    if eta > 0 and noise is None:
+        raise ValueError(
+            f"sampler 'ddim' with eta = {eta} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample."
+        )
+    for t, s in pairwise(levels):
+        estimate = denoise(x, t.t)
+        if eta == 0 or noise is None or s.sigma == 0:
+            x = remix(estimate, s)
+        else:
+            fresh = eta**2 * posterior(t.coefficients, s.coefficients).small
+            kept = math.sqrt(max(s.sigma**2 - fresh, 0.0))
+            x = s.alpha * estimate.x0 + kept * estimate.eps + math.sqrt(fresh) * noise.like(x)
+        yield Step(s.t, x, estimate)
+
+
+@sampler(order=1, evaluations=lambda n: n, stochastic=True)
+def ddpm(
+    denoise: Denoiser, x: Tensor, levels: list[Level], *, noise: Noise, variance: Variance = "small"
+) -> Iterator[Step]:
+    """x_s = posterior mean of x0's estimate + sqrt(var) z (Ho et al., 2020, algorithm 2, 2006.11239).
+
+    variance: "small" is the posterior variance q2, "large" the forward step's s2(t|s), "optimal" adds what x0 does not
+        know of itself
+    (Bao et al., 2022, eq. 9, 2201.06503; needs a denoiser that knows Var[x0 | x_t]), "learned" takes the net's second
+    half of channels
+    (Nichol & Dhariwal, 2021, eq. 15, 2102.09672).
+    """
+    for t, s in pairwise(levels):
+        estimate = denoise(x, t.t)
+        if s.sigma == 0:
+            x = estimate.x0
+        else:
+            kernel = posterior(t.coefficients, s.coefficients)
+            std = step_variance(kernel, estimate, variance).sqrt().to(x)
+            x = kernel.from_x_t * x + kernel.from_x0 * estimate.x0 + std * noise.like(x)
+        yield Step(s.t, x, estimate)
+
+
+def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> Tensor:
+    """The variance of an ancestral step, shape () or that of the estimate.
+
+    Raises:
+        ValueError: unknown choice, or one that the denoiser cannot serve.
+    """
+    small, large = (torch.tensor(value, dtype=torch.float64) for value in (kernel.small, kernel.large))
+    if variance == "small":
+        return small
+    if variance == "large":
+        return large
+    if variance == "optimal":
+        if estimate.x0_variance is None:
+            raise ValueError("variance 'optimal' needs a denoiser that knows Var[x0 | x_t]. Use 'small' or 'large'.")
+        return small + kernel.from_x0**2 * estimate.x0_variance
+    if variance == "learned":
+        if estimate.log_variance_fraction is None:
+            raise ValueError(
+                "variance 'learned' needs a net trained with objective.variance=learned. Use 'small' or 'large'."
+            )
+        return torch.exp(torch.lerp(small.log(), large.log(), estimate.log_variance_fraction.double()))
+    raise ValueError(f"`variance` must be small, large, optimal or learned, got {variance!r}.")

@@ -1,0 +1,155 @@
+"""What every sampler shares: the levels of its grid as plain numbers, the step it yields, and its declared order and
+cost."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.predictions import Estimate
+from ebbflow.errors import ConfigError, nearest
+from ebbflow.methods.denoise import Denoiser
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step done: the state `x` at time `t`, and the estimate made on the way to it."""
+
+    t: float
+    x: Tensor
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Level:
+    """A grid point as Python numbers, so that a step outside the net costs microseconds."""
+
+    t: float
+    alpha: float
+    sigma: float
+    alpha_dot: float
+    sigma_dot: float
+
+    @property
+    def half_log_snr(self) -> float:
+        """lambda = log(alpha / sigma); -inf at pure noise, +inf at clean data."""
+        if self.alpha == 0:
+            return -math.inf
+        return math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The same numbers as 0-d tensors."""
+        return Coefficients(
+            **{
+                k: torch.tensor(getattr(self, k), dtype=torch.float64)
+                for k in ("alpha", "sigma", "alpha_dot", "sigma_dot")
+            }
+        )
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the velocity field is finite here; some paths start or end at infinite speed."""
+        return math.isfinite(self.alpha_dot) and math.isfinite(self.sigma_dot)
+
+
+def level_at(path: Path, t: float) -> Level:
+    """The level of one time."""
+    c = path.at(t)
+    return Level(t, float(c.alpha), float(c.sigma), float(c.alpha_dot), float(c.sigma_dot))
+
+
+def levels_of(path: Path, times: Tensor) -> list[Level]:
+    """The levels of a grid.
+
+    Raises:
+        ValueError: the grid is not strictly decreasing inside [0, 1], or has fewer than two entries.
+    """
+    times = times.detach().to("cpu", torch.float64)
+    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()) or times[0] > 1 or times[-1] < 0:
+        raise ValueError(
+            "`times` must fall strictly from at most 1 to at least 0, with two entries or more; got "
+            f"{times.tolist()[:6]}..."
+        )
+    c = path.at(times)
+    return [Level(*row) for row in torch.stack([times, c.alpha, c.sigma, c.alpha_dot, c.sigma_dot], dim=1).tolist()]
+
+
+def remix(estimate: Estimate, s: Level) -> Tensor:
+    """alpha_s x0 + sigma_s eps; exactly x0 at clean data."""
+    if s.sigma == 0:
+        return estimate.x0
+    return s.alpha * estimate.x0 + s.sigma * estimate.eps
+
+
+def slope(estimate: Estimate, t: Level) -> Tensor:
+    """dx/dt = alpha' x0 + sigma' eps at level `t`."""
+    return t.alpha_dot * estimate.x0 + t.sigma_dot * estimate.eps
+
+
+Run = Callable[..., Iterator[Step]]
+
+
+class Sampler:
+    """A sampler as a value: call it with (denoise, x, times, **options) and iterate over its Steps.
+
+    The last step of a grid that ends at t = 0 returns x0 itself, so no sampler adds noise to its result or evaluates
+    the net at t = 0.
+
+    Args:
+        run: generator function (denoise, x, levels, *, options...) -> Steps.
+        order: declared order of accuracy in the largest step (weak order for stochastic samplers).
+        evaluations: number of steps -> number of network evaluations, for a grid that ends at 0.
+        stochastic: whether it always draws noise.
+    """
+
+    def __init__(self, run: Run, *, order: int, evaluations: Callable[[int], int], stochastic: bool = False) -> None:
+        update_wrapper(self, run)
+        self.name = run.__name__
+        self.run, self.order, self.evaluations, self.stochastic = run, order, evaluations, stochastic
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """Keyword options besides `noise`, by name."""
+        parameters = inspect.signature(self.run).parameters.values()
+        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "noise"}
+
+    @property
+    def takes_noise(self) -> bool:
+        """Whether it accepts `noise`."""
+        return "noise" in inspect.signature(self.run).parameters
+
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, **options: object) -> Iterator[Step]:
+        """Walk from `x`, the state at times[0], shape (B, *dims), down `times`; `x` is never changed in place.
+
+        Raises:
+            ConfigError: an option that this sampler does not have.
+            ValueError: a grid that does not fall, or an option out of range.
+        """
+        known = [*self.options, *(["noise"] if self.takes_noise else [])]
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"sampler {self.name!r} has no option {name!r}. {nearest(name, known) if known else 'It has none.'}"
+                )
+        if self.stochastic and options.get("noise") is None:
+            raise ValueError(f"sampler {self.name!r} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample.")
+        return torch.no_grad()(self.run)(denoise, x, levels_of(denoise.path, times), **options)
+
+
+def sampler(*, order: int, evaluations: Callable[[int], int], stochastic: bool = False) -> Callable[[Run], Sampler]:
+    """Declare a generator function a sampler of some order and cost."""
+    return partial(Sampler, order=order, evaluations=evaluations, stochastic=stochastic)
+
+
+def in_unit_interval(name: str, value: float) -> None:
+    """Raise unless 0 <= value <= 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be in [0, 1], got {value}.")

@@ -1,0 +1,55 @@
+"""Generation: from seeds to samples, with any sampler on any grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.noise import Noise
+from ebbflow.core.times import TIME_GRIDS
+from ebbflow.errors import choose
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.samplers import SAMPLERS, Step
+
+
+def walk(
+    denoiser: Denoiser,
+    dims: tuple[int, ...],
+    seeds: Sequence[int],
+    *,
+    sampler: str = "ddim",
+    num_steps: int = 50,
+    grid: str = "uniform",
+    options: Mapping[str, object] | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Step]:
+    """The steps of one batch from pure noise, sample i from `seeds[i]` alone.
+
+    Args:
+        denoiser: with its condition bound, one row a sample.
+        dims: shape of one sample.
+        seeds: one integer a sample.
+        sampler, grid: names of `SAMPLERS` and `TIME_GRIDS`.
+        num_steps: at least 1.
+        options: keyword options of the sampler.
+        device: where the state lives.
+
+    Raises:
+        ConfigError: unknown sampler, grid or option.
+        ValueError: `num_steps` below 1, or an option out of range.
+    """
+    chosen = choose(SAMPLERS, sampler, "sampler")
+    times = grid_times(denoiser, grid, num_steps)
+    noise = Noise(seeds)
+    x = noise.draw(dims).to(device) * float(denoiser.path.at(times[0]).sigma)
+    extra = {"noise": noise} if chosen.takes_noise else {}
+    return chosen(denoiser, x, times, **extra, **(options or {}))
+
+
+def grid_times(denoiser: Denoiser, grid: str, num_steps: int) -> Tensor:
+    """The time grid called `grid` on the denoiser's path."""
+    if num_steps < 1:
+        raise ValueError(f"the number of steps must be at least 1, got {num_steps}.")
+    return choose(TIME_GRIDS, grid, "time grid")(denoiser.path, num_steps)

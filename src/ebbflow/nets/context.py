@@ -1,0 +1,45 @@
+"""What a net is told besides x and the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Injection = Literal["add", "scale", "cross_attention"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """A condition, encoded.
+
+    Args:
+        vector: shape (B, dim), for injection by addition or by scale.
+        tokens: shape (B, N, dim), for cross-attention.
+        mask: bool of shape (B, N), True where a token may be attended to; None for all.
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextSpec:
+    """What contexts a net has to expect.
+
+    Args:
+        dim: width of the vector and of the tokens.
+        injection: "add" (to what the net adds its time to, or to its tokens), "scale" (a scale and shift of every
+            block's features), or
+            "cross_attention" to the tokens.
+    """
+
+    dim: int
+    injection: Injection
+
+
+def vector_dim(spec: ContextSpec | None, injection: Injection) -> int | None:
+    """The width of the vector when the context enters by `injection`, else None."""
+    return spec.dim if spec is not None and spec.injection == injection else None

@@ -1,0 +1,46 @@
+"""Embeddings of the clock and of places in an image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def frequencies(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """cos and sin of `values`, shape (...,), at dim/2 frequencies from 1 to 1/max_period; shape (..., dim) in
+    float32."""
+    rates = torch.exp(
+        torch.arange(dim // 2, device=values.device, dtype=torch.float32) * (-math.log(max_period) / (dim // 2))
+    )
+    angles = values.float()[..., None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ClockEmbedding(nn.Module):
+    """The clock (B,), on a scale of about 1000, as a vector (B, dim): sinusoids and a two-layer MLP.
+
+    Each frequency passes half a turn between 1 and 10,000 units, so neighbouring thousandths of the clock stay distinct
+    and its derivative stays
+    bounded.
+    """
+
+    def __init__(self, dim: int, num_frequencies: int = 128) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.first, self.second = nn.Linear(num_frequencies, dim), nn.Linear(dim, dim)
+
+    def forward(self, clock: Tensor) -> Tensor:
+        waves = frequencies(clock, self.num_frequencies).to(self.first.weight.dtype)
+        return self.second(nn.functional.silu(self.first(waves)))
+
+
+def grid_embedding(height: int, width: int, dim: int) -> Tensor:
+    """Sinusoids of row and column for each place of a grid, float32 of shape (height * width, dim); any size, nothing
+    learned."""
+    half = dim // 4 * 2
+    rows = frequencies(torch.arange(height), half)[:, None].expand(height, width, half)
+    columns = frequencies(torch.arange(width), half)[None].expand(height, width, half)
+    both = torch.cat([rows, columns], dim=-1).reshape(height * width, 2 * half)
+    return nn.functional.pad(both, (0, dim - 2 * half))

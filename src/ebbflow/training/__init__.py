@@ -1,0 +1,1 @@
+"""Training: the loop as a generator, the optimiser's schedule, the moving average, precision, exact resume."""

@@ -1,0 +1,130 @@
+"""The training loop, a generator: the caller owns the progress bar, the files and the moment to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.noise import generator_for
+from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.objective import Objective
+from ebbflow.training.ema import EMA
+from ebbflow.training.engine import WorkingCopy
+from ebbflow.training.optim import LearningRate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Data of one step: `x0` float32 (B, *dims), `cond` a row a sample or None."""
+
+    x0: Tensor
+    cond: Tensor | None = None
+
+
+class Loader(Protocol):
+    """Batches as a pure function of the step, so that resuming needs no state."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step `step`, counted from 0."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStep:
+    """What one step did: its number (1 for the first), mean loss, learning rate, gradient norm before clipping, and t
+    and loss per sample."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    t: Tensor
+    losses: Tensor
+
+
+def fit(
+    denoiser: NetDenoiser,
+    objective: Objective,
+    loader: Loader,
+    optimiser: torch.optim.Optimizer,
+    *,
+    num_steps: int,
+    start: int = 0,
+    ema: EMA | None = None,
+    lr: LearningRate | None = None,
+    seed: int = 0,
+    clip: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[TrainStep]:
+    """Train `denoiser.net` in place from step `start` to `num_steps`.
+
+    All randomness of step n comes from (seed, n), so a run stopped at any step and started again there is the same run,
+    bit for bit on one
+    device.
+
+    Args:
+        denoiser: a NetDenoiser whose net is a module with float32 weights.
+        objective: must have the denoiser's path and prediction.
+        loader: batches by step.
+        optimiser: over the net's parameters.
+        ema: updated after each step.
+        lr: learning rate by step; the optimiser's own when None.
+        clip: largest gradient norm.
+        dtype: bfloat16 trains a copy in that precision beside the float32 master.
+
+    Raises:
+        FloatingPointError: a loss or gradient that is not finite, before it touches the weights.
+    """
+    if (denoiser.path, denoiser.prediction) != (objective.path, objective.prediction):
+        raise ValueError("the denoiser and the objective must share their path and prediction.")
+    if not isinstance(denoiser.net, torch.nn.Module):
+        raise ValueError("fit() trains a NetDenoiser whose net is a torch module.")
+    working = WorkingCopy(denoiser.net.train(), dtype)
+    model = replace(denoiser, net=working.module)
+    parameters = list(denoiser.net.parameters())
+    device = parameters[0].device
+    for step in range(start, num_steps):
+        rate = optimiser.param_groups[0]["lr"] if lr is None else lr.at(step)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        t, losses = _draw_losses(model, objective, loader.batch(step), generator_for(seed, "step", step), device)
+        loss = losses.mean()
+        _require_finite(loss, step + 1, rate, t, losses)
+        loss.backward()
+        working.collect_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        _require_finite(norm, step + 1, rate, t, losses)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        working.refresh()
+        if ema is not None:
+            ema.update(denoiser.net)
+        yield TrainStep(
+            step=step + 1, loss=float(loss.detach()), lr=rate, grad_norm=float(norm), t=t, losses=losses.detach()
+        )
+
+
+def _draw_losses(
+    model: NetDenoiser, objective: Objective, batch: Batch, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    x0 = batch.x0.to(device)
+    t = objective.draw_times(len(x0), generator)
+    eps = torch.randn(batch.x0.shape, generator=generator).to(device)
+    cond = None if batch.cond is None else batch.cond.to(device)
+    return t, objective.losses(model, x0, cond, eps, t)
+
+
+def _require_finite(value: Tensor, step: int, rate: float, t: Tensor, losses: Tensor) -> None:
+    if torch.isfinite(value):
+        return
+    quarters = (4 * t).long().clamp(0, 3)
+    means = [f"{losses.detach().cpu()[quarters == q].mean():.3g}" if (quarters == q).any() else "-" for q in range(4)]
+    raise FloatingPointError(
+        f"the loss or its gradient is not finite at step {step} (learning rate {rate:.3g}; mean loss by quarter "
+        f"of t: {', '.join(means)}). "
+        "The weights were not touched. Lower the learning rate, or use engine.precision=fp32."
+    )

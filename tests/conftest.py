@@ -1,0 +1,185 @@
+"""What the mathematical batteries share: the cases that the registries give, exact laws of data, and noise that can be taken apart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ebbflow.core.noise import Noise
+from ebbflow.core.paths import PATHS, CosineDiscrete, Path, VPDiscrete
+from ebbflow.core.predictions import PREDICTIONS, Estimate, check_pair
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.oracles import Gaussian, GaussianMixture
+from ebbflow.methods.samplers import SAMPLERS, Step
+
+torch.set_num_threads(1)
+
+F64 = torch.float64
+MEANS, STDS, WEIGHTS = (-2.0, 0.5, 2.5), (0.3, 0.4, 0.3), (0.3, 0.5, 0.2)
+
+PATH_CASES: dict[str, Path] = {
+    **{name: kind() for name, kind in PATHS.items()},
+    **{f"{name}/shift2.5": kind(shift=2.5) for name, kind in PATHS.items()},
+    "vp_discrete/50": VPDiscrete(num_steps=50),
+    "vp_discrete/scaled": VPDiscrete(spacing="scaled_linear", beta_start=8.5e-4, beta_end=0.012),
+    "vp_discrete/zero_snr": VPDiscrete(zero_terminal_snr=True),
+    "cosine_discrete/10": CosineDiscrete(num_steps=10),
+    "cosine_discrete/10_zero_snr": CosineDiscrete(num_steps=10, zero_terminal_snr=True),
+}
+each_path = pytest.mark.parametrize("path", PATH_CASES.values(), ids=PATH_CASES)
+registered_path = pytest.mark.parametrize("path", [PATH_CASES[name] for name in PATHS], ids=PATHS)
+
+# The options of a sampler that change its law; a sampler without a row is tested with its defaults.
+VARIANTS: dict[str, list[dict[str, object]]] = {
+    "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
+    "ddpm": [{}, {"variance": "large"}, {"variance": "optimal"}],
+    "sde": [{}, {"diffusion": "forward"}, {"scale": 0.5}],
+}
+
+
+def _label(name: str, options: dict[str, object]) -> str:
+    return "-".join([name, *(f"{value}" for value in options.values())])
+
+
+SAMPLER_CASES = {_label(name, o): (name, o) for name in SAMPLERS for o in VARIANTS.get(name, [{}])}
+NOISY_CASES = {label: (name, o) for label, (name, o) in SAMPLER_CASES.items() if SAMPLERS[name].stochastic or o.get("eta")}
+each_sampler = pytest.mark.parametrize(("name", "options"), SAMPLER_CASES.values(), ids=SAMPLER_CASES)
+noisy_sampler = pytest.mark.parametrize(("name", "options"), NOISY_CASES.values(), ids=NOISY_CASES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two cores are shared by many: keep every process to one."""
+    torch.set_num_threads(1)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def interior(num: int, low: float = 0.02, high: float = 0.98, seed: int = 0) -> Tensor:
+    """Random times in (low, high), float64 of shape (num,)."""
+    return low + (high - low) * torch.rand(num, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def is_valid(prediction: str, path: Path) -> bool:
+    try:
+        check_pair(prediction, path)
+    except ValueError:
+        return False
+    return True
+
+
+VALID_PAIRS = {f"{p}-{n}": (PATH_CASES[n], p) for n in PATH_CASES for p in PREDICTIONS if is_valid(p, PATH_CASES[n])}
+valid_pair = pytest.mark.parametrize(("path", "prediction"), VALID_PAIRS.values(), ids=VALID_PAIRS)
+
+
+# -- one-dimensional mixture with everything known in closed form ---------------------------------------------------------------------
+
+
+def mixture(path: Path) -> GaussianMixture:
+    """Three well separated modes on the line."""
+    return GaussianMixture(torch.tensor(MEANS, dtype=F64)[:, None], torch.tensor(STDS, dtype=F64), torch.tensor(WEIGHTS, dtype=F64), path)
+
+
+def mixture_data(num: int, seed: int) -> Tensor:
+    """Draws of the same mixture, shape (num, 1)."""
+    g = torch.Generator().manual_seed(seed)
+    k = torch.multinomial(torch.tensor(WEIGHTS), num, replacement=True, generator=g)
+    z = torch.randn(num, generator=g, dtype=F64)
+    return (torch.tensor(MEANS, dtype=F64)[k] + torch.tensor(STDS, dtype=F64)[k] * z)[:, None]
+
+
+def mixture_quantiles(path: Path, t: float, u: Tensor) -> Tensor:
+    """The u-quantiles of p_t by bisection. In one dimension the probability-flow ODE keeps quantiles, so this is its exact solution."""
+    c = path.at(t)
+    centres = [float(c.alpha) * m for m in MEANS]
+    spreads = [math.sqrt(float(c.alpha * s) ** 2 + float(c.sigma) ** 2) for s in STDS]
+    low, high = torch.full_like(u, min(centres) - 9 * max(spreads)), torch.full_like(u, max(centres) + 9 * max(spreads))
+    for _ in range(80):
+        x = (low + high) / 2
+        below = sum(w * torch.special.ndtr((x - m) / s) for w, m, s in zip(WEIGHTS, centres, spreads, strict=True)) < u
+        low, high = torch.where(below, x, low), torch.where(below, high, x)
+    return (low + high) / 2
+
+
+# -- running samplers -----------------------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """Noise from one generator, for Monte Carlo over large batches."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def like(self, x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=self._generator, dtype=x.dtype)
+
+
+class Impulses:
+    """The k-th draw is 1 for row k and 0 for the rest: run a linear sampler with it and row k is the answer to the k-th draw alone."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def like(self, x: Tensor) -> Tensor:
+        self._drawn += 1
+        return torch.zeros_like(x).index_fill_(0, torch.tensor([self._drawn]), 1.0)
+
+
+class Counted(Denoiser):
+    """A denoiser that notes the times at which it is asked."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.path = inner, inner.path
+        self.asked: list[float] = []
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        self.asked.append(float(t))
+        return self.inner(x_t, t)
+
+    def given(self, cond: Tensor | None) -> Counted:
+        raise NotImplementedError
+
+    def null(self, num: int) -> Tensor:
+        raise NotImplementedError
+
+
+def with_noise(name: str, options: dict[str, object], noise: object) -> dict[str, object]:
+    """The options with `noise` where the sampler draws any."""
+    draws = SAMPLERS[name].stochastic or bool(options.get("eta"))
+    return {**options, "noise": noise} if draws else dict(options)
+
+
+def walk(name: str, denoise: Denoiser, x: Tensor, times: Tensor, **options: object) -> list[Step]:
+    return list(SAMPLERS[name](denoise, x, times, **options))
+
+
+def seeded(name: str, options: dict[str, object], num: int) -> dict[str, object]:
+    return with_noise(name, options, Noise(range(num)))
+
+
+def line(high: float, low: float, num_steps: int) -> Tensor:
+    return torch.linspace(high, low, num_steps + 1, dtype=F64)
+
+
+def exact_variance(name: str, path: Path, times: Tensor, std: float, **options: object) -> float:
+    """Variance of a sampler's result on data N(0, std^2), started from the exact marginal: a sum of squares, no Monte Carlo."""
+    x = torch.zeros(len(times) + 1, 1, dtype=F64)
+    c = path.at(times[0])
+    x[0] = torch.sqrt((c.alpha * std) ** 2 + c.sigma**2)
+    last = walk(name, Gaussian(0.0, std, path), x, times, **with_noise(name, options, Impulses()))[-1]
+    return float(last.x.square().sum())
+
+
+def marginal_variance(path: Path, t: float | Tensor, std: float) -> float:
+    c = path.at(t)
+    return float((c.alpha * std) ** 2 + c.sigma**2)
+
+
+def shifted(path: Path, shift: float) -> Path:
+    return replace(path, shift=shift)
