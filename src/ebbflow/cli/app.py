@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 import typer
 
+from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(sample)
+app.command()(evaluate)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")
