@@ -16,21 +16,6 @@ from ebbflow.errors import ConfigError
 if TYPE_CHECKING:
     from ebbflow.runs.evaluate import Evaluation, Stage
 
-SHOWN = (
-    "frechet",
-    "frechet_se",
-    "frechet_floor",
-    "frechet_infinity",
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "label_accuracy",
-    "class_distance",
-    "nearest_ratio",
-)
-
 
 def evaluate(
     ckpt: Annotated[Path, typer.Option(help="The folder of a run or of one of its checkpoints.")],
@@ -61,14 +46,12 @@ def evaluate(
     _one_of("--precision", precision, ("fp32", "bf16", "auto"))
     _one_of("--features", features, ("auto", "classifier", "pca", "coordinates"))
     from ebbflow.runs import open_run
-    from ebbflow.runs.evaluate import Evaluation, evaluate as stages_of
-    from ebbflow.runs.generate import default_request
+    from ebbflow.runs.evaluate import Evaluation, base_request
+    from ebbflow.runs.evaluate import evaluate as stages_of
     from ebbflow.training.engine import keep_large_blocks, pick_device
 
     keep_large_blocks()
     run = open_run(ckpt)
-    conditional = type(run.config.conditioning).__name__ != "NoConditioning"
-    request = default_request(run, seeds=(), labels=() if conditional else None)
     changes = {
         "sampler": sampler,
         "num_steps": steps,
@@ -81,7 +64,7 @@ def evaluate(
         num=num,
         repeats=repeats,
         seed=seed,
-        request=replace(request, **cast(Any, {k: v for k, v in changes.items() if v is not None})),
+        request=replace(base_request(run), **cast(Any, {k: v for k, v in changes.items() if v is not None})),
         weights=cast(Any, weights),
         reference=cast(Any, reference),
         features=cast(Any, features),
@@ -124,9 +107,25 @@ def _shown(stages: Generator[Stage, None, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any], wanted: Evaluation) -> None:
-    print_rows([{"metric": key, "value": _number(result[key])} for key in SHOWN if result.get(key) is not None])
-    print(f"\n{wanted.num} samples, features {result['features']}, {result['seconds']} s: {result['file']}")
+    from ebbflow.evaluation.metrics import METRICS
+
+    floor, errors = result["floor"] or {}, result["standard_errors"]
+    rows = [
+        {"metric": name, "value": _number(value), "+-": _number(errors.get(name)), "real": _number(floor.get(name))}
+        for name in METRICS
+        if (value := result[name]) is not None
+    ]
+    if result["nearest_ratio"] is not None:
+        rows.append({"metric": "nearest_ratio", "value": _number(result["nearest_ratio"]), "+-": "-", "real": "1"})
+    print_rows([dict(zip(rows[0], rows[0], strict=True)), *rows])
+    judge = result["classifier"]
+    says = (
+        ""
+        if judge is None or judge["held_out_error"] is None
+        else f"; classifier wrong on {judge['held_out_error']:.2%} of the held-out data"
+    )
+    print(f"\n{wanted.num} samples in {result['seconds']} s, features {result['features']}{says}\n{result['file']}")
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}"

@@ -83,7 +83,7 @@ def _image_body(dims: tuple[int, ...]) -> nn.Module:
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
     if side > 8:
         layers[0], side = nn.Conv2d(channels, width, 5, stride=2, padding=2), (side + 1) // 2
-    while side > 4 and width < 128 or side > 8:
+    while (side > 4 and width < 128) or side > 8:
         wider = min(2 * width, 128)
         layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.GroupNorm(8, wider), nn.SiLU()]
         width, side = wider, (side + 1) // 2
@@ -156,8 +156,10 @@ def accuracy(net: ClassifierNet, data: Dataset, device: torch.device, batch_size
     return right / len(data)
 
 
-def trained_facts(net: ClassifierNet, splits: Splits, settings: ClassifierSettings, device: torch.device) -> dict[str, Any]:
-    """What the results say of the classifier."""
+def trained_facts(
+    net: ClassifierNet, splits: Splits, settings: ClassifierSettings, device: torch.device
+) -> dict[str, Any]:
+    """What results say of the classifier."""
     right = accuracy(net, splits.held_out, device)
     return {
         "settings": asdict(settings),

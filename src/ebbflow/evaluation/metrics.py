@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ebbflow.core.noise import generator_for
-from ebbflow.evaluation.statistics import Moments, moments
+from ebbflow.evaluation.statistics import Moments, accumulated, moments
 
-CHUNK = 1024  # rows of a distance matrix in memory at a time
+CHUNK = 1024  # rows of a matrix of distances in memory at a time
+PAIRWISE_ROWS = 10_000  # of the real side, for metrics that cost its square
 
 
 def frechet_of(real: Moments, generated: Moments) -> float:
@@ -34,42 +36,30 @@ def frechet_of(real: Moments, generated: Moments) -> float:
 
 
 def frechet(real: Tensor, generated: Tensor) -> float:
-    """The Frechet distance of Gaussians fitted to two sets of features; see `frechet_of`.
-
-    Args:
-        real, generated: (N, D) and (M, D), at least 2 rows each.
-    """
+    """The Frechet distance of Gaussians fitted to features (N, D) and (M, D), at least 2 rows each; see
+    `frechet_of`."""
     return frechet_of(moments(real), moments(generated))
 
 
-def frechet_infinity(real: Tensor, generated: Tensor, *, num_sizes: int = 10, seed: int = 0) -> float:
-    """The Frechet distance extrapolated to infinitely many generated rows: the intercept of a line in 1/n.
+def frechet_infinity(real: Moments, generated: Tensor, *, num_shuffles: int = 8, seed: int = 0) -> float:
+    """The Frechet distance extrapolated to infinitely many generated rows: 2 F(N) - F(N/2), where a line in 1/n ends.
 
-    Fitted to subsets of n = N/2 .. N rows, drawn without replacement. The bias of a finite reference stays in it, and
-    so may a value a little below 0.
+    F(N/2) is the mean over both halves of `num_shuffles` shuffles. The bias of a finite reference stays in it, a bias
+    of second order in D/N too, and the value may fall a little below 0.
 
     Args:
-        real, generated: (N, D) and (M, D); M at least 4 and, to be of use, several times D.
-        num_sizes: subset sizes.
-        seed: of the subsets.
+        real: moments of the reference.
+        generated: (N, D) with N at least 4 and, to be of use, several times D.
+        num_shuffles: at least 1.
+        seed: of the shuffles.
 
-    Source: Chong & Forsyth (2020), 1911.07023.
+    Source: Chong & Forsyth (2020), 1911.07023, with all rows used at both sizes.
     """
-    reference = moments(real)
-    num = len(generated)
-    sizes = torch.linspace(num / 2, num, num_sizes).round().long().tolist()
-    values = []
-    for i, size in enumerate(sizes):
-        rows = torch.randperm(num, generator=generator_for(seed, "frechet_infinity", i))[:size]
-        values.append(frechet_of(reference, moments(generated[rows])))
-    return intercept([1 / n for n in sizes], values)
-
-
-def intercept(x: Sequence[float], y: Sequence[float]) -> float:
-    """The value at x = 0 of the least-squares line through (x, y)."""
-    a, b = torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
-    slope = ((a - a.mean()) * (b - b.mean())).sum() / (a - a.mean()).square().sum()
-    return float(b.mean() - slope * a.mean())
+    halves = []
+    for shuffle in range(num_shuffles):
+        order = torch.randperm(len(generated), generator=generator_for(seed, "frechet_infinity", shuffle))
+        halves += [frechet_of(real, moments(generated[part])) for part in order.tensor_split(2)]
+    return 2 * frechet_of(real, moments(generated)) - sum(halves) / len(halves)
 
 
 def kid(real: Tensor, generated: Tensor) -> float:
@@ -80,20 +70,22 @@ def kid(real: Tensor, generated: Tensor) -> float:
     Args:
         real, generated: (N, D) and (M, D), at least 2 rows each.
 
-    Source: Binkowski et al. (2018), eq. 4, 1801.01401. Cost O((N + M)^2 D), in chunks of rows.
+    Source: Binkowski et al. (2018), eq. 4, 1801.01401. Cost O((N + M)^2 D), a chunk of rows at a time.
     """
     real, generated = real.double(), generated.double()
-    return _within(real) + _within(generated) - 2 * _kernel_sum(real, generated) / (len(real) * len(generated))
+    return mean_kernel_within(real) + mean_kernel_within(generated) - 2 * mean_kernel_between(real, generated)
 
 
-def _kernel_sum(x: Tensor, y: Tensor) -> float:
-    return float(sum(((part @ y.T / x.shape[1] + 1) ** 3).sum() for part in x.split(CHUNK)))
+def mean_kernel_between(x: Tensor, y: Tensor) -> float:
+    """The mean of (x . y / D + 1)^3 over all pairs of rows of float64 (N, D) and (M, D)."""
+    total = sum(float((part @ y.T / x.shape[1] + 1).pow(3).sum()) for part in x.split(CHUNK))
+    return total / (len(x) * len(y))
 
 
-def _within(x: Tensor) -> float:
-    """The mean kernel over pairs of different rows."""
-    diagonal = float(((x.square().sum(1) / x.shape[1] + 1) ** 3).sum())
-    return (_kernel_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
+def mean_kernel_within(x: Tensor) -> float:
+    """The mean of (x . x' / D + 1)^3 over all pairs of different rows of float64 (N, D)."""
+    diagonal = float((x.square().sum(1) / x.shape[1] + 1).pow(3).sum())
+    return (mean_kernel_between(x, x) * len(x) ** 2 - diagonal) / (len(x) * (len(x) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +121,13 @@ def manifold(real: Tensor, generated: Tensor, *, k: int = 5) -> Manifold:
         raise ValueError(f"`k` = {k} neighbours need more rows on both sides, got {len(real)} and {len(generated)}.")
     real, generated = real.double(), generated.double()
     real_radii, generated_radii = _radii(real, k), _radii(generated, k)
-    inside = hits = 0.0
+    inside = hits = 0
     recalled, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
     for rows in torch.arange(len(generated)).split(CHUNK):
         distances = torch.cdist(generated[rows], real)
         within = distances <= real_radii
-        inside += float(within.any(1).sum())
-        hits += float(within.sum())
+        inside += int(within.any(1).sum())
+        hits += int(within.sum())
         covered |= within.any(0)
         recalled |= (distances <= generated_radii[rows, None]).any(0)
     return Manifold(
@@ -148,39 +140,7 @@ def manifold(real: Tensor, generated: Tensor, *, k: int = 5) -> Manifold:
 
 def _radii(rows: Tensor, k: int) -> Tensor:
     """The distance of each row to its k-th nearest other row."""
-    found = [torch.cdist(part, rows).kthvalue(k + 1, dim=1).values for part in rows.split(CHUNK)]
-    return torch.cat(found)
-
-
-def precision(real: Tensor, generated: Tensor) -> float:
-    """The fraction of generated rows in a ball of 5 neighbours of a real row: fidelity; see `manifold`."""
-    return manifold(real, generated).precision
-
-
-def recall(real: Tensor, generated: Tensor) -> float:
-    """The fraction of real rows in a ball of 5 neighbours of a generated row: diversity; see `manifold`."""
-    return manifold(real, generated).recall
-
-
-def density(real: Tensor, generated: Tensor) -> float:
-    """How many real balls hold a generated row, over 5, on average; 1 for equal laws; see `manifold`."""
-    return manifold(real, generated).density
-
-
-def coverage(real: Tensor, generated: Tensor) -> float:
-    """The fraction of real balls that hold a generated row; see `manifold`."""
-    return manifold(real, generated).coverage
-
-
-METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
-    "frechet": frechet,
-    "frechet_infinity": frechet_infinity,
-    "kid": kid,
-    "precision": precision,
-    "recall": recall,
-    "density": density,
-    "coverage": coverage,
-}
+    return torch.cat([torch.cdist(part, rows).kthvalue(k + 1, dim=1).values for part in rows.split(CHUNK)])
 
 
 def histogram_distance(real: Tensor, generated: Tensor, num_classes: int) -> float:
@@ -198,7 +158,7 @@ def nearest_distances(rows: Tensor, others: Tensor) -> Tensor:
     """The Euclidean distance of each row to the nearest of `others`, float64 (N,).
 
     Args:
-        rows, others: (N, ...) and (M, ...), flattened; bytes or floats.
+        rows, others: (N, ...) and (M, ...) with M at least 1, flattened; bytes or floats. Exact for bytes.
     """
     rows, found = rows.flatten(1).double(), []
     for part in others.split(4 * CHUNK):
@@ -208,20 +168,112 @@ def nearest_distances(rows: Tensor, others: Tensor) -> Tensor:
     return torch.stack(found).min(0).values.clamp(min=0).sqrt()
 
 
-def jackknife_error(parts: Sequence[Moments], statistic: Callable[[Moments], float]) -> float:
-    """The standard error of `statistic` by leaving out one of g blocks of rows at a time.
-
-    sqrt((g - 1) / g sum_i (s_i - mean s)^2); right for smooth statistics of independent rows.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Two sets of features, with what is known of their classes; what several metrics need is computed once.
 
     Args:
-        parts: moments of g blocks of equal size, g at least 2.
-        statistic: of the moments of all rows but one block's.
-
-    Source: Efron & Stein (1981).
+        real: features (N, D).
+        generated: features (M, D).
+        real_classes: class indices of the real entries, int64 (N,), or None.
+        classes: what the classifier takes each generated entry for, int64 (M,), or None.
+        labels: what each generated entry was meant to be, int64 (M,), or None.
+        num_classes: 0 without labels.
     """
-    values = []
-    for i in range(len(parts)):
-        rest = [part for j, part in enumerate(parts) if j != i]
-        values.append(statistic(sum(rest[1:], rest[0])))
-    left_out = torch.tensor(values, dtype=torch.float64)
-    return float(((len(parts) - 1) / len(parts) * (left_out - left_out.mean()).square().sum()).sqrt())
+
+    real: Tensor
+    generated: Tensor
+    real_classes: Tensor | None = None
+    classes: Tensor | None = None
+    labels: Tensor | None = None
+    num_classes: int = 0
+
+    @cached_property
+    def real_moments(self) -> Moments:
+        """Moments of the real features."""
+        return accumulated(self.real.split(CHUNK))
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Moments of the generated features."""
+        return accumulated(self.generated.split(CHUNK))
+
+    @cached_property
+    def few_real(self) -> Tensor:
+        """At most `PAIRWISE_ROWS` of the real features."""
+        return spread_rows(self.real, PAIRWISE_ROWS)
+
+    @cached_property
+    def manifold(self) -> Manifold:
+        """Precision, recall, density and coverage, at no more real rows than generated ones: recall and coverage fall
+        with the ratio of the two."""
+        return manifold(spread_rows(self.few_real, len(self.generated)), self.generated)
+
+
+def spread_rows(rows: Tensor, num: int) -> Tensor:
+    """At most `num` of `rows`, spread evenly over them."""
+    return rows if len(rows) <= num else rows[torch.arange(num) * len(rows) // num]
+
+
+def _frechet(c: Comparison) -> float:
+    """Frechet distance of Gaussians fitted to the features; lower is better (Heusel et al., 2017, 1706.08500)."""
+    return frechet_of(c.real_moments, c.moments)
+
+
+def _frechet_infinity(c: Comparison) -> float:
+    """Frechet distance extrapolated to infinitely many samples (Chong & Forsyth, 2020, 1911.07023)."""
+    return frechet_infinity(c.real_moments, c.generated)
+
+
+def _kid(c: Comparison) -> float:
+    """Kernel distance, unbiased: 0 on average for equal laws (Binkowski et al., 2018, 1801.01401)."""
+    return kid(c.few_real, c.generated)
+
+
+def _precision(c: Comparison) -> float:
+    """Fraction of samples that lie among the real ones: fidelity (Kynkaanniemi et al., 2019, 1904.06991)."""
+    return c.manifold.precision
+
+
+def _recall(c: Comparison) -> float:
+    """Fraction of real entries that lie among the samples: diversity (Kynkaanniemi et al., 2019, 1904.06991)."""
+    return c.manifold.recall
+
+
+def _density(c: Comparison) -> float:
+    """How crowded the real neighbourhoods are that samples fall in; 1 for equal laws (Naeem et al., 2020,
+    2002.09797)."""
+    return c.manifold.density
+
+
+def _coverage(c: Comparison) -> float:
+    """Fraction of real neighbourhoods that hold a sample (Naeem et al., 2020, 2002.09797)."""
+    return c.manifold.coverage
+
+
+def _label_accuracy(c: Comparison) -> float | None:
+    """Fraction of samples that the classifier takes for the class they were asked to be; None without labels."""
+    if c.classes is None or c.labels is None:
+        return None
+    return float((c.classes == c.labels).double().mean())
+
+
+def _class_distance(c: Comparison) -> float | None:
+    """Total variation between the classes of samples and of the real split; None without labels."""
+    if c.classes is None or c.real_classes is None:
+        return None
+    return histogram_distance(c.real_classes, c.classes, c.num_classes)
+
+
+Metric = Callable[[Comparison], "float | None"]
+METRICS: dict[str, Metric] = {
+    "frechet": _frechet,
+    "frechet_infinity": _frechet_infinity,
+    "kid": _kid,
+    "precision": _precision,
+    "recall": _recall,
+    "density": _density,
+    "coverage": _coverage,
+    "label_accuracy": _label_accuracy,
+    "class_distance": _class_distance,
+}

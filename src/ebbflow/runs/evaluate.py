@@ -6,29 +6,34 @@ import json
 import shutil
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from ebbflow.canvas import whole_file
+from ebbflow.conditioning import LabelConditioning
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, DataError
-from ebbflow.evaluation import features as feature_maps
+from ebbflow.evaluation import features as maps
+from ebbflow.evaluation.cache import data_hash, file_hash, key_of, plain
 from ebbflow.evaluation.classifier import ClassifierSettings
-from ebbflow.evaluation.features import Classifier, FeatureMap, data_hash, file_hash, key_of
-from ebbflow.evaluation.measure import Generated, Real, check_num, measure, memorisation, spread_rows
+from ebbflow.evaluation.denoising import denoising_errors
+from ebbflow.evaluation.features import Classifier, Counts, FeatureMap
+from ebbflow.evaluation.measure import Sets, check_num, measure, memorisation
+from ebbflow.evaluation.metrics import Comparison
 from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.runs.build import facts_of, load_splits
-from ebbflow.runs.generate import Request, Samples, generate
+from ebbflow.runs.build import conditioner_of, facts_of, load_splits
+from ebbflow.runs.generate import Request, Samples, default_request, generate
 from ebbflow.runs.store import Run, Weights, describe, write_text
 from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
 
-NEAREST_NUM = 1000  # samples whose nearest training image is sought
+NEAREST_NUM = 1000  # samples whose nearest training entry is sought
+DENOISED_NUM = 256  # held-out entries that are noised and denoised
 Reference = Literal["held_out", "train"]
-FeatureKind = Literal["auto", "classifier", "pca", "coordinates"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Evaluation:
     request: Request = field(default_factory=lambda: Request(seeds=()))
     weights: Weights = "ema"
     reference: Reference = "held_out"
-    features: FeatureKind = "auto"
+    features: str = "auto"
     precision: Precision = "fp32"
     data_dir: str | None = None
 
@@ -67,7 +72,34 @@ class Stage:
     total: int
 
 
-Stages = Generator[Stage, None, Any]
+@dataclass(frozen=True, kw_only=True)
+class Eyes:
+    """What looks at samples: a feature map, and a classifier where the data has labels (perhaps the same)."""
+
+    features: FeatureMap
+    judge: Classifier | None
+
+    def see(self, x0: Tensor) -> dict[str, Tensor]:
+        """Features and, with a classifier, classes of x0 float32 (B, *dims)."""
+        features = self.features(x0)
+        if self.judge is None:
+            return {"features": features}
+        own = features if self.judge.name == self.features.name else self.judge(x0)
+        return {"features": features, "classes": self.judge.classes(own)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What was kept of all samples: features, classes (or None), and the first few entries themselves."""
+
+    features: Tensor
+    classes: Tensor | None
+    first: Tensor
+
+
+def base_request(run: Run) -> Request:
+    """How a run is sampled for an evaluation when nothing else is said."""
+    return default_request(run, seeds=(), labels=() if _by_label(run) else None)
 
 
 def evaluate(
@@ -75,51 +107,43 @@ def evaluate(
 ) -> Generator[Stage, None, dict[str, Any]]:
     """Evaluate a run; yields its progress and returns the table, which it has written to RUN/eval/<name>.json.
 
-    Stopped at any time, the same call goes on where it was.
+    Finished batches are kept in RUN/eval/.partial-<key>, so the same call goes on where it was stopped.
 
     Raises:
         ConfigError: a request that the run cannot serve, or too few samples.
         DataError: the data is not what the run was trained on.
+        FloatingPointError: samples that are not finite.
     """
     began = time.perf_counter()
     splits = splits_of(run, wanted.data_dir)
-    reference, other = _sides(splits, wanted.reference)
+    reference, other = _sides(splits, wanted)
     denoiser = _denoiser(run, wanted, device)
     request = _request(run, wanted, denoiser.make_null is not None)
-    kind = _kind(wanted.features, splits.train)
-    if kind == "classifier":
-        check_num(wanted.num, ClassifierSettings().num_features, len(reference))
-    judge = (yield from _classifier(splits, device)) if splits.train.num_classes > 1 else None
-    feature_map = _feature_map(kind, splits.train, judge)
-    check_num(wanted.num, feature_map.dim, len(reference))
-    settings = _settings(run, wanted, request, feature_map, reference)
-    name = _name(wanted, request, settings)
+    eyes = yield from _eyes(splits, wanted, len(reference), device)
+    settings = _settings(run, wanted, request, eyes, reference)
     partial = run.folder / "eval" / f".partial-{key_of(settings)}"
-    yield from _sample(run, denoiser, request, feature_map, judge, partial, device)
-    sides = Real(
-        reference=(yield from _features(feature_map, reference)),
-        other=(yield from _features(feature_map, other.select(torch.arange(len(other))[:: max(1, len(other) // (2 * wanted.num))]))),
-        classes=reference.labels,
-        num_classes=reference.num_classes,
-    )
-    made = _read(partial, request)
+    yield from _sample(run, denoiser, request, eyes, partial, device)
+    sets, first = yield from _sets(_read(partial), request, wanted, eyes, reference, other)
+    errors = yield from _denoising(denoiser, splits.held_out, device)
     yield Stage(name="measure", done=0, total=1)
-    values = _measure(sides, made, wanted, splits)
-    facts = {
-        "features": feature_map.name,
+    file = run.folder / "eval" / f"{_name(wanted, request)}-{key_of(settings)}.json"
+    result = {
+        "features": eyes.features.name,
         "num": wanted.num,
-        **values,
+        **measure(sets),
+        **memorisation(first, splits.train.x, splits.held_out.x),
+        "denoising": errors,
         **settings,
-        "feature_facts": feature_map.facts,
-        "classifier": None if judge is None else judge.facts | {"name": judge.name},
+        "feature_facts": eyes.features.facts,
+        "classifier": None if eyes.judge is None else {"name": eyes.judge.name, **eyes.judge.facts},
         "versions": describe(run.config, run.facts)["versions"],
         "command": command,
         "seconds": round(time.perf_counter() - began, 1),
-        "file": str(run.folder / "eval" / f"{name}.json"),
+        "file": str(file),
     }
-    write_text(Path(facts["file"]), json.dumps(facts, indent=2))
+    write_text(file, json.dumps(result, indent=2))
     shutil.rmtree(partial, ignore_errors=True)
-    return facts
+    return result
 
 
 def splits_of(run: Run, data_dir: str | None) -> Splits:
@@ -133,16 +157,21 @@ def splits_of(run: Run, data_dir: str | None) -> Splits:
     found = facts_of(splits.train)
     if (found.dims, found.label_names) != (run.facts.dims, run.facts.label_names):
         raise DataError(
-            f"the data {data.name!r} has shape {found.dims} and {len(found.label_names)} classes, the run was trained on "
-            f"{run.facts.dims} and {len(run.facts.label_names)}. Give the data it was trained on (--data-dir)."
+            f"the data {data.name!r} has shape {found.dims} and {len(found.label_names)} classes, the run was trained "
+            f"on {run.facts.dims} and {len(run.facts.label_names)}. Give the data it was trained on (--data-dir)."
         )
     return splits
 
 
-def _sides(splits: Splits, reference: Reference) -> tuple[Dataset, Dataset]:
-    if len(splits.held_out) == 0 and reference == "held_out":
+def _sides(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
+    """The reference, and `num` entries of the other split, spread over it."""
+    if len(splits.held_out) == 0 and wanted.reference == "held_out":
         raise ConfigError("this data has no held-out entries. Use --reference train.")
-    return (splits.held_out, splits.train) if reference == "held_out" else (splits.train, splits.held_out)
+    reference, other = splits.held_out, splits.train
+    if wanted.reference == "train":
+        reference, other = other, reference
+    num = min(wanted.num, len(other))
+    return reference, other.select(torch.arange(num) * len(other) // max(num, 1))
 
 
 def _denoiser(run: Run, wanted: Evaluation, device: torch.device) -> NetDenoiser:
@@ -151,40 +180,50 @@ def _denoiser(run: Run, wanted: Evaluation, device: torch.device) -> NetDenoiser
     return replace(denoiser, net=WorkingCopy(denoiser.net, pick_precision(wanted.precision, device)).module)
 
 
+def _by_label(run: Run) -> bool:
+    return isinstance(run.config.conditioning, LabelConditioning)
+
+
 def _request(run: Run, wanted: Evaluation, conditional: bool) -> Request:
     """Consecutive seeds; labels dealt in turn, so that every stretch of samples holds all classes alike."""
     total, classes = wanted.num * wanted.repeats, len(run.facts.label_names)
-    labels = tuple(i % classes for i in range(total)) if conditional and classes else None
+    labels = tuple(i % wanted.num % classes for i in range(total)) if _by_label(run) else None
     request = replace(wanted.request, seeds=tuple(range(wanted.seed, wanted.seed + total)), labels=labels)
     request.check(run.facts, conditional)
     return request
 
 
-def _kind(wanted: FeatureKind, data: Dataset) -> FeatureKind:
-    if wanted != "auto":
-        return wanted
-    return "coordinates" if not data.is_image else "classifier" if data.num_classes > 1 else "pca"
+def _eyes(
+    splits: Splits, wanted: Evaluation, reference_size: int, device: torch.device
+) -> Generator[Stage, None, Eyes]:
+    """The feature map that was asked for; sizes are checked before anything is trained."""
+    train, kind = splits.train, wanted.features
+    if kind == "auto":
+        kind = "coordinates" if not train.is_image else "classifier" if train.num_classes > 1 else "pca"
+    if kind == "classifier":
+        check_num(wanted.num, ClassifierSettings().num_features, reference_size)
+    features: FeatureMap | None = None if kind == "classifier" else maps.feature_map(kind, train, device)
+    if features is not None:
+        check_num(wanted.num, features.dim, reference_size)
+    judge = None
+    if features is None or train.num_classes > 1:
+        judge = yield from _stages("train classifier", maps.classifier(splits, device))
+    found = features or judge
+    assert found is not None
+    return Eyes(features=found, judge=judge)
 
 
-def _classifier(splits: Splits, device: torch.device) -> Generator[Stage, None, Classifier]:
-    training = feature_maps.classifier(splits, device)
+def _stages(name: str, work: Generator[Counts, None, T]) -> Generator[Stage, None, T]:
+    """`work` with its counts as stages."""
     while True:
         try:
-            done, total = next(training)
+            done, total = next(work)
         except StopIteration as end:
             return end.value
-        yield Stage(name="train classifier", done=done, total=total)
+        yield Stage(name=name, done=done, total=total)
 
 
-def _feature_map(kind: FeatureKind, train: Dataset, judge: Classifier | None) -> FeatureMap:
-    if kind == "classifier":
-        if judge is None:
-            raise ConfigError(f"data set {train.name!r} has no labels to train a classifier on. Use --features pca.")
-        return judge
-    return feature_maps.pca(train) if kind == "pca" else feature_maps.coordinates(train)
-
-
-def _settings(run: Run, wanted: Evaluation, request: Request, feature_map: FeatureMap, reference: Dataset) -> dict[str, Any]:
+def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, reference: Dataset) -> dict[str, Any]:
     """Everything that decides the numbers."""
     part = {"ema": "ema", "raw": "model"}[wanted.weights]
     return {
@@ -192,120 +231,110 @@ def _settings(run: Run, wanted: Evaluation, request: Request, feature_map: Featu
         "step": run.checkpoint.step,
         "weights": wanted.weights,
         "weights_sha256": file_hash(run.checkpoint.folder / f"{part}.safetensors"),
+        "net_precision": wanted.precision,
         "sampler": request.sampler,
         "steps": request.num_steps,
         "grid": request.grid,
         "options": request.options,
         "guidance": request.guidance,
-        "repeats": wanted.repeats,
+        "num_repeats": wanted.repeats,
         "seeds": [request.seeds[0], request.seeds[-1]],
-        "net_precision": wanted.precision,
         "split": wanted.reference,
         "reference_num": len(reference),
         "reference_sha256": data_hash(reference),
-        "features_name": feature_map.name,
+        "feature_sha256": eyes.features.facts["sha256"],
     }
 
 
-def _name(wanted: Evaluation, request: Request, settings: dict[str, Any]) -> str:
+def _name(wanted: Evaluation, request: Request) -> str:
+    features = "" if wanted.features == "auto" else f"-{plain(wanted.features.split(':')[0])}"
     return (
         f"{request.sampler}{request.num_steps}-{request.grid}-w{request.guidance:g}-n{wanted.num}-s{wanted.seed}-"
-        f"{wanted.weights}-{key_of(settings)}"
+        f"{wanted.weights}{features}"
     )
 
 
 def _sample(
-    run: Run,
-    denoiser: NetDenoiser,
-    request: Request,
-    feature_map: FeatureMap,
-    judge: Classifier | None,
-    partial: Path,
-    device: torch.device,
-) -> Stages:
+    run: Run, denoiser: NetDenoiser, request: Request, eyes: Eyes, partial: Path, device: torch.device
+) -> Generator[Stage, None, None]:
     """Samples to features, each finished batch into a file of `partial`; those already there are not made again."""
-    have = sum(len(batch["features"]) for batch in _batches(partial))
-    rest = replace(
-        request, seeds=request.seeds[have:], labels=None if request.labels is None else request.labels[have:]
-    )
-    done, total = have, len(request.seeds)
+    done, total = sum(len(batch["features"]) for batch in _batches(partial)), len(request.seeds)
+    labels = None if request.labels is None else request.labels[done:]
+    rest = replace(request, seeds=request.seeds[done:], labels=labels)
     for batch in generate(denoiser, run.facts, rest, device):
-        share = 1.0 if batch.done else batch.step / request.num_steps
-        yield Stage(name="sample", done=round(done + share * len(batch.seeds)), total=total)
+        yield Stage(name="sample", done=done + batch.step * len(batch.seeds) // request.num_steps, total=total)
         if batch.done:
-            _keep(batch, run.facts.is_image, done, feature_map, judge, partial)
+            _keep(batch, run.facts.is_image, done, eyes, partial)
             done += len(batch.seeds)
 
 
-def _keep(
-    batch: Samples, is_image: bool, first: int, feature_map: FeatureMap, judge: Classifier | None, partial: Path
-) -> None:
+def _keep(batch: Samples, is_image: bool, first: int, eyes: Eyes, partial: Path) -> None:
     from safetensors.torch import save_file
 
     if not bool(torch.isfinite(batch.x).all()):
         raise FloatingPointError(
-            f"samples {batch.seeds[0]} to {batch.seeds[-1]} are not finite. Try more --steps or a smaller --guidance."
+            f"samples of seeds {batch.seeds[0]} to {batch.seeds[-1]} are not finite. Try more --steps or a smaller "
+            "--guidance."
         )
-    kept = batch.images if is_image else batch.x
-    x = kept.float() / 127.5 - 1 if is_image else kept
-    tensors = {"features": feature_map(x), "x": kept[: max(0, NEAREST_NUM - first)]}
-    if judge is not None:
-        tensors["classes"] = judge.classes(tensors["features"] if judge is feature_map else judge(x))
+    x = batch.images if is_image else batch.x
+    tensors = eyes.see(x.float() / 127.5 - 1 if is_image else x) | {"x": x[: max(0, NEAREST_NUM - first)]}
     with whole_file(partial / f"batch-{first:08d}.safetensors") as path:
         save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
 def _batches(partial: Path) -> list[dict[str, Tensor]]:
     """What is in `partial`, up to the first gap."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     found: list[dict[str, Tensor]] = []
     have = 0
     while (path := partial / f"batch-{have:08d}.safetensors").is_file():
-        found.append(load_file(path))
+        try:
+            found.append(load_file(path))
+        except SafetensorError:
+            break
         have += len(found[-1]["features"])
     return found
 
 
-def _read(partial: Path, request: Request) -> Generated:
+def _read(partial: Path) -> Made:
     batches = _batches(partial)
-    return Generated(
-        features=torch.cat([b["features"] for b in batches]),
-        classes=torch.cat([b["classes"] for b in batches]) if "classes" in batches[0] else None,
-        labels=None if request.labels is None else torch.tensor(request.labels),
-        first=torch.cat([b["x"] for b in batches]),
+    return Made(
+        features=torch.cat([batch["features"] for batch in batches]),
+        classes=torch.cat([batch["classes"] for batch in batches]) if "classes" in batches[0] else None,
+        first=torch.cat([batch["x"] for batch in batches]),
     )
 
 
-def _features(feature_map: FeatureMap, data: Dataset) -> Generator[Stage, None, Tensor]:
-    """The features of a data set, from the cache or computed now."""
-    from safetensors.torch import load_file, save_file
+def _sets(
+    made: Made, request: Request, wanted: Evaluation, eyes: Eyes, reference: Dataset, other: Dataset
+) -> Generator[Stage, None, tuple[Sets, Tensor]]:
+    """Real and generated features side by side, and the first samples."""
+    real = yield from _stages("real features", maps.features_of(eyes.features, reference))
+    apart = yield from _stages("real features", maps.features_of(eyes.features, other))
+    comparison = Comparison(
+        real=real,
+        generated=made.features,
+        real_classes=reference.labels,
+        classes=made.classes,
+        labels=None if request.labels is None else torch.tensor(request.labels),
+        num_classes=reference.num_classes,
+    )
+    seen = (
+        None
+        if eyes.judge is None or len(other) == 0
+        else eyes.judge.classes(eyes.judge(other.x0(torch.arange(len(other)))))
+    )
+    sets = Sets(comparison=comparison, num=wanted.num, other=apart, other_classes=seen, other_labels=other.labels)
+    return sets, made.first
 
-    path = feature_maps.cache_folder() / f"real-{key_of(feature_map.facts.get('sha256'), data_hash(data))}.safetensors"
-    if path.is_file():
-        cached = load_file(path).get("features")
-        if cached is not None and cached.shape == (len(data), feature_map.dim):
-            return cached
-    parts = []
-    for rows in torch.arange(len(data)).split(500):
-        parts.append(feature_map(data.x0(rows)))
-        yield Stage(name="real features", done=int(rows[-1]) + 1, total=len(data))
-    features = torch.cat(parts) if parts else torch.zeros(0, feature_map.dim)
-    with whole_file(path) as partial:
-        save_file({"features": features.contiguous()}, partial)
-    return features
 
-
-def _measure(real: Real, made: Generated, wanted: Evaluation, splits: Splits) -> dict[str, Any]:
-    """The first measurement's values; with repeats, means over all of them and the standard deviations beside."""
-    every = []
-    for i in range(wanted.repeats):
-        rows = slice(i * wanted.num, (i + 1) * wanted.num)
-        part = replace(
-            made,
-            features=made.features[rows],
-            classes=None if made.classes is None else made.classes[rows],
-            labels=None if made.labels is None else made.labels[rows],
-        )
-        every.append(measure(real, part))
-    return every[0] | memorisation(made.first, splits.train.x, splits.held_out.x)
+def _denoising(denoiser: NetDenoiser, held_out: Dataset, device: torch.device) -> Generator[Stage, None, list[Any]]:
+    if len(held_out) == 0:
+        return []
+    data = held_out.select(torch.arange(min(DENOISED_NUM, len(held_out))))
+    conditioner = conditioner_of(denoiser)
+    cond = None if conditioner is None else conditioner.conditions(data)
+    work = denoising_errors(denoiser, data.x0(torch.arange(len(data))), cond, device=device)
+    return (yield from _stages("denoise", work))
