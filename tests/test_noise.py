@@ -32,7 +32,7 @@ from conftest import (
 )
 from scipy.stats import kstest
 
-from ebbflow.core.noise import Noise
+from ebbflow.core.noise import Noise, derive_seed, generator_for
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import trailing
@@ -92,6 +92,19 @@ def test_bad_seeds_and_batches_are_refused() -> None:
         Noise([1, 2]).like(torch.zeros(3, 4))
 
 
+def test_derived_seeds_are_stable_and_apart() -> None:
+    assert derive_seed(0, "step", 500) == 3916610788860614397, (
+        "a run's seeds changed: its samples are no longer reproducible"
+    )
+    seeds = [
+        derive_seed(seed, *tags) for seed in range(20) for tags in ((), ("a",), ("b",), ("a", 1), ("a", "1"), (1, "a"))
+    ]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**63 for seed in seeds)
+    first, second = (torch.randn(3, generator=generator_for(1, "eps")) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, torch.randn(3, generator=generator_for(1, "times")))
+
+
 # -- samplers --------------------------------------------------------------------------------------
 
 VP_TABLE = PATH_CASES["vp_discrete"]
@@ -100,7 +113,7 @@ VP_TABLE = PATH_CASES["vp_discrete"]
 @registered_path
 @each_sampler
 def test_a_sample_depends_on_its_seed_alone(path: Path, name: str, options: dict[str, object]) -> None:
-    x, times, oracle = noise_start(path, 8), line(1, 0, 10), mixture(path)
+    x, times, oracle = noise_start(path, 8), line(1, 0, 5), mixture(path)
     together = walk(name, oracle, x, times, **seeded(name, options, 8))[-1].x
     assert torch.equal(together, walk(name, oracle, x, times, **seeded(name, options, 8))[-1].x), (
         "same seeds, another result"
@@ -135,21 +148,20 @@ def test_variance_converges_at_the_declared_order(path: Path, name: str, options
     """Exact variances on Gaussian data of std 0.5, no Monte Carlo: by order inside, and with both ends of the grid."""
     wanted = marginal_variance(path, 0.02, 0.5)
     coarse, fine = (
-        abs(exact_variance(name, path, line(0.98, 0.02, n), 0.5, **options) / wanted - 1) for n in (200, 400)
+        abs(exact_variance(name, path, line(0.98, 0.02, n), 0.5, **options) / wanted - 1) for n in (160, 320)
     )
     assert fine < 1e-12 or math.log2(coarse / fine) >= SAMPLERS[name].order - 0.25, f"inside: {coarse} then {fine}"
-    coarse, fine = (abs(exact_variance(name, path, line(1, 0, n), 0.5, **options) / 0.25 - 1) for n in (100, 200))
-    assert fine < 0.65 * coarse + 1e-9 and fine < 0.075, f"whole grid: {coarse} then {fine}"
+    coarse, fine = (abs(exact_variance(name, path, line(1, 0, n), 0.5, **options) / 0.25 - 1) for n in (50, 100))
+    assert fine < 0.7 * coarse + 1e-9 and fine < 0.13, f"whole grid: {coarse} then {fine}"
 
 
 @registered_path
 @noisy_sampler
 def test_stochastic_samplers_find_the_mixture(path: Path, name: str, options: dict[str, object]) -> None:
-    """At 100 steps the bias, under 14 % of the 4 % of the variance inside modes, drowns in the error of 3000
-    samples."""
-    num, (means, stds, weights) = 3000, parts(MODES)
+    """At 80 steps the bias, 16 % of the 4 % of the variance inside modes, is far below the error of 2000 samples."""
+    num, (means, stds, weights) = 2000, parts(MODES)
     x = path.mix(mixture_data(num, seed=1), normal(num, 1, seed=2), 1.0)
-    x = walk(name, mixture(path), x, line(1, 0, 100), **with_noise(name, options, Stream(3)))[-1].x
+    x = walk(name, mixture(path), x, line(1, 0, 80), **with_noise(name, options, Stream(3)))[-1].x
     mean = float((weights * means).sum())
     moment = [
         float((weights * k).sum())
