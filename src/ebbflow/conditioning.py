@@ -112,7 +112,7 @@ class Conditioning(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NoConditioning:
-    """Unconditional."""
+    """No condition: the model is unconditional."""
 
     def build(self, facts: DataFacts) -> None:
         """Nothing to build."""

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from ebbflow.cli.evaluate import evaluate
@@ -15,6 +14,8 @@ from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
+
+UsageError = typer.BadParameter.__bases__[0]  # click's, which typer has brought in in more than one way
 
 app = typer.Typer(
     name="ebbflow",
@@ -39,9 +40,9 @@ def run_app(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         return int(command.main([_hyphened(a) for a in arguments], prog_name="ebbflow", standalone_mode=False) or 0)
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
-        return error.exit_code
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped.", 130)
     except BrokenPipeError:
