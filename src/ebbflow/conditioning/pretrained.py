@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ TEXT_HALVES = {
     "mt5": "MT5EncoderModel",
     "umt5": "UMT5EncoderModel",
 }
+HOW = "Give conditioning.model the folder of an encoder with its tokeniser and safetensors, or its name on the hub."
 
 
 class Frozen:
@@ -124,18 +126,33 @@ def load_text_model(name: str) -> tuple[Any, Any]:
         raise ImportError(
             "conditioning 'pretrained_text' needs the package transformers: pip install 'ebbflow[text]'"
         ) from error
-    source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    folder = Path(name).expanduser()
+    if name.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise ConfigError(f"text encoder {name!r}: there is no such folder. {HOW}")
+    source = str(folder) if folder.is_dir() else name
     try:
-        kind = transformers.AutoConfig.from_pretrained(source).model_type
-        cls = getattr(transformers, TEXT_HALVES.get(kind, "AutoModel"))
-        model = cls.from_pretrained(source, use_safetensors=True)
-        tokeniser = transformers.AutoTokenizer.from_pretrained(source)
+        with _quiet(transformers, folder.is_dir()):
+            kind = transformers.AutoConfig.from_pretrained(source).model_type
+            cls = getattr(transformers, TEXT_HALVES.get(kind, "AutoModel"))
+            model = cls.from_pretrained(source, use_safetensors=True)
+            tokeniser = transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"text encoder {name!r} cannot be loaded: {reason} Give conditioning.model the folder of an encoder with "
-            "its tokeniser and safetensors, or its name on the hub."
-        ) from error
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(f"text encoder {name!r} cannot be loaded: {reason}. {HOW}") from error
     if model.config.is_encoder_decoder and kind not in TEXT_HALVES:
         raise ConfigError(f"{name!r} is a {kind}, not a text encoder. Known to work: CLIP, T5, BERT and their kin.")
     return tokeniser, model
+
+
+@contextmanager
+def _quiet(transformers: Any, quiet: bool) -> Iterator[None]:
+    """Without the package's progress bars, which say nothing of use where nothing is downloaded."""
+    bars = transformers.utils.logging
+    quiet = quiet and bars.is_progress_bar_enabled()
+    if quiet:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if quiet:
+            bars.enable_progress_bar()
