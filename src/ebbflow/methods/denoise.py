@@ -4,7 +4,7 @@ walk."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, check_pair, solve
 from ebbflow.core.shape import as_time, expand
+from ebbflow.nets import Wanted
 
 Clock = Literal["log_snr", "time"]
 LOG_SNR_LIMIT = 20.0
@@ -46,6 +47,16 @@ class Denoiser(ABC):
             ValueError: this denoiser knows no null condition.
         """
 
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        """The conditions that class indices, prompts or vectors stand for, a row each, in the form that `given` takes.
+
+        Raises:
+            ValueError: this denoiser does not take such a condition.
+        """
+        if not all(isinstance(one, int) for one in wanted):
+            raise ValueError("this model takes class indices only: no prompts and no vectors.")
+        return torch.tensor(wanted)
+
 
 Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -74,6 +85,7 @@ class NetDenoiser(Denoiser):
         prediction: what the net's output means, a name of `PREDICTIONS`.
         clock: what the net is told of t.
         make_null: num -> null conditions; None for an unconditional net.
+        make_cond: class indices, prompts or vectors -> conditions; None for a net that takes class indices as they are.
         cond: the bound condition.
 
     Raises:
@@ -85,6 +97,7 @@ class NetDenoiser(Denoiser):
     prediction: str = "velocity"
     clock: Clock = "log_snr"
     make_null: Callable[[int], Tensor] | None = None
+    make_cond: Callable[[Sequence[Wanted]], Tensor] | None = None
     cond: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -123,6 +136,9 @@ class NetDenoiser(Denoiser):
                 "nothing to guide."
             )
         return self.make_null(num)
+
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        return super().read(wanted) if self.make_cond is None else self.make_cond(wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@ prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
 from ebbflow.methods.denoise import Denoiser
+from ebbflow.nets import Wanted
 
 BATCH_LIMIT = 16  # up to this many samples one pass of both branches is faster than two
 
@@ -75,6 +76,9 @@ class ClassifierFree(Denoiser):
 
     def null(self, num: int) -> Tensor:
         return self.inner.null(num)
+
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        return self.inner.read(wanted)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         num = x_t.shape[0]

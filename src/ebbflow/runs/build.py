@@ -16,6 +16,8 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.training.loop import Batch
 
+NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
+
 
 def load_splits(config: RunConfig) -> Splits:
     """The data of a run."""
@@ -25,7 +27,14 @@ def load_splits(config: RunConfig) -> Splits:
 
 def facts_of(dataset: Dataset) -> DataFacts:
     """What a model has to know of a data set."""
-    return DataFacts(dims=dataset.dims, is_image=dataset.is_image, label_names=dataset.label_names)
+    captions = dict.fromkeys(caption for caption in dataset.captions or () if caption.strip())
+    return DataFacts(
+        dims=dataset.dims,
+        is_image=dataset.is_image,
+        label_names=dataset.label_names,
+        captions=tuple(captions)[:NUM_EXAMPLES],
+        vectors=() if dataset.vectors is None else tuple(map(tuple, dataset.vectors[:NUM_EXAMPLES].tolist())),
+    )
 
 
 def resolved(config: RunConfig, facts: DataFacts) -> RunConfig:
@@ -58,6 +67,7 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
                 prediction=config.objective.prediction,
                 clock=config.objective.clock,
                 make_null=None if conditioner is None else conditioner.null,
+                make_cond=None if conditioner is None else conditioner.read,
             )
         except ConfigError:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +68,17 @@ def describe(config: RunConfig, facts: DataFacts) -> dict[str, Any]:
     }
 
 
+def read_facts(facts: Mapping[str, Any]) -> DataFacts:
+    """The facts that `describe` wrote; what older versions did not write yet has its default."""
+    return DataFacts(
+        dims=tuple(facts["dims"]),
+        is_image=facts["is_image"],
+        label_names=tuple(facts["label_names"]),
+        captions=tuple(facts.get("captions", ())),
+        vectors=tuple(tuple(vector) for vector in facts.get("vectors", ())),
+    )
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint folder of the last step, if there is one."""
     found = sorted((folder / "checkpoints").glob("step_*"))
@@ -90,8 +102,7 @@ def open_run(path: str | Path) -> Run:
     opened = checkpoint.read(chosen)
     try:
         config = parse(opened.state["config"])
-        facts = opened.state["facts"]
-        known = DataFacts(dims=tuple(facts["dims"]), is_image=facts["is_image"], label_names=tuple(facts["label_names"]))
+        known = read_facts(opened.state["facts"])
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{chosen / 'state.json'} does not describe a model of this version: {error}") from error
     return Run(folder=chosen.parent.parent if chosen.parent.name == "checkpoints" else chosen, config=config, facts=known, checkpoint=opened)
@@ -123,7 +134,8 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
                     f"{folder} holds a run with another configuration: {section}.{key} is {before.get(key)!r} there, "
                     f"{values.get(key)!r} here. Choose another --save-dir, or repeat the old settings to resume."
                 )
-    if old.get("facts") != new["facts"]:
+    facts = old.get("facts", {})
+    if not facts or any(facts.get(key, value) != value for key, value in new["facts"].items()):
         raise ConfigError(f"{folder} holds a run on other data ({old.get('facts')}). Choose another --save-dir.")
 
 

@@ -26,7 +26,7 @@ from ebbflow.runs.build import (
     facts_of,
     resolved,
 )
-from ebbflow.runs.generate import Request, generate
+from ebbflow.runs.generate import Request, generate, row_name
 from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.ema import EMA
@@ -162,15 +162,17 @@ class Trainer:
             yield replace(here, note=f"checkpoint: {self._save(done)}")
 
     def draw(self, path: Path) -> None:
-        """A grid from the averaged weights with fixed seeds; rows are classes where there are labels."""
-        sample, names = self.config.sample, self.facts.label_names[:10] if conditioner_of(self.denoiser) else ()
+        """A grid from the averaged weights with fixed seeds; rows are classes, captions or vectors where there are
+        conditions."""
+        sample, examples = self.config.sample, self.config.conditioning.examples(self.facts)[:10]
+        names = [row_name(example, self.facts.label_names) for example in examples]
         points = not self.facts.is_image
         rows = len(names) or GRID_COLUMNS
         seeds = tuple(range(1000 if points else GRID_COLUMNS * rows))
-        labels = tuple(i * rows // len(seeds) for i in seeds) if names else None
+        places = [i * rows // len(seeds) for i in seeds]
         request = Request(
             seeds=seeds,
-            labels=labels,
+            wanted=tuple(examples[i] for i in places) if examples else None,
             guidance=sample.guidance if names else 1.0,
             sampler=sample.sampler,
             num_steps=sample.num_steps,
@@ -182,7 +184,7 @@ class Trainer:
         done = [s for s in generate(model, self.facts, request, self.device) if s.done]
         if points:
             x = torch.cat([s.x for s in done])
-            canvas.save_picture(scatter(x, labels), path, self.command)
+            canvas.save_picture(scatter(x, tuple(places) if names else None), path, self.command)
         else:
             images = torch.cat([s.images for s in done])
             canvas.save_picture(canvas.grid(images, columns=GRID_COLUMNS, row_names=names), path, self.command)
