@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.train import follow, given_flags, stop_on_interrupt
 
 if TYPE_CHECKING:
-    from ebbflow.runs.classify import ClassifierTrainer
+    from ebbflow.runs.train_classifier import ClassifierTrainer
 
 
 def train_classifier(
@@ -44,7 +45,7 @@ def train_classifier(
     holds the same one."""
     from ebbflow.config import merge, parse_classifier, read_settings
     from ebbflow.runs import load_splits
-    from ebbflow.runs.classify import ClassifierTrainer
+    from ebbflow.runs.train_classifier import ClassifierTrainer
 
     flags: dict[str, dict[str, Any]] = {
         "data": {"name": data, "dir": data_dir and str(data_dir), "size": img_size, "channels": channels},
@@ -62,7 +63,8 @@ def train_classifier(
     splits = load_splits(config)
     with stop_on_interrupt() as should_stop:
         trainer = ClassifierTrainer(config, splits, save_dir, command=this_command(), should_stop=should_stop)
-        finished = trainer.start >= config.train.num_steps or _train(trainer, len(splits.train))
+        with redirect_stdout(sys.stderr if json else sys.stdout):
+            finished = trainer.start >= config.train.num_steps or _train(trainer, len(splits.train))
     if not finished:
         print(f"stopped; the same command goes on from {save_dir}.", file=sys.stderr)
         raise typer.Exit(130)
@@ -77,8 +79,7 @@ def _train(trainer: ClassifierTrainer, num: int) -> bool:
         f"{len(facts.label_names)} classes; noisy classifier of "
         f"{sum(p.numel() for p in trainer.net.parameters()):,} parameters at the noise levels of "
         f"{type(trainer.config.path).__name__}; {trainer.device.type}, {str(trainer.dtype).removeprefix('torch.')}"
-        f"{start}",
-        file=sys.stderr,
+        f"{start}"
     )
     return follow(trainer)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Splits
     from ebbflow.runs import Trainer
-    from ebbflow.runs.classify import ClassifierTrainer
+    from ebbflow.runs.train_classifier import ClassifierTrainer
 
 DEFAULT_PRESET = "digits"
 

@@ -59,6 +59,7 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
                 prediction=config.objective.prediction,
                 clock=config.objective.clock,
                 make_null=None if conditioner is None else conditioner.null,
+                null_trained=drop_of(config) > 0,
             )
         except ConfigError:
             raise

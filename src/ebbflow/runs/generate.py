@@ -13,9 +13,11 @@ from ebbflow.conditioning import DataFacts
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance import classifier_free
+from ebbflow.methods.guidance import takes_condition
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import walk
+from ebbflow.runs.build import drop_of
+from ebbflow.runs.guiding import Guides, check_guides, guide
 from ebbflow.runs.store import Run
 
 
@@ -30,6 +32,7 @@ class Request:
         guidance: w of u + w (c - u); 1 is the conditional model, 0 the unconditional one.
         interval: log-SNR window of the guidance.
         rescale: phi in [0, 1] of the guidance.
+        guides: what else guides, see `Guides`.
         sampler, num_steps, grid, options: as in `methods.sampling.walk`.
         batch_size: samples a network evaluation.
     """
@@ -40,6 +43,7 @@ class Request:
     guidance: float = 1.0
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
+    guides: Guides = Guides()
     sampler: str = "heun"
     num_steps: int = 10
     grid: str = "uniform"
@@ -52,10 +56,7 @@ class Request:
         Raises:
             ConfigError: labels or guidance without a condition, a negative label without guidance.
         """
-        if not conditional and self.labels is not None:
-            raise ConfigError("this run is unconditional: it cannot take labels. Leave --label out.")
-        if not conditional and (self.guidance != 1 or self.negative is not None):
-            raise ConfigError("this run is unconditional: there is nothing to guide. Leave --guidance out, or set it to 1.")
+        check_guides(self, conditional)
         if self.labels is not None and len(self.labels) != len(self.seeds):
             raise ConfigError(f"one label a seed is wanted, got {len(self.labels)} labels and {len(self.seeds)} seeds.")
         if self.negative is not None and self.guidance == 1:
@@ -112,14 +113,9 @@ def _steps(
 
 def bind(denoiser: Denoiser, request: Request, labels: tuple[int, ...] | None) -> Denoiser:
     """`denoiser` with a batch's labels and the guidance of the request."""
-    cond = None if labels is None else torch.tensor(labels)
-    if request.guidance == 1 or (cond is None and request.negative is None):
-        return denoiser if cond is None else denoiser.given(cond)
+    cond = None if labels is None or not takes_condition(denoiser) else torch.tensor(labels)
     negative = None if request.negative is None else torch.tensor([request.negative])
-    guided = classifier_free(
-        denoiser, guidance=request.guidance, negative=negative, interval=request.interval, rescale=request.rescale
-    )
-    return guided.given(cond)
+    return guide(denoiser, request, labels, cond, negative)
 
 
 def default_request(run: Run, *, seeds: tuple[int, ...], labels: tuple[int, ...] | None) -> Request:
@@ -133,4 +129,5 @@ def default_request(run: Run, *, seeds: tuple[int, ...], labels: tuple[int, ...]
         grid=sample.grid,
         options=dict(sample.options),
     )
-    return request if labels is None else replace(request, guidance=sample.guidance)
+    guidable = labels is not None and drop_of(run.config) > 0
+    return replace(request, guidance=sample.guidance) if guidable else request

@@ -13,7 +13,7 @@ from torch import Tensor
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, UntrainedNullError
 
 BATCH_LIMIT = 16  # up to this many samples one pass of both branches is faster than two
 Interval = tuple[float, float] | None
@@ -55,6 +55,8 @@ def takes_condition(denoiser: Denoiser) -> bool:
     """Whether a denoiser knows conditions, which is whether it has a null one."""
     try:
         denoiser.null(1)
+    except UntrainedNullError:
+        return True
     except ValueError:
         return False
     return True
@@ -91,7 +93,10 @@ class Branches(Denoiser):
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"`rescale` must be in [0, 1], got {self.rescale}.")
         check_interval(self.interval)
-        self.inner.null(1)
+        if self.negative is None:
+            self.inner.null(1)
+        elif not takes_condition(self.inner):
+            raise ValueError("this model was trained without a condition; there is no negative one either.")
 
     @property
     def path(self):  # type: ignore[no-untyped-def,override]

@@ -1,70 +1,29 @@
-"""Noisy classifiers: trained in a folder like a run, opened to guide one."""
+"""Training a noisy classifier in a folder of its own, by the rules of a run's."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ebbflow.conditioning import DataFacts
-from ebbflow.config import ClassifierConfig, parse_classifier
+from ebbflow.config import ClassifierConfig
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Splits
-from ebbflow.errors import CheckpointError, ConfigError, DataError
-from ebbflow.methods.guidance import ClassifierObjective, NetClassifier
+from ebbflow.errors import DataError
+from ebbflow.methods.guidance import ClassifierObjective
 from ebbflow.nets.classifier import Classifier
 from ebbflow.runs.build import DatasetLoader, facts_of, rate_of
-from ebbflow.runs.store import (
-    claim,
-    describe,
-    forget_after,
-    log_row,
-    newest_checkpoint,
-    open_checkpoint,
-    prune,
-    read_facts,
-    write_text,
-)
+from ebbflow.runs.classifier import Accuracy, build_classifier, measure
+from ebbflow.runs.store import claim, describe, forget_after, log_row, newest_checkpoint, prune, write_text
 from ebbflow.runs.train import Progress
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 from ebbflow.training.loop import TrainStep, fit
 from ebbflow.training.optim import adamw
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """How often the likeliest class is the right one on held-out data, in all and by log-SNR; `loss` in nats."""
-
-    loss: float
-    accuracy: float
-    by_log_snr: dict[str, float]
-
-
-def build_classifier(config: ClassifierConfig, facts: DataFacts) -> NetClassifier:
-    """A freshly initialised classifier, the same for the same `train.seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        return NetClassifier(net=config.classifier.build(facts.dims, len(facts.label_names)))
-
-
-@torch.no_grad()
-def measure(classifier: NetClassifier, held_out: HeldOut, device: torch.device) -> Accuracy:
-    """The loss of `held_out`, and the accuracy on the same x_t."""
-    loss, _ = held_out(classifier, device)
-    assert held_out.cond is not None
-    path, (t, eps) = held_out.objective.path, held_out.draws()
-    x_t = path.mix(held_out.x0, eps, t)
-    right = []
-    for rows in torch.arange(len(t)).split(held_out.batch_size):
-        guessed = classifier.logits(x_t[rows].to(device), t[rows], path).argmax(dim=1).cpu()
-        right.append((guessed == held_out.cond[rows]).float())
-    every = torch.cat(right)
-    return Accuracy(loss=loss, accuracy=float(every.mean()), by_log_snr=bins_by_log_snr(path.log_snr(t), every))
 
 
 class ClassifierTrainer:
@@ -232,33 +191,3 @@ def _row(accuracy: Accuracy) -> dict[str, Any]:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenClassifier:
-    """A trained classifier: its folder, configuration, what it knows of its data, and the classifier itself."""
-
-    folder: Path
-    config: ClassifierConfig
-    facts: DataFacts
-    classifier: NetClassifier
-
-
-def open_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> OpenClassifier:
-    """The classifier in `path`: its folder or one of its checkpoints.
-
-    Raises:
-        CheckpointError: nothing there, or no classifier of ours.
-    """
-    folder, opened = open_checkpoint(path, "classifier")
-    try:
-        config, facts = parse_classifier(opened.state["config"]), read_facts(opened.state["facts"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{opened.folder / 'state.json'} does not describe a classifier of this version: {error}"
-        ) from error
-    classifier = build_classifier(config, facts)
-    assert isinstance(classifier.net, Classifier)
-    checkpoint.load_weights(classifier.net, opened.tensors("model"), opened.folder / "model.safetensors")
-    classifier.net.to(device).eval().requires_grad_(False)
-    return OpenClassifier(folder=folder, config=config, facts=facts, classifier=classifier)
