@@ -12,6 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebbflow.cli.common import print_json, read_integers, read_items, read_options, this_command
+from ebbflow.cli.guides import (
+    Autoguide,
+    ClassifierFolder,
+    ClassifierScale,
+    GuidanceRule,
+    GuidanceSet,
+    LossEmphasis,
+    LossName,
+    LossSet,
+    LossWeight,
+    Mask,
+    Target,
+    read_guides,
+)
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +61,17 @@ def sample(
         float, typer.Option(min=0, max=1, help="How far guided samples are brought back to their contrast.")
     ] = 0.0,
     interval: Annotated[str | None, typer.Option(help="LOW,HIGH in log-SNR: guide only there.")] = None,
+    guidance_rule: GuidanceRule = None,
+    guidance_set: GuidanceSet = None,
+    autoguide: Autoguide = None,
+    classifier: ClassifierFolder = None,
+    classifier_scale: ClassifierScale = None,
+    loss: LossName = None,
+    loss_weight: LossWeight = None,
+    loss_emphasis: LossEmphasis = None,
+    loss_set: LossSet = None,
+    target: Target = None,
+    mask: Mask = None,
     sampler: Annotated[str | None, typer.Option(help="See `ebbflow list samplers`.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.")] = None,
     grid: Annotated[str | None, typer.Option(help="Where the steps lie; see `ebbflow list grids`.")] = None,
@@ -67,16 +92,35 @@ def sample(
 ) -> None:
     """Sample a trained run with any sampler, grid, number of steps and guidance."""
     from ebbflow.runs import open_run
+    from ebbflow.runs.guiding import labelled, named
     from ebbflow.training.engine import pick_device
 
     if weights not in ("ema", "raw"):
         raise ConfigError(f"--weights must be ema or raw, got {weights!r}.")
     _check_outputs(output, trajectory)
     run = open_run(ckpt)
+    guides = read_guides(
+        run,
+        guidance_rule=guidance_rule,
+        guidance_set=guidance_set,
+        autoguide=autoguide,
+        classifier=classifier,
+        classifier_scale=classifier_scale,
+        loss=loss,
+        loss_weight=loss_weight,
+        loss_emphasis=loss_emphasis,
+        loss_set=loss_set,
+        target=target,
+        mask=mask,
+        weights=weights,
+        device=pick_device(device),
+    )
+    run = labelled(named(run, guides), guides)
     wanted = _wanted(run, label=label, labels=labels, prompts=prompt, vectors=vector)
     request = _request(run, wanted, num=num, seed=seed, seeds=seeds)
     changes: dict[str, Any] = {
-        "guidance": guidance,
+        "guidance": run.config.sample.guidance if guidance is None and autoguide is not None else guidance,
+        "guides": guides,
         "rescale": rescale,
         "sampler": sampler,
         "num_steps": steps,

@@ -20,6 +20,10 @@ Clock = Literal["log_snr", "time"]
 LOG_SNR_LIMIT = 20.0
 
 
+class UntrainedNullError(ValueError):
+    """The null condition was asked of a model that was never trained without a condition."""
+
+
 class Denoiser(ABC):
     """A callable (x_t, t) -> Estimate on a path.
 
@@ -87,6 +91,7 @@ class NetDenoiser(Denoiser):
         make_null: num -> null conditions; None for an unconditional net.
         make_cond: class indices, prompts or vectors -> conditions; None for a net that takes class indices as they are.
         cond: the bound condition.
+        null_trained: whether training ever dropped the condition; without, the null one means nothing and is refused.
 
     Raises:
         ValueError: the prediction cannot recover x0 on this path.
@@ -99,6 +104,7 @@ class NetDenoiser(Denoiser):
     make_null: Callable[[int], Tensor] | None = None
     make_cond: Callable[[Sequence[Wanted]], Tensor] | None = None
     cond: Tensor | None = None
+    null_trained: bool = True
 
     def __post_init__(self) -> None:
         check_pair(self.prediction, self.path)
@@ -114,7 +120,7 @@ class NetDenoiser(Denoiser):
         num = x_t.shape[0]
         cond = self.cond
         if cond is None and self.make_null is not None:
-            cond = self.make_null(num)
+            cond = self.null(num)
         elif cond is not None and cond.shape[0] == 1 != num:
             cond = cond.expand(num, *cond.shape[1:])
         out = self.output(x_t, t, cond if cond is None else cond.to(x_t.device))
@@ -134,6 +140,12 @@ class NetDenoiser(Denoiser):
             raise ValueError(
                 "this model was trained without a condition, so it has no null condition and guidance has "
                 "nothing to guide."
+            )
+        if not self.null_trained:
+            raise UntrainedNullError(
+                "this model never saw the null condition in training (conditioning.drop = 0): it can neither be guided "
+                "from it nor sampled without a condition. Use guidance 1 with a condition, or train with "
+                "conditioning.drop=0.1."
             )
         return self.make_null(num)
 

@@ -13,10 +13,12 @@ from ebbflow.conditioning import DataFacts
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance import classifier_free
+from ebbflow.methods.guidance import takes_condition
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import walk
 from ebbflow.nets import Wanted
+from ebbflow.runs.build import drop_of
+from ebbflow.runs.guiding import Guides, check_guides, guide
 from ebbflow.runs.store import Run
 
 T = TypeVar("T")
@@ -36,6 +38,7 @@ class Request:
         guidance: w of u + w (c - u); 1 is the conditional model, 0 the unconditional one.
         interval: log-SNR window of the guidance.
         rescale: phi in [0, 1] of the guidance.
+        guides: what else guides, see `Guides`.
         sampler, num_steps, grid, options: as in `methods.sampling.walk`.
         batch_size: samples a network evaluation.
     """
@@ -47,6 +50,7 @@ class Request:
     guidance: float = 1.0
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
+    guides: Guides = Guides()
     sampler: str = "heun"
     num_steps: int = 10
     grid: str = "uniform"
@@ -64,14 +68,7 @@ class Request:
         Raises:
             ConfigError: a condition or guidance for an unconditional run, a negative condition without guidance.
         """
-        if not conditional and self.labels is not None:
-            raise ConfigError("this run is unconditional: it cannot take labels. Leave --label out.")
-        if not conditional and self.wanted is not None:
-            raise ConfigError(
-                "this run is unconditional: it cannot take prompts or vectors. Leave --prompt and --vector out."
-            )
-        if not conditional and (self.guidance != 1 or self.negative is not None):
-            raise ConfigError("this run is unconditional: there is nothing to guide. Leave --guidance out, or set it to 1.")
+        check_guides(self, conditional)
         if self.labels is not None and self.wanted is not None:
             raise ConfigError("`labels` and `wanted` both say what the samples are to be. Give one.")
         if self.asked is not None and len(self.asked) != len(self.seeds):
@@ -145,14 +142,10 @@ def _steps(
 
 def bind(denoiser: Denoiser, request: Request, asked: tuple[Wanted, ...] | None) -> Denoiser:
     """`denoiser` with what a batch is asked to be and the guidance of the request."""
-    cond = None if asked is None else denoiser.read(asked)
-    if request.guidance == 1 or (cond is None and request.negative is None):
-        return denoiser if cond is None else denoiser.given(cond)
+    cond = None if asked is None or not takes_condition(denoiser) else denoiser.read(asked)
     negative = None if request.negative is None else denoiser.read([request.negative])
-    guided = classifier_free(
-        denoiser, guidance=request.guidance, negative=negative, interval=request.interval, rescale=request.rescale
-    )
-    return guided.given(cond)
+    labels = None if asked is None else tuple(item for item in asked if isinstance(item, int))
+    return guide(denoiser, request, labels, cond, negative)
 
 
 def default_request(
@@ -173,7 +166,8 @@ def default_request(
         grid=sample.grid,
         options=dict(sample.options),
     )
-    return request if request.asked is None else replace(request, guidance=sample.guidance)
+    guidable = request.asked is not None and drop_of(run.config) > 0
+    return replace(request, guidance=sample.guidance) if guidable else request
 
 
 def deal(items: Sequence[T], num: int) -> tuple[T, ...]:

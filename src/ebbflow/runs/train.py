@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,15 +22,16 @@ from ebbflow.runs.build import (
     conditioner_of,
     drop_of,
     facts_of,
+    rate_of,
     resolved,
 )
 from ebbflow.runs.generate import Request, generate, row_name
-from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
+from ebbflow.runs.store import claim, describe, forget_after, log_row, newest_checkpoint, prune, write_text
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.ema import EMA
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 from ebbflow.training.loop import TrainStep, fit
-from ebbflow.training.optim import LearningRate, adamw
+from ebbflow.training.optim import adamw
 
 GRID_COLUMNS = 8
 
@@ -121,14 +120,6 @@ class Trainer:
             batch_size=train.batch_size,
             seed=train.seed,
         )
-        rate = LearningRate(
-            peak=train.lr,
-            warmup_steps=train.warmup_steps,
-            schedule=train.schedule,
-            num_steps=train.num_steps,
-            decay_every=train.lr_decay_step,
-            decay_rate=train.lr_decay_rate,
-        )
         return fit(
             self.denoiser,
             self.objective,
@@ -137,7 +128,7 @@ class Trainer:
             num_steps=train.num_steps,
             start=self.start,
             ema=self.ema,
-            lr=rate,
+            lr=rate_of(train),
             seed=train.seed,
             clip=train.clip,
             dtype=self.dtype,
@@ -173,7 +164,7 @@ class Trainer:
         request = Request(
             seeds=seeds,
             wanted=tuple(examples[i] for i in places) if examples else None,
-            guidance=sample.guidance if names else 1.0,
+            guidance=sample.guidance if names and drop_of(self.config) > 0 else 1.0,
             sampler=sample.sampler,
             num_steps=sample.num_steps,
             grid=sample.grid,
@@ -201,8 +192,7 @@ class Trainer:
         }
 
     def _log(self, row: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        log_row(self.folder, row)
 
     def _make_held_out(self) -> HeldOut | None:
         data, conditioner = self.splits.held_out, conditioner_of(self.denoiser)
@@ -222,15 +212,8 @@ class Trainer:
         found = checkpoint.read(folder)
         checkpoint.restore(found, self.net, self.ema, self.optimiser)
         self.best = found.state.get("best")
-        self._forget_after(found.step)
+        forget_after(self.folder, found.step)
         return found.step
-
-    def _forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that will be done again."""
-        file = self.folder / "metrics.jsonl"
-        if file.is_file():
-            lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            write_text(file, "".join(line + "\n" for line in lines))
 
     def _save(self, step: int) -> Path:
         if self._last_held_out is not None and (self.best is None or self._last_held_out[1] < self.best["held_out"]):
@@ -240,16 +223,9 @@ class Trainer:
         folder = self.folder / "checkpoints" / f"step_{step:06d}"
         state = {"step": step, "best": self.best, **describe(self.config, self.facts)}
         checkpoint.save(folder, model=self.net, ema=self.ema, optimiser=self.optimiser, state=state)
-        self._prune()
+        prune(self.folder, self.config.train.keep, self.best["step"] if self.best else None)
         write_text(self.folder / "README.md", self._card(step))
         return folder
-
-    def _prune(self) -> None:
-        found = sorted((self.folder / "checkpoints").glob("step_*"))
-        best = f"step_{self.best['step']:06d}" if self.best else None
-        for folder in found[: -self.config.train.keep]:
-            if folder.name != best:
-                shutil.rmtree(folder)
 
     def _card(self, step: int) -> str:
         held = f" Held-out loss {self._last_held_out[1]:.4f} at step {self._last_held_out[0]}." if self._last_held_out else ""
