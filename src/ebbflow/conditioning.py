@@ -95,11 +95,18 @@ class DataFacts:
         dims: shape of one sample.
         is_image: whether samples are images scaled to [-1, 1].
         label_names: names of the classes, () without labels.
+        latent_dims: shape of one latent where the model works on latents of the samples, else None.
     """
 
     dims: tuple[int, ...]
     is_image: bool
     label_names: tuple[str, ...] = ()
+    latent_dims: tuple[int, ...] | None = None
+
+    @property
+    def state_dims(self) -> tuple[int, ...]:
+        """Shape of what the model works on."""
+        return self.dims if self.latent_dims is None else self.latent_dims
 
 
 class Conditioning(Protocol):

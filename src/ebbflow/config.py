@@ -4,7 +4,7 @@ and the cure."""
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ from ebbflow.conditioning import CONDITIONINGS, AutoConditioning, Conditioning
 from ebbflow.core.paths import PATHS, Flow, Path
 from ebbflow.errors import ConfigError, choose, nearest
 from ebbflow.nets import NETS, NetOptions
+from ebbflow.nets.autoencoder import AutoencoderOptions
 from ebbflow.nets.unet import UNetOptions
 
 Count = Annotated[int, Field(ge=1)]
@@ -84,6 +85,18 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """The latent space that the run works in.
+
+    Args:
+        autoencoder: a folder of `ebbflow train-autoencoder`, or "hf:" and the folder or hub name of a diffusers
+            AutoencoderKL; None works on the data itself.
+    """
+
+    autoencoder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """The moving average of the weights that sampling uses."""
 
@@ -119,10 +132,36 @@ class RunConfig:
     path: Path = Flow()
     objective: ObjectiveConfig = ObjectiveConfig()
     conditioning: Conditioning = AutoConditioning()
+    latent: LatentConfig = LatentConfig()
     train: TrainConfig = TrainConfig()
     ema: EmaConfig = EmaConfig()
     engine: EngineConfig = EngineConfig()
     sample: SampleConfig = SampleConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTrainConfig(TrainConfig):
+    """How an autoencoder is trained: as in `TrainConfig` (`sample_every` is of the reconstruction picture), and
+
+    Args:
+        loss: "l1" or "mse" of the reconstruction, a mean over the image.
+        kl_weight: weight of the KL divergence, in nats over the number of the image's values.
+    """
+
+    num_steps: Count = 2000
+    lr: Positive = 2e-3
+    loss: Literal["l1", "mse"] = "mse"
+    kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Everything that makes an autoencoder what it is."""
+
+    data: DataConfig = DataConfig()
+    autoencoder: AutoencoderOptions = AutoencoderOptions()
+    train: AutoencoderTrainConfig = AutoencoderTrainConfig()
+    engine: EngineConfig = EngineConfig()
 
 
 KINDS: dict[str, tuple[Mapping[str, type[Any]], str]] = {
@@ -133,10 +172,17 @@ KINDS: dict[str, tuple[Mapping[str, type[Any]], str]] = {
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
     "objective": ObjectiveConfig,
+    "latent": LatentConfig,
     "train": TrainConfig,
     "ema": EmaConfig,
     "engine": EngineConfig,
     "sample": SampleConfig,
+}
+AUTOENCODER_SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "autoencoder": AutoencoderOptions,
+    "train": AutoencoderTrainConfig,
+    "engine": EngineConfig,
 }
 Layer = dict[str, dict[str, Any]]
 
@@ -147,15 +193,26 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: unknown section, kind or key; a value of the wrong type or out of range.
     """
-    known = [*SECTIONS, *KINDS]
+    return RunConfig(**_sections(values, [*SECTIONS, *KINDS], _section))
+
+
+def parse_autoencoder(values: Mapping[str, Any]) -> AutoencoderConfig:
+    """The configuration of an autoencoder's training; see `parse`."""
+    known = AUTOENCODER_SECTIONS
+    return AutoencoderConfig(**_sections(values, [*known], lambda name, given: _checked(known[name], given, name)))
+
+
+def _sections(
+    values: Mapping[str, Any], known: list[str], read: Callable[[str, dict[str, Any]], Any]
+) -> dict[str, Any]:
     sections = {}
     for name, given in values.items():
         if name not in known:
             raise ConfigError(f"unknown section {name!r} of the configuration. {nearest(name, known)}")
         if not isinstance(given, Mapping):
             raise ConfigError(f"section {name!r} must hold keys, got {given!r}. Write {name}.key=value.")
-        sections[name] = _section(name, dict(given))
-    return RunConfig(**sections)
+        sections[name] = read(name, dict(given))
+    return sections
 
 
 def _section(name: str, given: dict[str, Any]) -> Any:
@@ -182,8 +239,8 @@ def _checked(cls: type[Any], given: dict[str, Any], section: str, of_kind: str =
         raise ConfigError(f"{where}: {message[0].lower() + message[1:]}{got}") from error
 
 
-def to_dict(config: RunConfig) -> Layer:
-    """The inverse of `parse`, ready for JSON."""
+def to_dict(config: RunConfig | AutoencoderConfig) -> Layer:
+    """The inverse of `parse` and `parse_autoencoder`, ready for JSON."""
     sections: Layer = {}
     for f in fields(config):
         section = getattr(config, f.name)

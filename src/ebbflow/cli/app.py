@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 import typer
 
+from ebbflow.cli.autoencoder import train_autoencoder
 from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(train)
+app.command("train-autoencoder")(train_autoencoder)
 app.command()(sample)
 app.command()(info)
 app.command("list")(list_names)

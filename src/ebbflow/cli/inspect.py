@@ -29,6 +29,7 @@ def info(
         "step": opened.checkpoint.step,
         "num_parameters": sum(value.numel() for value in tensors.values()),
         "dims": list(opened.facts.dims),
+        **({"latent_dims": list(latent)} if (latent := opened.facts.latent_dims) else {}),
         "label_names": list(opened.facts.label_names),
         "best": state.get("best"),
         "versions": state.get("versions"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Splits
     from ebbflow.runs import Trainer
+    from ebbflow.runs.autoencoder import AutoencoderTrainer
 
 DEFAULT_PRESET = "digits"
 
@@ -90,7 +91,7 @@ def train(
         },
         "engine": {"device": device},
     }
-    layers = [read_preset(name), *([read_toml(config)] if config else []), read_settings(set_ or []), _given(flags)]
+    layers = [read_preset(name), *([read_toml(config)] if config else []), read_settings(set_ or []), given(flags)]
     resolved = parse(merge(*layers))
     splits = load_splits(resolved)
     if epochs is not None:
@@ -103,7 +104,7 @@ def train(
         _train(resolved, splits, folder)
 
 
-def _given(flags: dict[str, dict[str, Any]]) -> Layer:
+def given(flags: dict[str, dict[str, Any]]) -> Layer:
     """The flags that were given, section by section."""
     layers = {
         section: {key: value for key, value in keys.items() if value is not None} for section, keys in flags.items()
@@ -114,7 +115,9 @@ def _given(flags: dict[str, dict[str, Any]]) -> Layer:
 def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
     from ebbflow.runs import Trainer
 
-    with _stop_on_interrupt() as should_stop:
+    with stop_on_interrupt() as should_stop:
+        if config.latent.autoencoder is not None:
+            print(f"encoding {len(splits.train):,} images once with {config.latent.autoencoder}", flush=True)
         trainer = Trainer(config, splits, folder, command=this_command(), should_stop=should_stop)
         print(_headline(trainer, len(splits.train)))
         if trainer.start >= config.train.num_steps:
@@ -123,7 +126,7 @@ def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
                 "another --save-dir."
             )
             return
-        finished = _follow(trainer)
+        finished = follow(trainer)
     if not finished:
         print(f"stopped; the same command goes on from {folder}.", file=sys.stderr)
         raise typer.Exit(130)
@@ -133,15 +136,17 @@ def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
 def _headline(trainer: Trainer, num: int) -> str:
     config, dtype = trainer.config, str(trainer.dtype).removeprefix("torch.")
     start = f", going on from step {trainer.start}" if trainer.start else ""
+    latent = trainer.facts.latent_dims
+    space = f" as latents of {'x'.join(map(str, latent))}" if latent else ""
     return (
-        f"{config.data.name}: {num:,} samples of {'x'.join(map(str, trainer.facts.dims))}; "
+        f"{config.data.name}: {num:,} samples of {'x'.join(map(str, trainer.facts.dims))}{space}; "
         f"{type(trainer.net.net).__name__} of "
         f"{trainer.num_parameters:,} parameters; {config.objective.prediction} on {type(config.path).__name__}; "
         f"{trainer.device.type}, {dtype}{start}"
     )
 
 
-def _follow(trainer: Trainer) -> bool:
+def follow(trainer: Trainer | AutoencoderTrainer) -> bool:
     """Show the run's progress; True when it came to its end."""
     from tqdm import tqdm
 
@@ -163,7 +168,7 @@ def _follow(trainer: Trainer) -> bool:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """A question that answers True after SIGINT or SIGTERM; a second signal ends the process at once."""
     asked: list[int] = []
 

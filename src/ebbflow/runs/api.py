@@ -90,7 +90,7 @@ def sample(
     wanted = Request(**{**vars(default), **request})
     denoiser = run.denoiser(weights, device=device)
     wanted.check(run.facts, denoiser.make_null is not None)
-    done = [s for s in generate(denoiser, run.facts, wanted, device) if s.done]
+    done = [s for s in generate(denoiser, run.facts, wanted, device, space=run.space(device)) if s.done]
     images = torch.cat([s.images for s in done]) if run.facts.is_image else None
     return SampleSet(
         x=torch.cat([s.x for s in done]), seeds=wanted.seeds, labels=dealt, label_names=run.facts.label_names, images=images

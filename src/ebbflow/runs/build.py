@@ -12,6 +12,7 @@ from ebbflow.config import RunConfig
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
+from ebbflow.latent import Encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.training.loop import Batch
@@ -25,7 +26,10 @@ def load_splits(config: RunConfig) -> Splits:
 
 def facts_of(dataset: Dataset) -> DataFacts:
     """What a model has to know of a data set."""
-    return DataFacts(dims=dataset.dims, is_image=dataset.is_image, label_names=dataset.label_names)
+    latent_dims = dataset.latent_dims if isinstance(dataset, Encoded) else None
+    return DataFacts(
+        dims=dataset.dims, is_image=dataset.is_image, label_names=dataset.label_names, latent_dims=latent_dims
+    )
 
 
 def resolved(config: RunConfig, facts: DataFacts) -> RunConfig:
@@ -51,7 +55,8 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
         torch.manual_seed(config.train.seed)
         try:
             conditioner = config.conditioning.build(facts)
-            net = config.net.build(facts.dims, facts.dims[0], None if conditioner is None else conditioner.spec)
+            dims = facts.state_dims
+            net = config.net.build(dims, dims[0], None if conditioner is None else conditioner.spec)
             return NetDenoiser(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,

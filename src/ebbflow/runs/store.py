@@ -13,16 +13,19 @@ import torch
 from ebbflow import __version__
 from ebbflow.canvas import whole_file
 from ebbflow.conditioning import ConditionedNet, DataFacts
-from ebbflow.config import RunConfig, parse, to_dict
+from ebbflow.config import AutoencoderConfig, RunConfig, parse, to_dict
 from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.runs.build import build_denoiser
+from ebbflow.runs.spaces import FILE, read_space
 from ebbflow.training import checkpoint
 from ebbflow.training.checkpoint import Checkpoint
 
 Weights = Literal["ema", "raw"]
 FREE_KEYS = ("train.num_steps", "train.save_every", "train.keep", "train.sample_every", "train.held_out_every", "train.log_every")
 FREE_SECTIONS = ("sample", "engine")
+AUTOENCODER = "autoencoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +59,24 @@ class Run:
         denoiser.net.to(device=device, dtype=dtype).eval().requires_grad_(False)
         return denoiser
 
+    def space(self, device: torch.device | str = "cpu") -> LatentSpace | None:
+        """The latent space that the model works in, None where it works on the data itself.
 
-def describe(config: RunConfig, facts: DataFacts) -> dict[str, Any]:
+        Raises:
+            CheckpointError: its file is missing or damaged.
+        """
+        if self.facts.latent_dims is None:
+            return None
+        return read_space(self.checkpoint.folder / FILE).to(device)
+
+
+def describe(config: RunConfig | AutoencoderConfig, facts: DataFacts) -> dict[str, Any]:
     """What a checkpoint and a run's config.json say of themselves."""
     return {
         "format": 1,
+        **({"kind": AUTOENCODER} if isinstance(config, AutoencoderConfig) else {}),
         "config": to_dict(config),
-        "facts": asdict(facts),
+        "facts": {key: value for key, value in asdict(facts).items() if (key, value) != ("latent_dims", None)},
         "versions": {"ebbflow": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
@@ -88,36 +102,50 @@ def open_run(path: str | Path) -> Run:
     if chosen is None:
         raise CheckpointError(f"{path} is not a run of ebbflow: there is no checkpoint in it.")
     opened = checkpoint.read(chosen)
+    if opened.state.get("kind") == AUTOENCODER:
+        raise CheckpointError(f"{path} holds an autoencoder. Train a run with it: --set latent.autoencoder={path}")
     try:
         config = parse(opened.state["config"])
         facts = opened.state["facts"]
-        known = DataFacts(dims=tuple(facts["dims"]), is_image=facts["is_image"], label_names=tuple(facts["label_names"]))
+        latent_dims = None if facts.get("latent_dims") is None else tuple(facts["latent_dims"])
+        known = DataFacts(
+            dims=tuple(facts["dims"]),
+            is_image=facts["is_image"],
+            label_names=tuple(facts["label_names"]),
+            latent_dims=latent_dims,
+        )
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{chosen / 'state.json'} does not describe a model of this version: {error}") from error
     return Run(folder=chosen.parent.parent if chosen.parent.name == "checkpoints" else chosen, config=config, facts=known, checkpoint=opened)
 
 
-def claim(folder: Path, config: RunConfig, facts: DataFacts) -> None:
+def claim(folder: Path, config: RunConfig | AutoencoderConfig, facts: DataFacts) -> None:
     """Make `folder` the home of a run, or find that it already is.
 
     Raises:
         ConfigError: it holds a run of another configuration, or files of something else.
     """
-    description = describe(config, facts)
+    description, old = describe(config, facts), {}
     file = folder / "config.json"
     if file.is_file():
-        _require_same(folder, json.loads(file.read_text()), json.loads(json.dumps(description)))
+        old = json.loads(file.read_text())
+        _require_same(folder, old, json.loads(json.dumps(description)))
     elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run. Choose another --save-dir.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(description, indent=2))
+    write_text(file, json.dumps({**old, **description}, indent=2))
 
 
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if old.get("kind") != new.get("kind"):
+        held = "an autoencoder" if old.get("kind") else "a run"
+        raise ConfigError(f"{folder} holds {held}. Choose another --save-dir.")
     for section, values in new["config"].items():
         before = old.get("config", {}).get(section, {})
         for key in values.keys() | before.keys():
             free = section in FREE_SECTIONS or f"{section}.{key}" in FREE_KEYS or (section, key) == ("data", "dir")
+            if (section, key) == ("latent", "autoencoder"):  # its weights are compared, it may have been moved
+                free = bool(values.get(key)) and bool(before.get(key))
             if not free and values.get(key) != before.get(key):
                 raise ConfigError(
                     f"{folder} holds a run with another configuration: {section}.{key} is {before.get(key)!r} there, "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,12 +25,14 @@ from ebbflow.runs.build import (
     resolved,
 )
 from ebbflow.runs.generate import Request, generate
+from ebbflow.runs.spaces import enter, keep
 from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
+from ebbflow.runs.upkeep import forget_after, is_due, learning_rate, log_metrics, prune
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.ema import EMA
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 from ebbflow.training.loop import TrainStep, fit
-from ebbflow.training.optim import LearningRate, adamw
+from ebbflow.training.optim import adamw
 
 GRID_COLUMNS = 8
 
@@ -66,6 +66,7 @@ class Trainer:
     def __init__(
         self, config: RunConfig, splits: Splits, folder: Path, *, command: str = "", should_stop: Callable[[], bool] = lambda: False
     ) -> None:
+        self.space, splits = enter(config, splits, folder)
         self.facts = facts_of(splits.train)
         self.config = config = resolved(config, self.facts)
         self.splits, self.folder, self.command, self.should_stop = splits, folder, command, should_stop
@@ -76,6 +77,7 @@ class Trainer:
         self.denoiser = build_denoiser(config, self.facts)
         self.net.to(self.device)
         claim(folder, config, self.facts)
+        self.space_file = keep(self.space, folder)
         self.ema = EMA(self.net, config.ema.decay)
         self.optimiser = adamw(self.net.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.best: dict[str, Any] | None = None
@@ -121,14 +123,6 @@ class Trainer:
             batch_size=train.batch_size,
             seed=train.seed,
         )
-        rate = LearningRate(
-            peak=train.lr,
-            warmup_steps=train.warmup_steps,
-            schedule=train.schedule,
-            num_steps=train.num_steps,
-            decay_every=train.lr_decay_step,
-            decay_rate=train.lr_decay_rate,
-        )
         return fit(
             self.denoiser,
             self.objective,
@@ -137,7 +131,7 @@ class Trainer:
             num_steps=train.num_steps,
             start=self.start,
             ema=self.ema,
-            lr=rate,
+            lr=learning_rate(train),
             seed=train.seed,
             clip=train.clip,
             dtype=self.dtype,
@@ -149,16 +143,16 @@ class Trainer:
         finished = done == train.num_steps
         here = Progress(step=done, num_steps=train.num_steps, loss=step.loss, lr=step.lr)
         yield here
-        if self.held_out is not None and (_due(done, train.held_out_every) or finished):
+        if self.held_out is not None and (is_due(done, train.held_out_every) or finished):
             loss, by_level = self.held_out(replace(self.denoiser, net=self.ema.module), self.device)
             self._log({"step": done, "held_out": loss, "held_out_by_log_snr": by_level})
             self._last_held_out = (done, loss)
             yield replace(here, held_out=loss)
-        if _due(done, train.sample_every) or finished:
+        if is_due(done, train.sample_every) or finished:
             path = self.folder / "samples" / f"step_{done:06d}.png"
             self.draw(path)
             yield replace(here, note=f"samples: {path}")
-        if _due(done, train.save_every) or stop:
+        if is_due(done, train.save_every) or stop:
             yield replace(here, note=f"checkpoint: {self._save(done)}")
 
     def draw(self, path: Path) -> None:
@@ -179,7 +173,7 @@ class Trainer:
             batch_size=250 if points else 64,
         )
         model = replace(self.denoiser, net=engine.WorkingCopy(self.ema.module, self.dtype).module)
-        done = [s for s in generate(model, self.facts, request, self.device) if s.done]
+        done = [s for s in generate(model, self.facts, request, self.device, space=self.space) if s.done]
         if points:
             x = torch.cat([s.x for s in done])
             canvas.save_picture(scatter(x, labels), path, self.command)
@@ -199,8 +193,7 @@ class Trainer:
         }
 
     def _log(self, row: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        log_metrics(self.folder, row)
 
     def _make_held_out(self) -> HeldOut | None:
         data, conditioner = self.splits.held_out, conditioner_of(self.denoiser)
@@ -220,15 +213,8 @@ class Trainer:
         found = checkpoint.read(folder)
         checkpoint.restore(found, self.net, self.ema, self.optimiser)
         self.best = found.state.get("best")
-        self._forget_after(found.step)
+        forget_after(self.folder, found.step)
         return found.step
-
-    def _forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that will be done again."""
-        file = self.folder / "metrics.jsonl"
-        if file.is_file():
-            lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            write_text(file, "".join(line + "\n" for line in lines))
 
     def _save(self, step: int) -> Path:
         if self._last_held_out is not None and (self.best is None or self._last_held_out[1] < self.best["held_out"]):
@@ -237,17 +223,12 @@ class Trainer:
                 self.best = {"step": step, "held_out": loss}
         folder = self.folder / "checkpoints" / f"step_{step:06d}"
         state = {"step": step, "best": self.best, **describe(self.config, self.facts)}
-        checkpoint.save(folder, model=self.net, ema=self.ema, optimiser=self.optimiser, state=state)
-        self._prune()
+        checkpoint.save(
+            folder, model=self.net, ema=self.ema, optimiser=self.optimiser, state=state, beside=self.space_file
+        )
+        prune(self.folder, keep=self.config.train.keep, best=self.best["step"] if self.best else None)
         write_text(self.folder / "README.md", self._card(step))
         return folder
-
-    def _prune(self) -> None:
-        found = sorted((self.folder / "checkpoints").glob("step_*"))
-        best = f"step_{self.best['step']:06d}" if self.best else None
-        for folder in found[: -self.config.train.keep]:
-            if folder.name != best:
-                shutil.rmtree(folder)
 
     def _card(self, step: int) -> str:
         held = f" Held-out loss {self._last_held_out[1]:.4f} at step {self._last_held_out[0]}." if self._last_held_out else ""
@@ -260,7 +241,3 @@ class Trainer:
             f"on path {config.path.__class__.__name__}.{held}\n\nMade by\n\n```\n{self.command}\n```\n\n"
             f"Sample it with\n\n```\nebbflow sample --ckpt {self.folder} --output samples.png\n```\n"
         )
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
