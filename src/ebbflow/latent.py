@@ -13,7 +13,7 @@ from ebbflow.data import Dataset
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions
 from ebbflow.nets.padding import padded
 
-BATCH = 256
+BATCH = 64
 SMALLEST_STD = 1e-6  # a channel that never varies is only shifted
 
 

@@ -85,11 +85,10 @@ def _decoder(options: AutoencoderOptions, out_channels: int) -> nn.Sequential:
     now = options.channels[-1]
     modules: list[nn.Module] = [nn.Conv2d(options.latent_channels, now, 3, padding=1)]
     for level, width in reversed(list(enumerate(options.channels))):
-        for _ in range(options.num_blocks):
-            modules.append(PlainBlock(now, width))
-            now = width
+        modules += [PlainBlock(width, width) for _ in range(options.num_blocks)]
         if level > 0:
-            modules += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(now, now, 3, padding=1)]
+            now = options.channels[level - 1]
+            modules += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, now, 3, padding=1)]
     return nn.Sequential(*modules, *_head(now, out_channels))
 
 

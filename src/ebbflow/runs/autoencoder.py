@@ -27,6 +27,7 @@ from ebbflow.training.autoencoder import AutoencoderStep, Fidelity, fit_autoenco
 from ebbflow.training.optim import adamw
 
 COLUMNS = 12
+MEASURED = 10_000  # training images behind the latent statistics: means to about a thousandth
 
 
 def load_images(config: AutoencoderConfig) -> Splits:
@@ -191,9 +192,10 @@ class AutoencoderTrainer:
         return folder
 
     def _publish(self) -> None:
-        """Measure the latent statistics over the training data and write what a run takes."""
-        space = LatentSpace(self.net, self.facts.dims)
-        space.measure(batches_of(self.splits.train))
+        """Measure the latent statistics, over evenly spaced training images where there are many, and write what a run
+        takes."""
+        space, data = LatentSpace(self.net, self.facts.dims), self.splits.train
+        space.measure(batches_of(data.select(torch.arange(0, len(data), -(-len(data) // MEASURED)))))
         fidelity = self.fidelity or self.measure()
         facts = {
             **describe(self.config, self.facts),
