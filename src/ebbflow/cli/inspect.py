@@ -52,6 +52,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
+    from ebbflow.latent import AUTOENCODERS
     from ebbflow.methods.guidance import GUIDANCE
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.nets import NETS
@@ -66,6 +67,7 @@ def _catalogue() -> dict[str, Any]:
         "guidance": GUIDANCE,
         "nets": NETS,
         "conditionings": CONDITIONINGS,
+        "autoencoders": AUTOENCODERS,
         "datasets": DATASETS,
         "presets": presets(),
     }

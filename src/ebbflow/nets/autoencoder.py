@@ -93,7 +93,8 @@ def _decoder(options: AutoencoderOptions, out_channels: int) -> nn.Sequential:
 
 
 class Autoencoder(nn.Module):
-    """See `AutoencoderOptions`; q(z | x) = N(mean(x), exp(log_var(x))), any height and width."""
+    """A KL autoencoder, q(z | x) = N(mean(x), exp(log_var(x))), of images of any height and width; see
+    `AutoencoderOptions`."""
 
     def __init__(self, options: AutoencoderOptions, channels: int) -> None:
         super().__init__()

@@ -124,7 +124,7 @@ def load_space(source: str, data: Dataset, *, measure: bool = True) -> LatentSpa
             space.measure(batches_of(data))
         return space
     try:
-        space = read_space(_file_of(Path(source).expanduser()))
+        space = read_space(_file_of(Path(source).expanduser(), data))
     except CheckpointError as error:
         raise ConfigError(f"latent.autoencoder: {error}") from error
     _require_dims(space, data, source)
@@ -157,11 +157,11 @@ def _is_local(source: str) -> bool:
     return Path(source.removeprefix(HF)).expanduser().exists()
 
 
-def _file_of(path: Path) -> Path:
+def _file_of(path: Path, data: Dataset) -> Path:
     """The file of the latent space in a folder, or the path itself."""
     if not path.exists():
         raise ConfigError(
-            f"latent.autoencoder: {path} does not exist. Make it with: ebbflow train-autoencoder --data NAME "
+            f"latent.autoencoder: {path} does not exist. Make it with: ebbflow train-autoencoder --data {data.name} "
             f"--save-dir {path}"
         )
     if path.is_file():
