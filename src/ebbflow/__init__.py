@@ -32,6 +32,7 @@ _PUBLIC = {
     "Objective": "methods.objective",
     "GUIDANCE": "methods.guidance",
     "classifier_free": "methods.guidance",
+    "LatentSpace": "latent",
     "EMA": "training.ema",
     "fit": "training.loop",
     "load": "runs.api",

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from ebbflow.cli.autoencoder import train_autoencoder
 from ebbflow.cli.classify import train_classifier
 from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command("train-classifier")(train_classifier)
+app.command("train-autoencoder")(train_autoencoder)
 app.command()(sample)
 app.command()(evaluate)
 app.command()(info)

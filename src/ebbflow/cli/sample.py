@@ -160,7 +160,9 @@ def _wanted(
     if len(flags) > 1:
         raise ConfigError(f"{' and '.join(flags)} all choose what to make. Give one.")
     if flags and not run.config.conditioning.examples(run.facts):
-        raise ConfigError(f"this run is unconditional: it cannot take {flags[0][2:].rstrip('s')}s. Leave {flags[0]} out.")
+        raise ConfigError(
+            f"this run is unconditional: it cannot take {flags[0][2:].rstrip('s')}s. Leave {flags[0]} out."
+        )
     if label is not None or labels is not None:
         return tuple(_indices(run, [label] if label is not None else read_items(labels or "")))
     return tuple(prompts) if prompts is not None else None if vectors is None else tuple(map(_numbers, vectors))
@@ -236,7 +238,7 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
     singly, kept, frames = not output.suffix, [], []
     if singly and not run.facts.is_image:
         raise ConfigError("samples of this run are points: give a .png or .npz output instead of a folder.")
-    for batch in _shown(generate(denoiser, run.facts, request, device), request):
+    for batch in _shown(generate(denoiser, run.facts, request, device, space=run.space(device)), request):
         if trajectory is not None and batch.seeds[0] == request.seeds[0]:
             frames.append(_picture(run, batch.images if run.facts.is_image else batch.x, batch.asked))
         if batch.done and singly:
