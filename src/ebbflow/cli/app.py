@@ -14,6 +14,7 @@ from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
+from ebbflow.cli.verify import verify
 
 app = typer.Typer(
     name="ebbflow",
@@ -29,6 +30,7 @@ app.command()(sample)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")
+app.command()(verify)
 app.command()(doctor)
 
 
