@@ -255,8 +255,8 @@ def _of_grid(
         if prediction not in regular:
             row = replace(_without_run(row), refused=fault is None)
         elif len(runs) == 2:
-            row = replace(row, prediction_error=_number(runs[1].moved[regular.index(prediction)]))
-            fault = None if runs[1].moved[regular.index(prediction)] <= SAME else "it moves the result"
+            moved = runs[1].moved[regular.index(prediction)]
+            row, fault = replace(row, prediction_error=_number(moved)), _moved_fault(moved, runs[1])
         if fault is not None:
             fault = f"prediction {prediction!r}: {fault}"
         yield replace(row, ok=row.ok and fault is None, reason=row.reason or fault)
@@ -269,14 +269,24 @@ def _without_run(row: Verdict) -> Verdict:
     )
 
 
+def _moved_fault(moved: float, run: Outcome) -> str | None:
+    """A prediction that does more than round."""
+    if moved <= SAME:
+        return None
+    return f"the result moves by {moved:.2g}" if math.isfinite(moved) else f"the result is not finite{_asked(run)}"
+
+
+def _asked(run: Outcome) -> str:
+    return "; the sampler asks at t = 0, where only t in (0, 1] is allowed" if run.asked_clean else ""
+
+
 def _run_fault(sampler: Sampler, bench: Bench, run: Outcome) -> str | None:
     """Results that are no numbers, or another cost than the declared one (a step out of infinite speed may cost
     less)."""
     first = bench.path.at(1.0)
     regular = bool((first.alpha_dot.isfinite() & first.sigma_dot.isfinite()).all())
     if not math.isfinite(run.error):
-        asked = "; it asks the denoiser at t = 0, where only t in (0, 1] is allowed" if run.asked_clean else ""
-        return f"its result with {run.num_steps} steps is not finite{asked}"
+        return f"its result with {run.num_steps} steps is not finite{_asked(run)}"
     declared = sampler.evaluations(run.num_steps)
     if run.evaluations > declared or (run.evaluations < declared and regular):
         return f"{declared} evaluations are declared for {run.num_steps} steps, {run.evaluations} are made"
