@@ -98,6 +98,6 @@ def failures(rows: Sequence[Verdict]) -> list[tuple[str, list[Verdict]]]:
 
 def summary(rows: Sequence[Verdict]) -> str:
     """One sentence about all rows."""
-    bad, refused = sum(not row.ok for row in rows), sum(row.refused for row in rows)
+    bad, refused = sum(not row.ok for row in rows), sum(row.refused and row.ok for row in rows)
     note = f" ({refused} singular pairs refused, as they must be)" if refused else ""
     return f"{len(rows)} combinations, {len(rows) - bad} ok{note}, {bad} not ok."
