@@ -17,6 +17,7 @@ from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
+from ebbflow.cli.verify import verify
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer has brought in in more than one way
 
@@ -37,6 +38,7 @@ app.command()(evaluate)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")
+app.command()(verify)
 app.command()(doctor)
 
 
