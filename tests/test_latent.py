@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 import ebbflow
+from ebbflow import canvas
 from ebbflow.cli.app import run_app
 from ebbflow.config import AutoencoderConfig, parse, parse_as
 from ebbflow.data import load_dataset, to_uint8
@@ -26,7 +27,9 @@ from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encode
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
 from ebbflow.runs import Trainer, facts_of, generate, load_splits, open_run
 from ebbflow.runs.autoencoder import AutoencoderTrainer, load_images
+from ebbflow.runs.evaluate import _denoising
 from ebbflow.runs.generate import default_request
+from ebbflow.runs.guiding import open_guides
 from ebbflow.runs.spaces import fingerprint, read_space, save_space
 from ebbflow.training.autoencoder import losses_of
 
@@ -243,12 +246,13 @@ def never() -> bool:
 
 
 def train_autoencoder(folder: Path, should_stop: Callable[[], bool], precision: str = "fp32") -> AutoencoderTrainer:
-    config = parse_as(AutoencoderConfig, 
+    config = parse_as(
+        AutoencoderConfig,
         {
             "autoencoder": {"channels": (8, 8)},
             "train": {"num_steps": 8, "batch_size": 16, "warmup_steps": 2},
             "engine": {"precision": precision, "device": "cpu"},
-        }
+        },
     )
     trainer = AutoencoderTrainer(config, load_images(config), folder, should_stop=should_stop)
     for _ in trainer.events():
@@ -355,6 +359,42 @@ def test_resuming_is_uninterrupted_and_wants_the_same_autoencoder(
     without = parse({**layer, "latent": {}})
     with pytest.raises(ConfigError, match=r"latent\.autoencoder is .* there, None here"):
         Trainer(without, load_splits(without), tmp_path / "parts")
+
+
+def test_guides_respect_the_latent_space(
+    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened, target = open_run(run[0]), load_dataset("digits").train.x0(torch.tensor([0]))
+    guides = open_guides(opened, loss=lambda x0: (x0 - target).square().flatten(1).sum(1), loss_weight=0.5)
+    assert guides.loss is not None
+    z = normal(2, 4, 4, 4, dtype=torch.float32).requires_grad_()
+    value = guides.loss(z)
+    space = opened.space()
+    assert space is not None
+    torch.testing.assert_close(value, (space.decode(z) - target).square().flatten(1).sum(1))
+    assert float(torch.autograd.grad(value.sum(), z)[0].abs().sum()) > 0, "images guide latents"
+    canvas.save_picture(canvas.to_picture(to_uint8(target[0])), tmp_path / "target.png")
+    sample = ["sample", "--ckpt", str(run[0]), "--output", str(tmp_path / "a.png"), "--num", "4"]
+    loss = ["--loss", "inpaint", "--mask", "left", "--target", str(tmp_path / "target.png")]
+    assert run_app([*sample, *loss]) == 0
+    pixels = ["--max-steps", "2", "--batch-size", "8"]
+    net = ["--set", "net.channels=[16]", "--set", "net.num_heads=2", "--set", "sample.num_steps=1"]
+    assert run_app(["train", *pixels, *net, "--save-dir", str(tmp_path / "pixels")]) == 0
+    code = run_app([*sample, "--autoguide", str(tmp_path / "pixels"), "--guidance", "2"])
+    refused(capsys, code, "the same latent space")
+    assert run_app(["train-classifier", *pixels, "--save-dir", str(tmp_path / "classifier")]) == 0
+    capsys.readouterr()
+    refused(capsys, run_app([*sample, "--classifier", str(tmp_path / "classifier")]), "noisy latents")
+
+
+def test_the_denoising_error_is_measured_on_latents(run: tuple[Path, Path]) -> None:
+    opened = open_run(run[0])
+    work = _denoising(opened.denoiser(), load_dataset("digits").held_out, opened.space(), torch.device("cpu"))
+
+    def table() -> Iterator[list[object]]:
+        yield (yield from work)
+
+    assert len(list(table())[-1]) > 0
 
 
 def test_the_dry_run_and_info_know_the_latents(run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -472,9 +512,9 @@ def test_what_is_no_autoencoder_is_refused(
     (part / "model.safetensors").write_bytes((run[0] / "checkpoints" / "step_000004" / "ema.safetensors").read_bytes())
     refused(capsys, train(new, part), "does not describe an autoencoder")
     refused(capsys, train(new, f"hf:{tmp_path / 'empty'}"), "cannot be loaded as a diffusers AutoencoderKL")
-    refused(capsys, run_app(["sample", "--ckpt", str(trained), "--output", "a.png"]), "autoencoder")
-    refused(capsys, train(trained, trained), "autoencoder", "--save-dir")
-    refused(capsys, autoencode(run[0]), "holds a run", "--save-dir")
+    refused(capsys, run_app(["sample", "--ckpt", str(trained), "--output", "a.png"]), "holds a trained autoencoder")
+    refused(capsys, train(trained, trained), "holds an autoencoder, not a model", "--save-dir")
+    refused(capsys, autoencode(run[0]), "holds a model, not an autoencoder", "--save-dir")
     refused(capsys, run_app(["train", "--set", "latent.autoencoder=3"]), "latent.autoencoder")
 
 

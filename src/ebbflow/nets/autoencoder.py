@@ -56,8 +56,8 @@ class PlainBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(channels_in), nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(channels), zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.norm1, self.conv1 = group_norm(channels_in, 2), nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(channels, 2), zeroed(nn.Conv2d(channels, channels, 3, padding=1))
         self.skip = nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class PlainBlock(nn.Module):
 
 
 def _head(channels_in: int, channels: int) -> list[nn.Module]:
-    return [group_norm(channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)]
+    return [group_norm(channels_in, 2), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)]
 
 
 def _encoder(options: AutoencoderOptions, in_channels: int) -> nn.Sequential:

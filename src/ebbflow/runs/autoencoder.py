@@ -16,8 +16,7 @@ from ebbflow.config import AutoencoderConfig
 from ebbflow.data import Dataset, Splits, load_dataset, to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.latent import LatentSpace, batches_of
-from ebbflow.nets.autoencoder import Autoencoder
-from ebbflow.runs.build import DatasetLoader, facts_of
+from ebbflow.runs.build import DatasetLoader, build_autoencoder, facts_of
 from ebbflow.runs.spaces import MODEL, save_space
 from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
 from ebbflow.runs.train import Progress
@@ -219,10 +218,3 @@ class AutoencoderTrainer:
             f"Train a model in its latent space with\n\n```\nebbflow train --data {self.config.data.name} "
             f"--set latent.autoencoder={self.folder}\n```\n"
         )
-
-
-def build_autoencoder(config: AutoencoderConfig, dims: tuple[int, ...]) -> Autoencoder:
-    """A freshly initialised autoencoder, the same for the same `train.seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        return config.autoencoder.build(dims)

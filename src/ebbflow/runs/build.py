@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
-from ebbflow.config import ClassifierConfig, RunConfig
+from ebbflow.config import AutoencoderConfig, ClassifierConfig, RunConfig
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
+from ebbflow.nets.autoencoder import Autoencoder
 from ebbflow.training.loop import Batch
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
@@ -77,6 +78,13 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
             raise
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def build_autoencoder(config: AutoencoderConfig, dims: tuple[int, ...]) -> Autoencoder:
+    """A freshly initialised autoencoder, the same for the same `train.seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return config.autoencoder.build(dims)
 
 
 def conditioner_of(denoiser: NetDenoiser) -> Conditioner | None:

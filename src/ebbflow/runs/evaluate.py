@@ -24,6 +24,7 @@ from ebbflow.evaluation.denoising import denoising_errors
 from ebbflow.evaluation.features import Classifier, Counts, FeatureMap
 from ebbflow.evaluation.measure import Sets, check_num, measure, memorisation
 from ebbflow.evaluation.metrics import Comparison
+from ebbflow.latent import LatentSpace, encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.runs.build import conditioner_of, facts_of, load_splits
 from ebbflow.runs.generate import Request, Samples, default_request, generate
@@ -124,7 +125,7 @@ def evaluate(
     partial = run.folder / "eval" / f".partial-{key_of(settings)}"
     yield from _sample(run, denoiser, request, eyes, partial, device)
     sets, first = yield from _sets(_read(partial), request, wanted, eyes, reference, other)
-    errors = yield from _denoising(denoiser, splits.held_out, device)
+    errors = yield from _denoising(denoiser, splits.held_out, run.space(device), device)
     yield Stage(name="measure", done=0, total=1)
     file = run.folder / "eval" / f"{_name(wanted, request)}-{key_of(settings)}.json"
     result = {
@@ -261,7 +262,7 @@ def _sample(
     done, total = sum(len(batch["features"]) for batch in _batches(partial)), len(request.seeds)
     labels = None if request.labels is None else request.labels[done:]
     rest = replace(request, seeds=request.seeds[done:], labels=labels)
-    for batch in generate(denoiser, run.facts, rest, device):
+    for batch in generate(denoiser, run.facts, rest, device, space=run.space(device)):
         yield Stage(name="sample", done=done + batch.step * len(batch.seeds) // request.num_steps, total=total)
         if batch.done:
             _keep(batch, run.facts.is_image, done, eyes, partial)
@@ -330,10 +331,13 @@ def _sets(
     return sets, made.first
 
 
-def _denoising(denoiser: NetDenoiser, held_out: Dataset, device: torch.device) -> Generator[Stage, None, list[Any]]:
+def _denoising(
+    denoiser: NetDenoiser, held_out: Dataset, space: LatentSpace | None, device: torch.device
+) -> Generator[Stage, None, list[Any]]:
     if len(held_out) == 0:
         return []
     data = held_out.select(torch.arange(min(DENOISED_NUM, len(held_out))))
+    data = data if space is None else encoded(data, space)
     conditioner = conditioner_of(denoiser)
     cond = None if conditioner is None else conditioner.conditions(data)
     work = denoising_errors(denoiser, data.x0(torch.arange(len(data))), cond, device=device)

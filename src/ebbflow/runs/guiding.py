@@ -28,6 +28,7 @@ from ebbflow.methods.guidance import (
     loss_guidance,
 )
 from ebbflow.runs.classifier import open_classifier
+from ebbflow.runs.spaces import fingerprint
 from ebbflow.runs.store import Run, Weights, open_run
 
 if TYPE_CHECKING:
@@ -104,15 +105,24 @@ def open_guides(
     if classifier is not None:
         opened = open_classifier(classifier, device=device)
         _require_same_data(f"the classifier in {classifier}", opened.facts, run.facts)
+        if run.facts.latent_dims is not None:
+            raise ConfigError("a classifier looks at noisy images, and this run makes noisy latents. Leave it out.")
         settings |= {"classifier": opened.classifier, "label_names": opened.facts.label_names}
     if autoguide is not None:
         settings["bad"] = _bad_model(run, autoguide, weights, device)
+    if (loss := settings.get("loss")) is not None and (space := run.space(device)) is not None:
+        settings["loss"] = lambda x0: loss(space.decode(x0))
     return Guides(**settings)
 
 
 def _bad_model(run: Run, path: str | Path, weights: Weights, device: torch.device | str) -> Denoiser:
     bad = open_run(path)
     _require_same_data(f"the model in {path}", bad.facts, run.facts)
+    spaces = [None if space is None else fingerprint(space) for space in (bad.space(), run.space())]
+    if spaces[0] != spaces[1]:
+        raise ConfigError(
+            f"autoguidance needs two models in the same latent space; {path} is not in that of {run.folder}."
+        )
     if bad.config.path != run.config.path:
         raise ConfigError(
             f"autoguidance needs two models on the same path: {path} is on {bad.config.path}, {run.folder} on "
