@@ -243,12 +243,13 @@ def never() -> bool:
 
 
 def train_autoencoder(folder: Path, should_stop: Callable[[], bool], precision: str = "fp32") -> AutoencoderTrainer:
-    config = parse_as(AutoencoderConfig, 
+    config = parse_as(
+        AutoencoderConfig,
         {
             "autoencoder": {"channels": (8, 8)},
             "train": {"num_steps": 8, "batch_size": 16, "warmup_steps": 2},
             "engine": {"precision": precision, "device": "cpu"},
-        }
+        },
     )
     trainer = AutoencoderTrainer(config, load_images(config), folder, should_stop=should_stop)
     for _ in trainer.events():
@@ -474,7 +475,7 @@ def test_what_is_no_autoencoder_is_refused(
     refused(capsys, train(new, f"hf:{tmp_path / 'empty'}"), "cannot be loaded as a diffusers AutoencoderKL")
     refused(capsys, run_app(["sample", "--ckpt", str(trained), "--output", "a.png"]), "autoencoder")
     refused(capsys, train(trained, trained), "autoencoder", "--save-dir")
-    refused(capsys, autoencode(run[0]), "holds a run", "--save-dir")
+    refused(capsys, autoencode(run[0]), "holds a model", "--save-dir")
     refused(capsys, run_app(["train", "--set", "latent.autoencoder=3"]), "latent.autoencoder")
 
 
