@@ -17,9 +17,9 @@ from ebbflow.core.paths import PATHS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.evaluation import cache
-from ebbflow.evaluation.classifier import ClassifierSettings, accuracy, new_net
+from ebbflow.evaluation.classifier import ClassifierSettings, accuracy
 from ebbflow.evaluation.denoising import denoising_errors
-from ebbflow.evaluation.features import Classifier, classifier, coordinates, features_of, pca
+from ebbflow.evaluation.features import Classifier, classifier, coordinates, feature_map, features_of, new_net, pca
 from ebbflow.evaluation.metrics import METRICS
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.runs import evaluate as evaluate_module
@@ -181,6 +181,46 @@ def test_features_of_a_data_set_are_cached_by_its_content(digits: Splits) -> Non
     assert list(features_of(coordinates(digits.train), digits.held_out)) != []
 
 
+def save_tiny(kind: str, folder: Path) -> Any:
+    """A randomly initialised model of a few thousand weights, as its library saves it."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if kind == "clip":
+            config = transformers.CLIPVisionConfig(**small, intermediate_size=32, projection_dim=12)
+            model = transformers.CLIPVisionModelWithProjection(config)
+        else:
+            model = transformers.Dinov2Model(transformers.Dinov2Config(**small))
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("dinov2", 16), ("clip", 12)])
+def test_pretrained_features_are_the_models_own(kind: str, dim: int, digits: Splits, tmp_path: Path) -> None:
+    model = save_tiny(kind, tmp_path)
+    found = feature_map(f"{kind}:{tmp_path}", digits.train, CPU)
+    statistics = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
+    restated = feature_map(f"{kind}:{tmp_path}", digits.train, CPU)
+    x = torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in statistics.values())
+    out = model(pixel_values=(x - mean) / std)
+    expected = out.image_embeds if kind == "clip" else out.last_hidden_state[:, 0]
+    torch.testing.assert_close(restated(2 * x - 1), expected.detach(), rtol=1e-4, atol=1e-5)
+    assert found.dim == dim and found.name == restated.name and found.name.startswith(f"{kind}-")
+    assert found(digits.train.x0(torch.arange(5))).shape == (5, dim)
+
+
+def test_evaluate_with_pretrained_features(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny("dinov2", tmp_path)
+    assert run_app(arguments(run_folder, "--json", "--features", f"dinov2:{tmp_path}")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["features"].startswith("dinov2-") and found["label_accuracy"] is not None
+
+
 # -- denoising by log-SNR -------------------------------------------------------------------------------------------
 
 
@@ -303,7 +343,10 @@ def test_the_printed_table_names_the_features_and_the_file(
     [
         (["--num", "20"], "too few for the covariance of 24 features"),
         (["--weights", "best"], "--weights must be ema or raw"),
-        (["--features", "inception"], "--features must be"),
+        (["--features", "inception"], "unknown features 'inception'"),
+        (["--features", "pac"], "Did you mean 'pca'"),
+        (["--features", "clip"], "are written clip:FOLDER"),
+        (["--features", "dinov2:/nowhere/at/all"], "no dinov2 model could be read"),
         (["--reference", "test"], "--reference must be"),
         (["--sampler", "eular"], "unknown sampler 'eular'"),
         (["--set", "eta"], "--set wants name=value"),

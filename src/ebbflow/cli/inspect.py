@@ -51,6 +51,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
+    from ebbflow.evaluation.metrics import METRICS
     from ebbflow.methods.guidance import GUIDANCE
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.nets import NETS
@@ -66,6 +67,7 @@ def _catalogue() -> dict[str, Any]:
         "nets": NETS,
         "conditionings": CONDITIONINGS,
         "datasets": DATASETS,
+        "metrics": METRICS,
         "presets": presets(),
     }
 

@@ -47,7 +47,8 @@ class Evaluation:
         request: sampler, steps, grid, options, guidance and batch size; its seeds and labels are set here.
         weights: averaged or raw.
         reference: the split that samples are compared with.
-        features: "auto" is the classifier for labelled images, principal components for others, coordinates for points.
+        features: one of `evaluation.features.KINDS`; "auto" is the classifier for labelled images, principal components
+            for others, coordinates for points.
         precision: in which the net runs.
         data_dir: where the data lies, if not where the run says.
     """
@@ -115,6 +116,7 @@ def evaluate(
         FloatingPointError: samples that are not finite.
     """
     began = time.perf_counter()
+    maps.check_kind(wanted.features)
     splits = splits_of(run, wanted.data_dir)
     reference, other = _sides(splits, wanted)
     denoiser = _denoiser(run, wanted, device)
