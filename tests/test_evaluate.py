@@ -15,7 +15,7 @@ from torch import Tensor
 from ebbflow.cli.app import run_app
 from ebbflow.core.paths import PATHS
 from ebbflow.data import Dataset, Splits, load_dataset
-from ebbflow.errors import ConfigError
+from ebbflow.errors import ConfigError, DataError
 from ebbflow.evaluation import cache
 from ebbflow.evaluation.classifier import ClassifierSettings, accuracy
 from ebbflow.evaluation.denoising import denoising_errors
@@ -85,10 +85,10 @@ def tables(folder: Path) -> list[Path]:
 
 
 def test_the_classifier_learns_digits_and_scales_its_features(digits: Splits) -> None:
-    settings = replace(QUICK, min_steps=150, max_steps=150, num_features=32)
+    settings = replace(QUICK, min_steps=120, max_steps=120, batch_size=64, num_features=32)
     found: Classifier = finish(classifier(digits, CPU, settings))
     right = accuracy(found.net, digits.held_out, CPU)
-    assert right is not None and right > 0.93
+    assert right is not None and right > 0.9
     assert found.facts["held_out_accuracy"] == right
     assert found.facts["held_out_error"] == pytest.approx(1 - right)
     x = digits.train.x0(torch.arange(len(digits.train)))
@@ -309,6 +309,43 @@ def test_a_stopped_evaluation_goes_on_where_it_was(run_folder: Path, monkeypatch
     resumed = finish(evaluate(run, wanted, device=CPU))
     assert seen == [110, 110, 120, 120, 130, 130]
     assert {name: resumed[name] for name in METRICS} == {name: whole[name] for name in METRICS}
+
+
+def test_control_c_says_that_the_same_command_goes_on(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    genuine = evaluate_module.generate
+
+    def interrupted(*args: Any) -> Iterator[Any]:
+        for samples in genuine(*args):
+            if samples.seeds[0] > 200:
+                raise KeyboardInterrupt
+            yield samples
+
+    monkeypatch.setattr(evaluate_module, "generate", interrupted)
+    assert run_app(arguments(run_folder, "--seed", "200", "--batch-size", "10")) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [file.name for file in (run_folder / "eval").glob(".partial*/batch*")] == ["batch-00000000.safetensors"]
+
+
+def test_samples_that_are_not_finite_are_refused(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = evaluate_module.generate
+
+    def broken(*args: Any) -> Iterator[Any]:
+        for samples in genuine(*args):
+            yield replace(samples, x=samples.x * float("nan"))
+
+    monkeypatch.setattr(evaluate_module, "generate", broken)
+    request = replace(base_request(open_run(run_folder)), num_steps=1)
+    with pytest.raises(FloatingPointError, match="seeds 300 to 339 are not finite"):
+        finish(evaluate(open_run(run_folder), Evaluation(num=40, seed=300, request=request), device=CPU))
+
+
+def test_data_of_another_shape_is_refused(run_folder: Path) -> None:
+    run = open_run(run_folder)
+    other = replace(run, config=replace(run.config, data=replace(run.config.data, size=4)))
+    with pytest.raises(DataError, match="the run was trained on"):
+        finish(evaluate(other, Evaluation(num=40), device=CPU))
 
 
 def test_repeats_use_the_next_seeds(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

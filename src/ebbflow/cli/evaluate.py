@@ -102,6 +102,9 @@ def _shown(stages: Generator[Stage, None, dict[str, Any]]) -> dict[str, Any]:
             bar.refresh()
     except StopIteration as end:
         return cast(dict[str, Any], end.value)
+    except KeyboardInterrupt as error:
+        print("stopped; the same command goes on from the last finished batch.", file=sys.stderr)
+        raise typer.Exit(130) from error
     finally:
         if bar is not None:
             bar.close()
