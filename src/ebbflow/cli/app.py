@@ -6,16 +6,18 @@ import errno
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
+from ebbflow.cli.classify import train_classifier
 from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
 
-UsageError = typer.BadParameter.__bases__[0]  # click's, which typer has brought in in more than one way
+UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer has brought in in more than one way
 
 app = typer.Typer(
     name="ebbflow",
@@ -27,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(train)
+app.command("train-classifier")(train_classifier)
 app.command()(sample)
 app.command()(evaluate)
 app.command()(info)

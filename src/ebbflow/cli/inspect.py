@@ -52,7 +52,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
     from ebbflow.evaluation.metrics import METRICS
-    from ebbflow.methods.guidance import GUIDANCE
+    from ebbflow.methods.guidance import GUIDANCE, LOSSES
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.nets import NETS
 
@@ -64,6 +64,7 @@ def _catalogue() -> dict[str, Any]:
         "times": TIME_SAMPLERS,
         "weights": WEIGHTS,
         "guidance": GUIDANCE,
+        "losses": LOSSES,
         "nets": NETS,
         "conditionings": CONDITIONINGS,
         "datasets": DATASETS,

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ebbflow import canvas
 from ebbflow.conditioning import label_indices
+from ebbflow.errors import ConfigError
 from ebbflow.evaluation.plots import scatter
 from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.nets import Wanted
 from ebbflow.runs import Request, generate, open_run
-from ebbflow.runs.generate import default_request
+from ebbflow.runs.generate import deal, default_request
 from ebbflow.runs.store import Weights
 
 
@@ -30,6 +32,7 @@ class SampleSet:
         labels: class index of each sample, or None.
         label_names: names of the classes.
         images: uint8 (N, C, H, W), or None for points.
+        wanted: prompt or vector of each sample, or None.
     """
 
     x: Tensor
@@ -37,6 +40,7 @@ class SampleSet:
     labels: tuple[int, ...] | None
     label_names: tuple[str, ...]
     images: Tensor | None
+    wanted: tuple[Wanted, ...] | None = None
 
     def __repr__(self) -> str:
         return f"SampleSet({len(self.x)} x {tuple(self.x.shape[1:])})"
@@ -63,6 +67,8 @@ def sample(
     *,
     num: int = 16,
     labels: Sequence[int | str] | None = None,
+    prompts: Sequence[str] | None = None,
+    vectors: Sequence[Sequence[float]] | None = None,
     seed: int = 0,
     weights: Weights = "ema",
     device: str = "cpu",
@@ -73,7 +79,9 @@ def sample(
     Args:
         path: a run's or a checkpoint's folder.
         num: how many.
-        labels: names or indices of classes, dealt out in equal blocks; None leaves the samples unconditional.
+        labels: names or indices of classes, dealt out in equal blocks.
+        prompts, vectors: the same for runs trained on text or on vectors. With none of the three the samples are
+            unconditional.
         seed: the first seed.
         weights, device: as in `load`.
         request: fields of `ebbflow.runs.Request` (sampler, num_steps, grid, options, guidance, rescale, interval,
@@ -84,14 +92,22 @@ def sample(
         CheckpointError: nothing there, or nothing of ours.
     """
     run = open_run(path)
-    indices = None if labels is None else label_indices(labels, run.facts.label_names)
-    dealt = None if indices is None else tuple(indices[i * len(indices) // num] for i in range(num))
-    default = default_request(run, seeds=tuple(range(seed, seed + num)), labels=dealt)
-    wanted = Request(**{**vars(default), **request})
+    if sum(given is not None for given in (labels, prompts, vectors)) > 1:
+        raise ConfigError("`labels`, `prompts` and `vectors` all say what the samples are to be. Give one of them.")
+    dealt = None if labels is None else deal(label_indices(labels, run.facts.label_names), num)
+    others: list[Wanted] = [*(prompts or ()), *(tuple(map(float, vector)) for vector in vectors or ())]
+    wanted = None if prompts is None and vectors is None else deal(others, num)
+    default = default_request(run, seeds=tuple(range(seed, seed + num)), labels=dealt, wanted=wanted)
+    chosen = Request(**{**vars(default), **request})
     denoiser = run.denoiser(weights, device=device)
-    wanted.check(run.facts, denoiser.make_null is not None)
-    done = [s for s in generate(denoiser, run.facts, wanted, device) if s.done]
+    chosen.check(run.facts, denoiser.make_null is not None)
+    done = [s for s in generate(denoiser, run.facts, chosen, device) if s.done]
     images = torch.cat([s.images for s in done]) if run.facts.is_image else None
     return SampleSet(
-        x=torch.cat([s.x for s in done]), seeds=wanted.seeds, labels=dealt, label_names=run.facts.label_names, images=images
+        x=torch.cat([s.x for s in done]),
+        seeds=chosen.seeds,
+        labels=dealt,
+        label_names=run.facts.label_names,
+        images=images,
+        wanted=wanted,
     )

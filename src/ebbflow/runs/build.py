@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
-from ebbflow.config import RunConfig
+from ebbflow.config import ClassifierConfig, RunConfig, TrainConfig
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.training.loop import Batch
+from ebbflow.training.optim import LearningRate
+
+NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
 
-def load_splits(config: RunConfig) -> Splits:
+def load_splits(config: RunConfig | ClassifierConfig) -> Splits:
     """The data of a run."""
     data = config.data
     return load_dataset(data.name, data_dir=data.dir, size=data.size, channels=data.channels, skip_bad=data.skip_bad)
@@ -25,7 +28,14 @@ def load_splits(config: RunConfig) -> Splits:
 
 def facts_of(dataset: Dataset) -> DataFacts:
     """What a model has to know of a data set."""
-    return DataFacts(dims=dataset.dims, is_image=dataset.is_image, label_names=dataset.label_names)
+    captions = dict.fromkeys(caption for caption in dataset.captions or () if caption.strip())
+    return DataFacts(
+        dims=dataset.dims,
+        is_image=dataset.is_image,
+        label_names=dataset.label_names,
+        captions=tuple(captions)[:NUM_EXAMPLES],
+        vectors=() if dataset.vectors is None else tuple(map(tuple, dataset.vectors[:NUM_EXAMPLES].tolist())),
+    )
 
 
 def resolved(config: RunConfig, facts: DataFacts) -> RunConfig:
@@ -58,6 +68,8 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
                 prediction=config.objective.prediction,
                 clock=config.objective.clock,
                 make_null=None if conditioner is None else conditioner.null,
+                make_cond=None if conditioner is None else conditioner.read,
+                null_trained=drop_of(config) > 0,
             )
         except ConfigError:
             raise
@@ -79,7 +91,7 @@ class DatasetLoader:
     Args:
         dataset: the data.
         cond: its conditions, or None.
-        conditioner: drops conditions; None without conditions.
+        conditioner: drops conditions; None leaves them all.
         drop: probability of a dropped condition.
         batch_size: rows a batch; may exceed the data.
         seed: of the order and of the dropping.
@@ -102,12 +114,25 @@ class DatasetLoader:
             ]
         )
         x0 = self.dataset.x0(rows)
-        if self.cond is None or self.conditioner is None:
-            return Batch(x0=x0)
-        return Batch(x0=x0, cond=self.conditioner.drop(self.cond[rows], self.drop, generator_for(self.seed, "drop", step)))
+        cond = None if self.cond is None else self.cond[rows]
+        if cond is not None and self.conditioner is not None:
+            cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
+        return Batch(x0=x0, cond=cond)
 
     def _epoch(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.dataset), generator=generator_for(self.seed, "epoch", epoch))
+
+
+def rate_of(train: TrainConfig) -> LearningRate:
+    """The learning rate of a run by step."""
+    return LearningRate(
+        peak=train.lr,
+        warmup_steps=train.warmup_steps,
+        schedule=train.schedule,
+        num_steps=train.num_steps,
+        decay_every=train.lr_decay_step,
+        decay_rate=train.lr_decay_rate,
+    )
 
 
 def drop_of(config: RunConfig) -> float:

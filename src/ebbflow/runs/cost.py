@@ -31,7 +31,8 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
     working = engine.WorkingCopy(denoiser.net.to(device), engine.pick_precision(config.engine.precision, device)).module
     model, conditioner, size = replace(denoiser, net=working), conditioner_of(denoiser), config.train.batch_size
     x0 = splits.train.x0(torch.arange(size) % len(splits.train)).to(device)
-    cond = None if conditioner is None else conditioner.null(size).to(device)
+    known = None if conditioner is None else conditioner.conditions(splits.train)
+    cond = None if known is None else known[torch.arange(size) % len(known)].to(device)
     generator = generator_for(0, "cost")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.output(x0[:1], 0.5, None if cond is None else cond[:1])

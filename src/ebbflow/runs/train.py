@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,15 +22,16 @@ from ebbflow.runs.build import (
     conditioner_of,
     drop_of,
     facts_of,
+    rate_of,
     resolved,
 )
-from ebbflow.runs.generate import Request, generate
-from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
+from ebbflow.runs.generate import Request, generate, row_name
+from ebbflow.runs.store import claim, describe, forget_after, log_row, newest_checkpoint, prune, write_text
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.ema import EMA
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 from ebbflow.training.loop import TrainStep, fit
-from ebbflow.training.optim import LearningRate, adamw
+from ebbflow.training.optim import adamw
 
 GRID_COLUMNS = 8
 
@@ -121,14 +120,6 @@ class Trainer:
             batch_size=train.batch_size,
             seed=train.seed,
         )
-        rate = LearningRate(
-            peak=train.lr,
-            warmup_steps=train.warmup_steps,
-            schedule=train.schedule,
-            num_steps=train.num_steps,
-            decay_every=train.lr_decay_step,
-            decay_rate=train.lr_decay_rate,
-        )
         return fit(
             self.denoiser,
             self.objective,
@@ -137,7 +128,7 @@ class Trainer:
             num_steps=train.num_steps,
             start=self.start,
             ema=self.ema,
-            lr=rate,
+            lr=rate_of(train),
             seed=train.seed,
             clip=train.clip,
             dtype=self.dtype,
@@ -162,16 +153,18 @@ class Trainer:
             yield replace(here, note=f"checkpoint: {self._save(done)}")
 
     def draw(self, path: Path) -> None:
-        """A grid from the averaged weights with fixed seeds; rows are classes where there are labels."""
-        sample, names = self.config.sample, self.facts.label_names[:10] if conditioner_of(self.denoiser) else ()
+        """A grid from the averaged weights with fixed seeds; rows are classes, captions or vectors where there are
+        conditions."""
+        sample, examples = self.config.sample, self.config.conditioning.examples(self.facts)[:10]
+        names = [row_name(example, self.facts.label_names) for example in examples]
         points = not self.facts.is_image
         rows = len(names) or GRID_COLUMNS
         seeds = tuple(range(1000 if points else GRID_COLUMNS * rows))
-        labels = tuple(i * rows // len(seeds) for i in seeds) if names else None
+        places = [i * rows // len(seeds) for i in seeds]
         request = Request(
             seeds=seeds,
-            labels=labels,
-            guidance=sample.guidance if names else 1.0,
+            wanted=tuple(examples[i] for i in places) if examples else None,
+            guidance=sample.guidance if names and drop_of(self.config) > 0 else 1.0,
             sampler=sample.sampler,
             num_steps=sample.num_steps,
             grid=sample.grid,
@@ -182,7 +175,7 @@ class Trainer:
         done = [s for s in generate(model, self.facts, request, self.device) if s.done]
         if points:
             x = torch.cat([s.x for s in done])
-            canvas.save_picture(scatter(x, labels), path, self.command)
+            canvas.save_picture(scatter(x, tuple(places) if names else None), path, self.command)
         else:
             images = torch.cat([s.images for s in done])
             canvas.save_picture(canvas.grid(images, columns=GRID_COLUMNS, row_names=names), path, self.command)
@@ -199,8 +192,7 @@ class Trainer:
         }
 
     def _log(self, row: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        log_row(self.folder, row)
 
     def _make_held_out(self) -> HeldOut | None:
         data, conditioner = self.splits.held_out, conditioner_of(self.denoiser)
@@ -220,15 +212,8 @@ class Trainer:
         found = checkpoint.read(folder)
         checkpoint.restore(found, self.net, self.ema, self.optimiser)
         self.best = found.state.get("best")
-        self._forget_after(found.step)
+        forget_after(self.folder, found.step)
         return found.step
-
-    def _forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that will be done again."""
-        file = self.folder / "metrics.jsonl"
-        if file.is_file():
-            lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            write_text(file, "".join(line + "\n" for line in lines))
 
     def _save(self, step: int) -> Path:
         if self._last_held_out is not None and (self.best is None or self._last_held_out[1] < self.best["held_out"]):
@@ -238,16 +223,9 @@ class Trainer:
         folder = self.folder / "checkpoints" / f"step_{step:06d}"
         state = {"step": step, "best": self.best, **describe(self.config, self.facts)}
         checkpoint.save(folder, model=self.net, ema=self.ema, optimiser=self.optimiser, state=state)
-        self._prune()
+        prune(self.folder, self.config.train.keep, self.best["step"] if self.best else None)
         write_text(self.folder / "README.md", self._card(step))
         return folder
-
-    def _prune(self) -> None:
-        found = sorted((self.folder / "checkpoints").glob("step_*"))
-        best = f"step_{self.best['step']:06d}" if self.best else None
-        for folder in found[: -self.config.train.keep]:
-            if folder.name != best:
-                shutil.rmtree(folder)
 
     def _card(self, step: int) -> str:
         held = f" Held-out loss {self._last_held_out[1]:.4f} at step {self._last_held_out[0]}." if self._last_held_out else ""
