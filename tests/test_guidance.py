@@ -214,11 +214,7 @@ def test_rescale_gives_back_the_spread_of_the_conditional_x0() -> None:
 
 
 def test_rescale_takes_samples_of_a_single_number() -> None:
-    try:
-        found = classifier_free(mixture(FLOW), guidance=3.0, rescale=0.5).given(COND)(X, 0.5)
-    except ValueError as refusal:
-        assert "rescale" in str(refusal), "a refusal has to name the option"
-        return
+    found = classifier_free(mixture(FLOW), guidance=3.0, rescale=0.5).given(COND)(X, 0.5)
     assert bool(torch.isfinite(found.x0).all()), f"one number has no standard deviation: {found.x0.flatten().tolist()}"
 
 
