@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import click
 import typer
 
+from ebbflow.cli.edit import edit
 from ebbflow.cli.inspect import doctor, info, list_names
+from ebbflow.cli.invert import invert, reconstruct
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
@@ -26,6 +28,9 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(sample)
+app.command()(edit)
+app.command()(invert)
+app.command()(reconstruct)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")

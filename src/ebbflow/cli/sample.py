@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebbflow.cli.common import print_json, read_integers, read_items, read_options, this_command
+from ebbflow.cli.common import (
+    check_weights,
+    class_indices,
+    print_json,
+    read_integers,
+    read_items,
+    read_options,
+    this_command,
+    watched,
+)
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,8 +68,7 @@ def sample(
     from ebbflow.runs import open_run
     from ebbflow.training.engine import pick_device
 
-    if weights not in ("ema", "raw"):
-        raise ConfigError(f"--weights must be ema or raw, got {weights!r}.")
+    check_weights(weights)
     _check_outputs(output, trajectory)
     run = open_run(ckpt)
     request = _request(run, num=num, label=label, labels=labels, seed=seed, seeds=seeds)
@@ -74,7 +81,7 @@ def sample(
         "batch_size": batch_size,
         "interval": None if interval is None else _interval(interval),
         "options": read_options(set_) if set_ is not None else {} if sampler is not None else None,
-        "negative": None if negative_label is None else _indices(run, [negative_label])[0],
+        "negative": None if negative_label is None else class_indices(run, [negative_label])[0],
     }
     request = replace(request, **{key: value for key, value in changes.items() if value is not None})
     began = time.perf_counter()
@@ -109,9 +116,8 @@ def _request(
     if not conditional and (label is not None or labels is not None):
         raise ConfigError("this run is unconditional: it cannot take labels. Leave --label out.")
     wanted = [label] if label is not None else None if labels is None else read_items(labels)
-    classes = (
-        _indices(run, wanted) if wanted is not None else list(range(len(run.facts.label_names))) if conditional else []
-    )
+    every = list(range(len(run.facts.label_names))) if conditional else []
+    classes = every if wanted is None else class_indices(run, wanted)
     listed = None if seeds is None else read_integers(seeds, "--seeds")
     if listed is not None and num is not None and num != len(listed):
         raise ConfigError(f"--num {num} and the {len(listed)} seeds of --seeds disagree. Leave --num out.")
@@ -120,14 +126,6 @@ def _request(
     chosen = tuple(listed if listed is not None else range(seed, seed + count))
     dealt = tuple(classes[i * len(classes) // count] for i in range(count)) if classes else None
     return default_request(run, seeds=chosen, labels=dealt)
-
-
-def _indices(run: Run, labels: list[str]) -> list[int]:
-    from ebbflow.conditioning import label_indices
-
-    if not run.facts.label_names:
-        raise ConfigError("this run is unconditional: it knows no labels. Leave --label and --negative-label out.")
-    return label_indices(labels, run.facts.label_names)
 
 
 def _interval(text: str) -> tuple[float, float]:
@@ -196,9 +194,4 @@ def _picture(run: Run, samples: Any, labels: tuple[int, ...] | None) -> Any:
 
 def _shown(batches: Iterator[Samples], request: Request) -> Iterator[Samples]:
     """The same, with a progress bar over all network steps when someone watches."""
-    from tqdm import tqdm
-
-    total = -(-len(request.seeds) // request.batch_size) * request.num_steps
-    return iter(
-        tqdm(batches, total=total, unit="step", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
-    )
+    return watched(batches, -(-len(request.seeds) // request.batch_size) * request.num_steps)
