@@ -50,7 +50,7 @@ def edit(
         Path | None, typer.Option(help="A second image: --num images from --input to it, through their noises.")
     ] = None,
     noise: Annotated[
-        Path | None, typer.Option(help="Instead of --input: start from the noise in a file of `ebbflow invert`.")
+        Path | None, typer.Option(help="Instead of --input: the file of `ebbflow invert`; sampled as it was inverted.")
     ] = None,
     num: Annotated[
         int | None, typer.Option(min=1, help="How many edits a label, or images of an interpolation.")
@@ -71,7 +71,7 @@ def edit(
     """Edit an image with a trained run: vary it (SDEdit), fill in a part of it, or go from it to another one."""
     from ebbflow import canvas
     from ebbflow.runs import open_run
-    from ebbflow.runs.edit import Edit, require_images
+    from ebbflow.runs.edit import Edit, read_noise, require_images
     from ebbflow.training.engine import pick_device
 
     check_weights(weights)
@@ -83,22 +83,20 @@ def edit(
     require_images(run.facts, "`ebbflow edit`")
     each = num or (8 if interpolate_with or not wanted else 1 if label is not None else 4)
     count = each if interpolate_with or noise else each * max(1, len(wanted))
+    states, found = (None, {}) if noise is None else read_noise(noise, run.facts)
+    given = {"guidance": guidance, "num_steps": steps, "grid": grid, "sampler": sampler, "batch_size": batch_size}
     request = request_for(
         run,
         seeds=range(seed, seed + count),
         labels=dealt(run, wanted, count),
-        sampler=sampler,
         settings=set_,
-        guidance=guidance,
-        num_steps=steps,
-        grid=grid,
-        batch_size=batch_size,
+        **{**found, **{key: value for key, value in given.items() if value is not None}},
     )
     denoiser = run.denoiser("ema" if weights == "ema" else "raw", device=pick_device(device))
     request.check(run.facts, denoiser.make_null is not None)
     began = time.perf_counter()
-    if noise is not None:
-        said = _from_noise(run, denoiser, request, noise, output, pick_device(device))
+    if states is not None:
+        said = _from_noise(run, denoiser, request, states, output, pick_device(device))
     elif interpolate_with is not None and input is not None:
         said = _between(run, denoiser, request, (input, interpolate_with), each, output, pick_device(device))
     else:
@@ -199,11 +197,11 @@ def _between(
 
 
 def _from_noise(
-    run: Run, denoiser: NetDenoiser, request: Request, path: Path, output: Path, device: Any
+    run: Run, denoiser: NetDenoiser, request: Request, states: Tensor, output: Path, device: Any
 ) -> dict[str, Any]:
     from ebbflow.runs import edit as editing
 
-    x = editing.from_noise(denoiser, request, editing.read_noise(path, run.facts), device)
+    x = editing.from_noise(denoiser, request, states, device)
     _write(run, request, output, x, {})
     return {"num": len(x)}
 

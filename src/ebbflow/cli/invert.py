@@ -34,8 +34,6 @@ def invert(
     json: options.AsJson = False,
 ) -> None:
     """Find the noise from which a run makes an image, by walking the sampler's grid backwards."""
-    import numpy as np
-
     from ebbflow import canvas
     from ebbflow.methods.editing import psnr
     from ebbflow.runs import edit as editing
@@ -61,8 +59,7 @@ def invert(
     request.check(run.facts, denoiser.make_null is not None)
     noise = editing.noise_of(denoiser, request, x0, place)
     again = editing.from_noise(denoiser, request, noise, place).clamp(-1, 1)
-    with canvas.whole_file(output) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, noise=noise.numpy(), command=np.array(this_command()))
+    editing.write_noise(output, noise, request)
     facts = {
         "output": str(output),
         "sampler": request.sampler,

@@ -35,7 +35,7 @@ def request_for(
     *,
     seeds: Sequence[int],
     labels: Sequence[int] | None,
-    sampler: str | None,
+    sampler: str | None = None,
     settings: Sequence[str] | None = None,
     **changes: Any,
 ) -> Request:

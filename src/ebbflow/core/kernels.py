@@ -3,10 +3,13 @@ variational bounds are made of."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
+from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Coefficients, Path
 
 
@@ -43,6 +46,24 @@ def renoise(path: Path, x_s: Tensor, s: float, t: float, eps: Tensor) -> Tensor:
         raise ValueError(f"noise is added from s to a later t, 0 <= s < t <= 1; got s = {s} and t = {t}.")
     step = transition(path.at(s), path.at(t))
     return step.scale * x_s + step.variance**0.5 * eps
+
+
+def forward_chain(path: Path, x0: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    """Noise data step by step: the states at times[1], times[2], ... of the Markov chain from x0 at times[0].
+
+    Args:
+        path: the path.
+        x0: the state at times[0], shape (B, *dims); the data where times[0] = 0.
+        times: rising, within [0, 1].
+        noise: a fresh draw a step, one seed a sample.
+
+    Raises:
+        ValueError: `times` do not rise.
+    """
+    x = x0
+    for s, t in pairwise(times.tolist()):
+        x = renoise(path, x, s, t, noise.like(x))
+        yield x
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ebbflow.canvas import whole_file
 from ebbflow.conditioning import DataFacts
 from ebbflow.core.noise import Noise
 from ebbflow.data import Dataset
@@ -221,15 +223,26 @@ def read_mask(path: Path, image: Path, facts: DataFacts) -> Tensor:
     return generated
 
 
-def read_noise(path: Path, facts: DataFacts) -> Tensor:
-    """The states that `ebbflow invert` wrote, float32 (N, *dims).
+NOISE_KEYS = ("sampler", "grid", "num_steps", "guidance")
+
+
+def write_noise(path: Path, noise: Tensor, request: Request) -> None:
+    """Write the states at the start of a request's grid, and how they were found, as an .npz file."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        settings = {key: np.array(getattr(request, key)) for key in NOISE_KEYS}
+        np.savez_compressed(file, noise=noise.numpy(), **settings)  # type: ignore[arg-type]
+
+
+def read_noise(path: Path, facts: DataFacts) -> tuple[Tensor, dict[str, Any]]:
+    """What `write_noise` wrote: the states, float32 (N, *dims), and the request's sampler, grid, number of steps and
+    guidance, with which sampling gives the images back.
 
     Raises:
         DataError: missing, not such a file, or made for another shape.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            noise = torch.from_numpy(file["noise"]).float()
+            noise, settings = torch.from_numpy(file["noise"]).float(), {key: file[key].item() for key in NOISE_KEYS}
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
     except Exception as error:  # zip, header and key errors of many types
@@ -237,4 +250,4 @@ def read_noise(path: Path, facts: DataFacts) -> Tensor:
     if tuple(noise.shape[1:]) != facts.dims:
         got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], facts.dims))
         raise DataError(f"{path} holds noise of shape {got}; this run wants {want}.")
-    return noise
+    return noise, settings
