@@ -1,8 +1,7 @@
-"""What the mathematical batteries share: the cases that the registries give, exact laws of data, and noise that can be taken apart."""
+"""What the mathematical batteries share: cases from the registries, exact laws of data, noise to be taken apart."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,11 @@ from ebbflow.methods.samplers import SAMPLERS, Step
 torch.set_num_threads(1)
 
 F64 = torch.float64
-MEANS, STDS, WEIGHTS = (-2.0, 0.5, 2.5), (0.3, 0.4, 0.3), (0.3, 0.5, 0.2)
+
+# Mixtures on the line, (mean, std, weight) a component: one to count modes in, one mild enough to show orders early.
+Law = tuple[tuple[float, float, float], ...]
+MODES: Law = ((-2.0, 0.3, 0.3), (0.5, 0.4, 0.5), (2.5, 0.3, 0.2))
+MILD: Law = ((-1.0, 0.4, 0.3), (0.8, 0.5, 0.5), (0.2, 0.6, 0.2))
 
 PATH_CASES: dict[str, Path] = {
     **{name: kind() for name, kind in PATHS.items()},
@@ -46,7 +49,9 @@ def _label(name: str, options: dict[str, object]) -> str:
 
 
 SAMPLER_CASES = {_label(name, o): (name, o) for name in SAMPLERS for o in VARIANTS.get(name, [{}])}
-NOISY_CASES = {label: (name, o) for label, (name, o) in SAMPLER_CASES.items() if SAMPLERS[name].stochastic or o.get("eta")}
+NOISY_CASES = {
+    label: (name, o) for label, (name, o) in SAMPLER_CASES.items() if SAMPLERS[name].stochastic or o.get("eta")
+}
 each_sampler = pytest.mark.parametrize(("name", "options"), SAMPLER_CASES.values(), ids=SAMPLER_CASES)
 noisy_sampler = pytest.mark.parametrize(("name", "options"), NOISY_CASES.values(), ids=NOISY_CASES)
 
@@ -78,36 +83,41 @@ VALID_PAIRS = {f"{p}-{n}": (PATH_CASES[n], p) for n in PATH_CASES for p in PREDI
 valid_pair = pytest.mark.parametrize(("path", "prediction"), VALID_PAIRS.values(), ids=VALID_PAIRS)
 
 
-# -- one-dimensional mixture with everything known in closed form ---------------------------------------------------------------------
+# -- one-dimensional mixtures with everything known in closed form ---------------------------------
 
 
-def mixture(path: Path) -> GaussianMixture:
-    """Three well separated modes on the line."""
-    return GaussianMixture(torch.tensor(MEANS, dtype=F64)[:, None], torch.tensor(STDS, dtype=F64), torch.tensor(WEIGHTS, dtype=F64), path)
+def parts(law: Law) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, standard deviations and weights, float64 of shape (K,)."""
+    means, stds, weights = torch.tensor(law, dtype=F64).T
+    return means, stds, weights
 
 
-def mixture_data(num: int, seed: int) -> Tensor:
-    """Draws of the same mixture, shape (num, 1)."""
+def mixture(path: Path, law: Law = MODES) -> GaussianMixture:
+    means, stds, weights = parts(law)
+    return GaussianMixture(means[:, None], stds, weights, path)
+
+
+def mixture_data(num: int, seed: int, law: Law = MODES) -> Tensor:
+    """Draws from the mixture, shape (num, 1)."""
+    means, stds, weights = parts(law)
     g = torch.Generator().manual_seed(seed)
-    k = torch.multinomial(torch.tensor(WEIGHTS), num, replacement=True, generator=g)
-    z = torch.randn(num, generator=g, dtype=F64)
-    return (torch.tensor(MEANS, dtype=F64)[k] + torch.tensor(STDS, dtype=F64)[k] * z)[:, None]
+    k = torch.multinomial(weights, num, replacement=True, generator=g)
+    return (means[k] + stds[k] * torch.randn(num, generator=g, dtype=F64))[:, None]
 
 
-def mixture_quantiles(path: Path, t: float, u: Tensor) -> Tensor:
-    """The u-quantiles of p_t by bisection. In one dimension the probability-flow ODE keeps quantiles, so this is its exact solution."""
-    c = path.at(t)
-    centres = [float(c.alpha) * m for m in MEANS]
-    spreads = [math.sqrt(float(c.alpha * s) ** 2 + float(c.sigma) ** 2) for s in STDS]
-    low, high = torch.full_like(u, min(centres) - 9 * max(spreads)), torch.full_like(u, max(centres) + 9 * max(spreads))
+def mixture_quantiles(path: Path, t: float, u: Tensor, law: Law = MODES) -> Tensor:
+    """The u-quantiles of p_t by bisection. In one dimension the ODE keeps quantiles, so this is its exact solution."""
+    c, (means, stds, weights) = path.at(t), parts(law)
+    centres, spreads = c.alpha * means, torch.sqrt((c.alpha * stds) ** 2 + c.sigma**2)
+    low, high = (edge.expand_as(u) for edge in (centres.min() - 9 * spreads.max(), centres.max() + 9 * spreads.max()))
     for _ in range(80):
         x = (low + high) / 2
-        below = sum(w * torch.special.ndtr((x - m) / s) for w, m, s in zip(WEIGHTS, centres, spreads, strict=True)) < u
+        below = (weights * torch.special.ndtr((x[:, None] - centres) / spreads)).sum(1) < u
         low, high = torch.where(below, x, low), torch.where(below, high, x)
     return (low + high) / 2
 
 
-# -- running samplers -----------------------------------------------------------------------------------------------------------------
+# -- running samplers ------------------------------------------------------------------------------
 
 
 class Stream:
@@ -121,7 +131,7 @@ class Stream:
 
 
 class Impulses:
-    """The k-th draw is 1 for row k and 0 for the rest: run a linear sampler with it and row k is the answer to the k-th draw alone."""
+    """The k-th draw is 1 in row k, 0 elsewhere: row k of a linear sampler is then its answer to the k-th draw alone."""
 
     def __init__(self) -> None:
         self._drawn = 0
@@ -163,12 +173,17 @@ def seeded(name: str, options: dict[str, object], num: int) -> dict[str, object]
     return with_noise(name, options, Noise(range(num)))
 
 
+def noise_start(path: Path, num: int, dtype: torch.dtype = F64, dims: int = 1) -> Tensor:
+    """Pure noise at t = 1, shape (num, dims)."""
+    return path.mix(torch.zeros(num, dims, dtype=dtype), normal(num, dims, seed=9).to(dtype), 1.0)
+
+
 def line(high: float, low: float, num_steps: int) -> Tensor:
     return torch.linspace(high, low, num_steps + 1, dtype=F64)
 
 
 def exact_variance(name: str, path: Path, times: Tensor, std: float, **options: object) -> float:
-    """Variance of a sampler's result on data N(0, std^2), started from the exact marginal: a sum of squares, no Monte Carlo."""
+    """Variance of the result on data N(0, std^2), started from the exact marginal: a sum of squares, no Monte Carlo."""
     x = torch.zeros(len(times) + 1, 1, dtype=F64)
     c = path.at(times[0])
     x[0] = torch.sqrt((c.alpha * std) ** 2 + c.sigma**2)

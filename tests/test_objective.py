@@ -83,7 +83,9 @@ def test_the_exact_model_is_stationary(path: Path, prediction: str, weight: str)
     def z_score(mean: float) -> float:
         bias = torch.zeros(400, 32, dtype=F64, requires_grad=True)
         (g,) = torch.autograd.grad(objective.losses(Exact(objective, mean, bias), x0, None, eps, t).sum(), bias)
-        scale = g.square().mean(1, keepdim=True).sqrt()  # one weight a sample: studentise, or the largest weight decides alone
+        scale = (
+            g.square().mean(1, keepdim=True).sqrt()
+        )  # one weight a sample: studentise, or the largest weight decides alone
         return float((g / scale).mean()) * math.sqrt(g.numel())
 
     assert abs(z_score(0.0)) < 4.5, "the gradient with respect to a bias is not zero at the optimum"
@@ -102,7 +104,9 @@ def test_expected_loss_in_closed_form(name: str) -> None:
     prediction, wanted = INTEGRALS[name]
     objective = Objective(PATH_CASES[name], prediction=prediction, times="stratified")
     x0, eps = batch(20_000, 8, seed=5)
-    losses = objective.losses(Exact(objective), x0, None, eps, objective.draw_times(20_000, torch.Generator().manual_seed(3)))
+    losses = objective.losses(
+        Exact(objective), x0, None, eps, objective.draw_times(20_000, torch.Generator().manual_seed(3))
+    )
     assert abs(float(losses.mean()) - wanted) < 4.5 * float(losses.std()) / math.sqrt(20_000)
 
 
@@ -116,7 +120,9 @@ def test_expected_loss_under_every_time_sampling(name: str, times: str) -> None:
     integrand = TIME_SAMPLERS[times].density(t, objective.path) * residual(objective, t) * t * (1 - t)
     wanted = float(torch.trapezoid(integrand, logits))
     x0, eps = batch(20_000, 8, seed=6)
-    losses = objective.losses(Exact(objective), x0, None, eps, objective.draw_times(20_000, torch.Generator().manual_seed(4)))
+    losses = objective.losses(
+        Exact(objective), x0, None, eps, objective.draw_times(20_000, torch.Generator().manual_seed(4))
+    )
     slack = 1e-3 if times == "discrete" else 0.0  # a sum over 1000 entries in the place of the integral
     assert abs(float(losses.mean()) - wanted) < 4.5 * float(losses.std()) / math.sqrt(20_000) + slack
 
@@ -131,17 +137,20 @@ def test_accepted_objectives_have_a_finite_expectation(path: Path, prediction: s
     except ValueError:
         return
     near, nearer = (t * residual(objective, torch.tensor(t, dtype=F64)) for t in (1e-9, 1e-13))
-    assert nearer < 0.5 * near, f"the expected loss of {prediction} with weight {weight} diverges as sigma -> 0, and nothing refused it"
+    assert nearer < 0.5 * near, (
+        f"the expected loss of {prediction} with weight {weight} diverges as sigma -> 0, and nothing refused it"
+    )
 
 
 def test_the_unweighted_score_loss_is_refused_with_its_cure() -> None:
-    with pytest.raises(ValueError, match="diverges as sigma -> 0. Use weight 'snr'"):
+    with pytest.raises(ValueError, match=r"diverges as sigma -> 0. Use weight 'snr'"):
         Objective(PATH_CASES["vp"], prediction="score")
     objective = Objective(PATH_CASES["vp"], prediction="score", weight="snr")
     twin = Objective(PATH_CASES["vp"], prediction="eps", weight="uniform")
     (x0, eps), t = batch(16, 4), torch.linspace(0.01, 1, 16, dtype=F64)
     torch.testing.assert_close(
-        objective.losses(Exact(objective, mean=1.0), x0, None, eps, t), twin.losses(Exact(twin, mean=1.0), x0, None, eps, t)
+        objective.losses(Exact(objective, mean=1.0), x0, None, eps, t),
+        twin.losses(Exact(twin, mean=1.0), x0, None, eps, t),
     )
 
 

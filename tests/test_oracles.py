@@ -1,10 +1,10 @@
-"""Laws of the oracles: they are what calculus on their own density, and that density is what torch.distributions says."""
+"""Laws of the oracles: their density is what torch.distributions says, and they are what calculus makes of it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from conftest import F64, MEANS, PATH_CASES, STDS, WEIGHTS, each_path, interior, mixture, normal, registered_path
+from conftest import F64, MODES, PATH_CASES, each_path, interior, mixture, normal, parts, registered_path
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
@@ -75,7 +75,9 @@ def test_x0_variance_is_the_slope_of_x0(path: Path) -> None:
             slopes = [torch.autograd.grad(x0[:, k].sum(), x, retain_graph=True)[0][:, k] for k in range(3)]
             wanted = c.sigma**2 / c.alpha * torch.stack(slopes, dim=1)
             found = oracle(x.detach(), t).x0_variance
-            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9, msg=lambda m, o=oracle, t=t: f"{o} at t = {t}: {m}")
+            torch.testing.assert_close(
+                found, wanted, rtol=1e-6, atol=1e-9, msg=lambda m, o=oracle, t=t: f"{o} at t = {t}: {m}"
+            )
 
 
 @each_path
@@ -120,7 +122,9 @@ def test_one_time_a_sample_is_the_same_as_one_time_for_all(path: Path) -> None:
             alone = oracle(image[i : i + 1], float(t[i]))
             for field in ("x0", "eps", "x0_variance"):
                 got, want = getattr(together, field)[i], getattr(alone, field)[0]
-                torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9, msg=lambda m, f=field, o=oracle: f"{type(o)}.{f}: {m}")
+                torch.testing.assert_close(
+                    got, want, rtol=1e-8, atol=1e-9, msg=lambda m, f=field, o=oracle: f"{type(o)}.{f}: {m}"
+                )
 
 
 @registered_path
@@ -130,17 +134,20 @@ def test_conditions_pick_components(path: Path) -> None:
     cond = torch.tensor([0, 1, 2, -1, 1, 0])
     found = oracle.given(cond)(x, t)
     for i, k in enumerate(cond.tolist()):
-        mean, std = torch.tensor(MEANS[k], dtype=F64), torch.tensor(STDS[k], dtype=F64)
+        mean, std, _ = (values[k] for values in parts(MODES))
         alone = oracle(x[i : i + 1], t) if k < 0 else Gaussian(mean, std, path)(x[i : i + 1], t)
         torch.testing.assert_close(found.x0[i], alone.x0[0], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(found.x0_variance[i], alone.x0_variance[0], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(oracle.given(oracle.null(6))(x, t).x0, oracle(x, t).x0, rtol=0, atol=0)
-    torch.testing.assert_close(oracle.given(torch.tensor([2]))(x, t).x0, oracle.given(torch.full((6,), 2))(x, t).x0, rtol=0, atol=0)
+    torch.testing.assert_close(
+        oracle.given(torch.tensor([2]))(x, t).x0, oracle.given(torch.full((6,), 2))(x, t).x0, rtol=0, atol=0
+    )
 
 
 def test_plain_numbers_keep_their_double_precision_and_weights_need_no_norm() -> None:
     path, x, t = PATH_CASES["flow"], normal(5, 1), 0.5
-    double = GaussianMixture([[m] for m in MEANS], list(STDS), [2 * w for w in WEIGHTS], path)
+    means, stds, weights = (list(row) for row in zip(*MODES, strict=True))
+    double = GaussianMixture([[m] for m in means], stds, [2 * w for w in weights], path)
     torch.testing.assert_close(double.log_prob(x, t), mixture(path).log_prob(x, t), rtol=1e-12, atol=1e-12)
     tensors = Gaussian(torch.tensor(0.7, dtype=F64), torch.tensor(0.3, dtype=F64), path)
     torch.testing.assert_close(Gaussian(0.7, 0.3, path)(x, t).x0, tensors(x, t).x0, rtol=1e-12, atol=1e-12)
@@ -154,7 +161,11 @@ def test_the_variance_survives_single_precision() -> None:
     torch.testing.assert_close(mixture(path)(x, 1e-3).x0_variance.double(), wanted, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("oracle", [Gaussian(0.0, 1.0, PATH_CASES["flow"]), FiniteData(torch.zeros(2, 3), PATH_CASES["flow"])], ids=["gaussian", "data"])
+@pytest.mark.parametrize(
+    "oracle",
+    [Gaussian(0.0, 1.0, PATH_CASES["flow"]), FiniteData(torch.zeros(2, 3), PATH_CASES["flow"])],
+    ids=["gaussian", "data"],
+)
 def test_oracles_without_conditions_say_so(oracle: Denoiser) -> None:
     assert oracle.given(None) is oracle
     for ask in (lambda: oracle.given(torch.tensor([1])), lambda: oracle.null(2)):

@@ -94,7 +94,7 @@ def test_one_time_a_sample_is_not_broadcast_over_the_width(path: Path) -> None:
         path.mix(x0, eps, t[None])
 
 
-# -- the clock ------------------------------------------------------------------------------------------------------------------------
+# -- the clock -------------------------------------------------------------------------------------
 
 
 def test_warps_compose_by_multiplication_and_keep_the_ends() -> None:
@@ -115,10 +115,12 @@ def test_a_shifted_path_is_the_path_on_a_warped_clock(path: Path) -> None:
 def test_a_shift_lowers_the_log_snr_of_flow_by_two_log_k() -> None:
     t = interior(50)
     for k in (0.3, 3.0):
-        torch.testing.assert_close(Flow(shift=k).log_snr(t), Flow().log_snr(t) - 2 * math.log(k), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            Flow(shift=k).log_snr(t), Flow().log_snr(t) - 2 * math.log(k), rtol=1e-12, atol=1e-12
+        )
 
 
-# -- tables ---------------------------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 
 def textbook_betas(table: DiscretePath) -> list[float]:
@@ -173,7 +175,9 @@ def test_no_signal_is_left_at_the_end_of_the_table(table: DiscretePath) -> None:
     assert table.at(1.0).alpha ** 2 < limit, "alpha_bar_T is not small: sampling from N(0, I) would be biased"
 
 
-@pytest.mark.parametrize("table", [VPDiscrete(), VPDiscrete(num_steps=50), CosineDiscrete(), CosineDiscrete(num_steps=10)], ids=repr)
+@pytest.mark.parametrize(
+    "table", [VPDiscrete(), VPDiscrete(num_steps=50), CosineDiscrete(), CosineDiscrete(num_steps=10)], ids=repr
+)
 def test_zero_terminal_snr_ends_at_exactly_no_signal_and_keeps_the_first_entry(table: DiscretePath) -> None:
     zero = type(table)(num_steps=table.num_steps, zero_terminal_snr=True)
     assert zero.at(1.0).alpha == 0 and zero.at(1.0).sigma == 1
@@ -196,7 +200,11 @@ def test_the_ddpm_table_tends_to_the_continuous_path() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        *((lambda kind=kind, k=k: kind(shift=k), "`shift` must be") for kind in PATHS.values() for k in (0.0, -1.0, math.inf, math.nan)),
+        *(
+            (lambda kind=kind, k=k: kind(shift=k), "`shift` must be")
+            for kind in PATHS.values()
+            for k in (0.0, -1.0, math.inf, math.nan)
+        ),
         (lambda: VP(beta_min=0.0), "`beta_min` must be"),
         (lambda: VP(beta_min=5.0, beta_max=1.0), "`beta_max` must be at least `beta_min` = 5.0, got 1.0"),
         (lambda: SubVP(beta_max=math.nan), "`beta_max` must be"),

@@ -54,7 +54,7 @@ def test_accepted_pairs_recover_both_at_pure_noise(path: Path, prediction: str) 
     torch.testing.assert_close(found.eps, eps, rtol=0, atol=1e-9)
 
 
-# -- targets, from definitions that do not mention (a, b) -----------------------------------------------------------------------------
+# -- targets, from definitions that do not mention (a, b) ------------------------------------------
 
 
 def _velocity(path: Path, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -124,7 +124,9 @@ def test_losses_of_one_error_are_related_by_the_path(path: Path) -> None:
     x0, eps, t = pairs()
     c, x_t, wrong = path.at(t), path.mix(x0, eps, t), x0 + normal(12, 3, 4, seed=5)
     wrong_eps = (x_t - column(c.alpha) * wrong) / column(c.sigma)
-    dx0, deps, dv = ((e**2).sum((1, 2)) for e in (wrong - x0, wrong_eps - eps, path.velocity(wrong - x0, wrong_eps - eps, t)))
+    dx0, deps, dv = (
+        (e**2).sum((1, 2)) for e in (wrong - x0, wrong_eps - eps, path.velocity(wrong - x0, wrong_eps - eps, t))
+    )
     torch.testing.assert_close(dv, (c.determinant / c.alpha) ** 2 * deps, rtol=1e-8, atol=0)
     torch.testing.assert_close(dv, (c.determinant / c.sigma) ** 2 * dx0, rtol=1e-8, atol=0)
     torch.testing.assert_close(deps, torch.exp(path.log_snr(t)) * dx0, rtol=1e-8, atol=0)
@@ -153,7 +155,7 @@ def test_one_time_a_sample_is_not_broadcast_over_the_width(path: Path, predictio
         solve(prediction, out, x_t, t.reshape(28, 1, 1, 1), path)
 
 
-# -- refusals -------------------------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
 def reaches_pure_noise(name: str) -> bool:
@@ -190,11 +192,11 @@ def test_singular_pairs_are_refused_and_no_others(name: str, prediction: str) ->
 
 
 def test_unknown_predictions_get_a_suggestion() -> None:
-    with pytest.raises(ConfigError, match="unknown prediction 'velocty'. Did you mean 'velocity'"):
+    with pytest.raises(ConfigError, match=r"unknown prediction 'velocty'. Did you mean 'velocity'"):
         solve("velocty", torch.zeros(1, 1), torch.zeros(1, 1), 0.5, PATH_CASES["flow"])
 
 
-# -- kernels --------------------------------------------------------------------------------------------------------------------------
+# -- kernels ---------------------------------------------------------------------------------------
 
 
 @each_path
@@ -209,7 +211,9 @@ def test_posterior_is_gaussian_conditioning(path: Path, t: float) -> None:
         covariance = a_t / a_s * s_s**2
         gain = covariance / s_t**2
         wanted = (gain, a_s - gain * a_t, s_s**2 - gain * covariance, s_t**2 - (a_t / a_s) ** 2 * s_s**2)
-        for got, want, scale in zip((k.from_x_t, k.from_x0, k.small, k.large), wanted, (1, 1, s_s**2, s_t**2), strict=True):
+        for got, want, scale in zip(
+            (k.from_x_t, k.from_x0, k.small, k.large), wanted, (1, 1, s_s**2, s_t**2), strict=True
+        ):
             assert abs(got - want) <= 1e-12 * max(scale, 1), f"from t = {t} to s = {s}: got {got}, want {want}"
 
 
@@ -233,7 +237,7 @@ def test_posterior_of_neighbours_is_ddpms(name: str) -> None:
         bar_before = bar
 
 
-# -- nets as denoisers ----------------------------------------------------------------------------------------------------------------
+# -- nets as denoisers -----------------------------------------------------------------------------
 
 
 def exact_net(prediction: str, std: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

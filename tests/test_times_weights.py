@@ -26,14 +26,16 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def bin_probabilities(times: str, path: Path, edges: torch.Tensor) -> torch.Tensor:
-    """The density integrated over the bins by the midpoint rule on the logit of t, where every density here is smooth."""
+    """The density integrated over the bins, by sums on the logit of t, where every density here is smooth."""
     logits = torch.linspace(-36, 36, 80_001, dtype=F64)
     t = torch.sigmoid(logits)
     mass = TIME_SAMPLERS[times].density(t, path) * t * (1 - t) * (logits[1] - logits[0])
-    return torch.zeros(len(edges) - 1, dtype=F64).index_add_(0, (torch.bucketize(t, edges) - 1).clamp(0, len(edges) - 2), mass)
+    return torch.zeros(len(edges) - 1, dtype=F64).index_add_(
+        0, (torch.bucketize(t, edges) - 1).clamp(0, len(edges) - 2), mass
+    )
 
 
-# -- times of training ----------------------------------------------------------------------------------------------------------------
+# -- times of training -----------------------------------------------------------------------------
 
 
 @registered_path
@@ -44,13 +46,17 @@ def test_draws_follow_the_density(path: Path, times: str) -> None:
     assert t.dtype == F64 and t.shape == (num,) and bool((t > 0).all()) and bool((t <= 1).all())
     expected = num * bin_probabilities(times, path, edges)
     assert abs(float(expected.sum()) / num - 1) < 1e-3, "the density does not integrate to 1"
-    counts = torch.histc(torch.bucketize(t, edges).double() - 1, bins=25, min=-0.5, max=24.5)  # right-closed bins, as tables want
+    counts = torch.histc(
+        torch.bucketize(t, edges).double() - 1, bins=25, min=-0.5, max=24.5
+    )  # right-closed bins, as tables want
     assert counts.sum() == num
     full = expected > 8
     observed = torch.cat([counts[full], counts[~full].sum()[None]])
     wanted = torch.cat([expected[full], expected[~full].sum().clamp(min=1)[None]])
     statistic = float(((observed - wanted) ** 2 / wanted).sum())
-    assert chi2.sf(statistic, len(wanted) - 1) > 1e-4, f"chi^2 = {statistic:.1f} with {len(wanted) - 1} degrees of freedom"
+    assert chi2.sf(statistic, len(wanted) - 1) > 1e-4, (
+        f"chi^2 = {statistic:.1f} with {len(wanted) - 1} degrees of freedom"
+    )
 
 
 @each_times
@@ -83,7 +89,7 @@ def test_log_normal_sigma_is_normal_in_the_noise_level() -> None:
         assert abs(float(levels.mean()) + 1.2) < 0.03 and abs(float(levels.std()) - 1.2) < 0.03, name
 
 
-# -- grids ----------------------------------------------------------------------------------------------------------------------------
+# -- grids -----------------------------------------------------------------------------------------
 
 
 @each_path
@@ -113,7 +119,9 @@ def test_grids_are_where_their_formula_says(path: Path, num_steps: int) -> None:
         "cosine": torch.tan(math.atan(top) * (1 - i / num_steps)),
     }
     for name, wanted in formulas.items():
-        torch.testing.assert_close(levels[name][1:], wanted[1:], rtol=1e-6, atol=0, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            levels[name][1:], wanted[1:], rtol=1e-6, atol=0, msg=lambda m, name=name: f"{name}: {m}"
+        )
     u = 1 - i / num_steps
     torch.testing.assert_close(TIME_GRIDS["uniform"](path, num_steps)[:-1], u, rtol=1e-14, atol=0)
     torch.testing.assert_close(TIME_GRIDS["quadratic"](path, num_steps)[:-1], u**2, rtol=1e-14, atol=0)
@@ -125,7 +133,9 @@ def test_karras_ends_at_the_same_levels_for_every_rho(rho: float) -> None:
     path = VE()
     for num_steps in (2, 3, 18):
         sigma = path.at(karras(path, num_steps, rho=rho)).sigma
-        assert math.isclose(float(sigma[0]), 80, rel_tol=1e-9) and math.isclose(float(sigma[-2]), 0.002, rel_tol=1e-6), rho
+        assert math.isclose(float(sigma[0]), 80, rel_tol=1e-9) and math.isclose(
+            float(sigma[-2]), 0.002, rel_tol=1e-6
+        ), rho
         assert sigma[-1] == 0
     with pytest.raises(ValueError, match="`rho` must be above 0, got 0"):
         karras(path, 5, rho=0.0)
@@ -141,12 +151,14 @@ def test_trailing_visits_whole_entries_beginning_with_the_last(num_steps: int) -
 
 def test_the_shifted_grid_is_the_uniform_grid_of_a_shifted_path() -> None:
     once = shifted(PATH_CASES["flow"], 10, shift=2.5)
-    torch.testing.assert_close(PATH_CASES["flow"].at(once).sigma, PATH_CASES["flow/shift2.5"].at(torch.linspace(1, 0, 11)).sigma)
+    torch.testing.assert_close(
+        PATH_CASES["flow"].at(once).sigma, PATH_CASES["flow/shift2.5"].at(torch.linspace(1, 0, 11)).sigma
+    )
     with pytest.raises(ValueError, match="`shift` must be above 0"):
         shifted(PATH_CASES["flow"], 10, shift=-1.0)
 
 
-# -- weights --------------------------------------------------------------------------------------------------------------------------
+# -- weights ---------------------------------------------------------------------------------------
 
 # On a variance-preserving path, from SNR = S: weight on the eps, x0 and v loss, as published.
 TEXTBOOK = {
@@ -170,7 +182,9 @@ def test_weights_have_their_published_values(weight: str) -> None:
         for prediction, wanted in zip(("eps", "x0", "v"), TEXTBOOK[weight](snr), strict=True):
             a, b = PREDICTIONS[prediction](c)
             got = float(loss_weight(WEIGHTS[weight], c, a * c.sigma - b * c.alpha))
-            assert math.isclose(got, wanted, rel_tol=1e-9), f"{weight} on {prediction} at SNR = {snr}: {got}, published {wanted}"
+            assert math.isclose(got, wanted, rel_tol=1e-9), (
+                f"{weight} on {prediction} at SNR = {snr}: {got}, published {wanted}"
+            )
 
 
 class Wrong:
@@ -214,4 +228,6 @@ def test_weights_are_finite_at_both_ends(path: Path, prediction: str, weight: st
     c = path.at(torch.tensor(ends, dtype=F64))
     a, b = PREDICTIONS[prediction](c)
     w = loss_weight(WEIGHTS[weight], c, a * c.sigma - b * c.alpha)
-    assert bool(torch.isfinite(w.float()).all()) and bool((w >= 0).all()), f"{weight} on {prediction} at {ends}: {w.tolist()}"
+    assert bool(torch.isfinite(w.float()).all()) and bool((w >= 0).all()), (
+        f"{weight} on {prediction} at {ends}: {w.tolist()}"
+    )

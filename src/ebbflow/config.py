@@ -15,6 +15,7 @@ from ebbflow.conditioning import CONDITIONINGS, AutoConditioning, Conditioning
 from ebbflow.core.paths import PATHS, Flow, Path
 from ebbflow.errors import ConfigError, choose, nearest
 from ebbflow.nets import NETS, NetOptions
+from ebbflow.nets.classifier import ClassifierOptions
 from ebbflow.nets.unet import UNetOptions
 
 Count = Annotated[int, Field(ge=1)]
@@ -125,6 +126,17 @@ class RunConfig:
     sample: SampleConfig = SampleConfig()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """Everything that makes a noisy classifier what it is; of `train`, sampling has no part in it."""
+
+    data: DataConfig = DataConfig()
+    classifier: ClassifierOptions = ClassifierOptions()
+    path: Path = Flow()
+    train: TrainConfig = TrainConfig(weight_decay=0.05)
+    engine: EngineConfig = EngineConfig()
+
+
 KINDS: dict[str, tuple[Mapping[str, type[Any]], str]] = {
     "net": (NETS, "unet"),
     "path": (PATHS, "flow"),
@@ -147,7 +159,16 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: unknown section, kind or key; a value of the wrong type or out of range.
     """
-    known = [*SECTIONS, *KINDS]
+    return RunConfig(**_sections(values, [*SECTIONS, *KINDS]))
+
+
+def parse_classifier(values: Mapping[str, Any]) -> ClassifierConfig:
+    """`parse` for a noisy classifier: sections data, classifier, path, train, engine."""
+    layers = merge({"train": asdict(ClassifierConfig().train)}, values)
+    return ClassifierConfig(**_sections(layers, [f.name for f in fields(ClassifierConfig)]))
+
+
+def _sections(values: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
     sections = {}
     for name, given in values.items():
         if name not in known:
@@ -155,12 +176,14 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
         if not isinstance(given, Mapping):
             raise ConfigError(f"section {name!r} must hold keys, got {given!r}. Write {name}.key=value.")
         sections[name] = _section(name, dict(given))
-    return RunConfig(**sections)
+    return sections
 
 
 def _section(name: str, given: dict[str, Any]) -> Any:
     if name in SECTIONS:
         return _checked(SECTIONS[name], given, name)
+    if name == "classifier":
+        return _checked(ClassifierOptions, given, name)
     registry, default = KINDS[name]
     kind = given.pop("kind", default)
     return _checked(choose(registry, kind, f"{name}.kind"), given, name, f" of kind {kind!r}")
@@ -182,7 +205,7 @@ def _checked(cls: type[Any], given: dict[str, Any], section: str, of_kind: str =
         raise ConfigError(f"{where}: {message[0].lower() + message[1:]}{got}") from error
 
 
-def to_dict(config: RunConfig) -> Layer:
+def to_dict(config: RunConfig | ClassifierConfig) -> Layer:
     """The inverse of `parse`, ready for JSON."""
     sections: Layer = {}
     for f in fields(config):

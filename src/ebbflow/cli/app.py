@@ -6,16 +6,20 @@ import errno
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 
+from ebbflow.cli.classify import train_classifier
 from ebbflow.cli.edit import edit
+from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.invert import invert, reconstruct
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
+
+UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer has brought in in more than one way
 
 app = typer.Typer(
     name="ebbflow",
@@ -27,10 +31,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(train)
+app.command("train-classifier")(train_classifier)
 app.command()(sample)
 app.command()(edit)
 app.command()(invert)
 app.command()(reconstruct)
+app.command()(evaluate)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")
@@ -42,9 +48,9 @@ def run_app(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         return int(command.main([_hyphened(a) for a in arguments], prog_name="ebbflow", standalone_mode=False) or 0)
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
-        return error.exit_code
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped.", 130)
     except BrokenPipeError:

@@ -48,15 +48,15 @@ def read_integers(text: str, flag: str) -> list[int]:
     return [int(item) for item in items]
 
 
-def read_options(settings: Sequence[str]) -> dict[str, Any]:
-    """Options given as `--set name=value`."""
+def read_options(settings: Sequence[str], flag: str = "--set") -> dict[str, Any]:
+    """Options given as `--set name=value`, or by another flag."""
     from ebbflow.config import read_value
 
     options = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name.strip():
-            raise ConfigError(f"--set wants name=value, for example --set eta=0.5; got {setting!r}.")
+            raise ConfigError(f"{flag} wants name=value, for example {flag} eta=0.5; got {setting!r}.")
         options[name.strip()] = read_value(value.strip())
     return options
 
@@ -71,7 +71,7 @@ def class_indices(run: Run, labels: Sequence[str]) -> list[int]:
     from ebbflow.conditioning import label_indices
 
     if not run.facts.label_names:
-        raise ConfigError("this run is unconditional: it knows no labels. Leave --label and --negative-label out.")
+        raise ConfigError("this run knows no labels. Leave --label, --labels and --negative-label out.")
     return label_indices(labels, run.facts.label_names)
 
 

@@ -51,7 +51,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
-    from ebbflow.methods.guidance import GUIDANCE
+    from ebbflow.methods.guidance import GUIDANCE, LOSSES
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.nets import NETS
 
@@ -63,6 +63,7 @@ def _catalogue() -> dict[str, Any]:
         "times": TIME_SAMPLERS,
         "weights": WEIGHTS,
         "guidance": GUIDANCE,
+        "losses": LOSSES,
         "nets": NETS,
         "conditionings": CONDITIONINGS,
         "datasets": DATASETS,

@@ -20,9 +20,24 @@ from ebbflow.cli.common import (
     this_command,
     watched,
 )
+from ebbflow.cli.guides import (
+    Autoguide,
+    ClassifierFolder,
+    ClassifierScale,
+    GuidanceRule,
+    GuidanceSet,
+    LossEmphasis,
+    LossName,
+    LossSet,
+    LossWeight,
+    Mask,
+    Target,
+    read_guides,
+)
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ebbflow.nets import Wanted
     from ebbflow.runs import Request, Run, Samples
 
 
@@ -39,6 +54,14 @@ def sample(
         str | None, typer.Option(help="Several classes, such as 0-9 or cat,dog; the rows of the grid.")
     ] = None,
     negative_label: Annotated[str | None, typer.Option(help="The class that guidance moves away from.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to make, for runs trained on text; repeat it for more rows.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="The text that guidance moves away from.")] = None,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option(help="Numbers such as 0,0.5,0.5, for runs trained on vectors; repeat it for more rows."),
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="w of u + w (c - u): 1 is conditional, 0 unconditional.")
     ] = None,
@@ -46,6 +69,17 @@ def sample(
         float, typer.Option(min=0, max=1, help="How far guided samples are brought back to their contrast.")
     ] = 0.0,
     interval: Annotated[str | None, typer.Option(help="LOW,HIGH in log-SNR: guide only there.")] = None,
+    guidance_rule: GuidanceRule = None,
+    guidance_set: GuidanceSet = None,
+    autoguide: Autoguide = None,
+    classifier: ClassifierFolder = None,
+    classifier_scale: ClassifierScale = None,
+    loss: LossName = None,
+    loss_weight: LossWeight = None,
+    loss_emphasis: LossEmphasis = None,
+    loss_set: LossSet = None,
+    target: Target = None,
+    mask: Mask = None,
     sampler: Annotated[str | None, typer.Option(help="See `ebbflow list samplers`.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.")] = None,
     grid: Annotated[str | None, typer.Option(help="Where the steps lie; see `ebbflow list grids`.")] = None,
@@ -66,14 +100,34 @@ def sample(
 ) -> None:
     """Sample a trained run with any sampler, grid, number of steps and guidance."""
     from ebbflow.runs import open_run
+    from ebbflow.runs.guiding import labelled, named
     from ebbflow.training.engine import pick_device
 
     check_weights(weights)
     _check_outputs(output, trajectory)
     run = open_run(ckpt)
-    request = _request(run, num=num, label=label, labels=labels, seed=seed, seeds=seeds)
+    guides = read_guides(
+        run,
+        guidance_rule=guidance_rule,
+        guidance_set=guidance_set,
+        autoguide=autoguide,
+        classifier=classifier,
+        classifier_scale=classifier_scale,
+        loss=loss,
+        loss_weight=loss_weight,
+        loss_emphasis=loss_emphasis,
+        loss_set=loss_set,
+        target=target,
+        mask=mask,
+        weights=weights,
+        device=pick_device(device),
+    )
+    run = labelled(named(run, guides), guides)
+    wanted = _wanted(run, label=label, labels=labels, prompts=prompt, vectors=vector)
+    request = _request(run, wanted, num=num, seed=seed, seeds=seeds)
     changes: dict[str, Any] = {
-        "guidance": guidance,
+        "guidance": run.config.sample.guidance if guidance is None and autoguide is not None else guidance,
+        "guides": guides,
         "rescale": rescale,
         "sampler": sampler,
         "num_steps": steps,
@@ -81,7 +135,7 @@ def sample(
         "batch_size": batch_size,
         "interval": None if interval is None else _interval(interval),
         "options": read_options(set_) if set_ is not None else {} if sampler is not None else None,
-        "negative": None if negative_label is None else class_indices(run, [negative_label])[0],
+        "negative": _negative(run, negative_label, negative_prompt),
     }
     request = replace(request, **{key: value for key, value in changes.items() if value is not None})
     began = time.perf_counter()
@@ -104,28 +158,52 @@ def sample(
         print(f"{len(request.seeds)} samples in {seconds:.1f} s: {', '.join(written)}")
 
 
-def _request(
-    run: Run, *, num: int | None, label: str | None, labels: str | None, seed: int, seeds: str | None
-) -> Request:
-    """Seeds and labels: by blocks of equal label, in the order given."""
-    from ebbflow.runs.generate import default_request
+def _wanted(
+    run: Run, *, label: str | None, labels: str | None, prompts: list[str] | None, vectors: list[str] | None
+) -> tuple[Wanted, ...] | None:
+    """What is to be made, row by row; None where nothing was said."""
+    given = {"--label": label, "--labels": labels, "--prompt": prompts, "--vector": vectors}
+    flags = [flag for flag, value in given.items() if value is not None]
+    if len(flags) > 1:
+        raise ConfigError(f"{' and '.join(flags)} all choose what to make. Give one.")
+    if flags and not run.config.conditioning.examples(run.facts):
+        raise ConfigError(
+            f"this run is unconditional: it cannot take {flags[0][2:].rstrip('s')}s. Leave {flags[0]} out."
+        )
+    if label is not None or labels is not None:
+        return tuple(class_indices(run, [label] if label is not None else read_items(labels or "")))
+    return tuple(prompts) if prompts is not None else None if vectors is None else tuple(map(_numbers, vectors))
 
-    if label is not None and labels is not None:
-        raise ConfigError("--label and --labels both choose classes. Give one.")
-    conditional = type(run.config.conditioning).__name__ != "NoConditioning"
-    if not conditional and (label is not None or labels is not None):
-        raise ConfigError("this run is unconditional: it cannot take labels. Leave --label out.")
-    wanted = [label] if label is not None else None if labels is None else read_items(labels)
-    every = list(range(len(run.facts.label_names))) if conditional else []
-    classes = every if wanted is None else class_indices(run, wanted)
+
+def _request(run: Run, wanted: tuple[Wanted, ...] | None, *, num: int | None, seed: int, seeds: str | None) -> Request:
+    """Seeds and what they are to become: by blocks of the same, in the order given."""
+    from ebbflow.runs.generate import deal, default_request
+
+    rows = wanted if wanted is not None else run.config.conditioning.examples(run.facts)
     listed = None if seeds is None else read_integers(seeds, "--seeds")
     if listed is not None and num is not None and num != len(listed):
         raise ConfigError(f"--num {num} and the {len(listed)} seeds of --seeds disagree. Leave --num out.")
-    default = 1 if label is not None else 8 * len(classes) if classes else 64 if run.facts.is_image else 1000
+    default = 1 if wanted is not None and len(wanted) == 1 else 8 * len(rows) or (64 if run.facts.is_image else 1000)
     count = num or default if listed is None else len(listed)
     chosen = tuple(listed if listed is not None else range(seed, seed + count))
-    dealt = tuple(classes[i * len(classes) // count] for i in range(count)) if classes else None
-    return default_request(run, seeds=chosen, labels=dealt)
+    dealt = deal(rows, count) if rows else None
+    labels = tuple(row for row in dealt or () if isinstance(row, int)) or None
+    return default_request(run, seeds=chosen, labels=labels, wanted=None if labels else dealt)
+
+
+def _negative(run: Run, label: str | None, prompt: str | None) -> Wanted | None:
+    if label is not None and prompt is not None:
+        raise ConfigError("--negative-label and --negative-prompt both say what to avoid. Give one.")
+    return prompt if label is None else class_indices(run, [label])[0]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--vector wants numbers with commas between them, such as 0,0.5,0.5; got {text!r}."
+        ) from error
 
 
 def _interval(text: str) -> tuple[float, float]:
@@ -161,7 +239,7 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
         raise ConfigError("samples of this run are points: give a .png or .npz output instead of a folder.")
     for batch in _shown(generate(denoiser, run.facts, request, device), request):
         if trajectory is not None and batch.seeds[0] == request.seeds[0]:
-            frames.append(_picture(run, batch.images if run.facts.is_image else batch.x, batch.labels))
+            frames.append(_picture(run, batch.images if run.facts.is_image else batch.x, batch.asked))
         if batch.done and singly:
             for seed, image in zip(batch.seeds, batch.images, strict=True):
                 canvas.save_picture(canvas.to_picture(image), output / f"seed_{seed:06d}.png", this_command())
@@ -171,24 +249,24 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
         labels = None if request.labels is None else torch.tensor(request.labels)
         canvas.save_npz(torch.cat(kept), labels, output)
     elif not singly:
-        canvas.save_picture(_picture(run, torch.cat(kept), request.labels), output, this_command())
+        canvas.save_picture(_picture(run, torch.cat(kept), request.asked), output, this_command())
     if trajectory is not None:
         canvas.save_animation(frames, trajectory)
     return [str(output), *([str(trajectory)] if trajectory else [])]
 
 
-def _picture(run: Run, samples: Any, labels: tuple[int, ...] | None) -> Any:
-    """A grid whose rows are classes, or a scatter of points."""
+def _picture(run: Run, samples: Any, asked: tuple[Wanted, ...] | None) -> Any:
+    """A grid whose rows are what was asked for, or a scatter of points."""
     from ebbflow import canvas
     from ebbflow.evaluation.plots import scatter
+    from ebbflow.runs.generate import row_name
 
+    rows = list(dict.fromkeys(asked or ()))
     if not run.facts.is_image:
-        return scatter(samples, labels)
-    classes = list(dict.fromkeys(labels or ()))
-    if classes and len(samples) % len(classes) == 0 and len(samples) // len(classes) <= 32:
-        return canvas.grid(
-            samples, columns=len(samples) // len(classes), row_names=[run.facts.label_names[c] for c in classes]
-        )
+        return scatter(samples, tuple(rows.index(one) for one in asked) if asked else None)
+    if rows and len(samples) % len(rows) == 0 and len(samples) // len(rows) <= 32:
+        names = [row_name(row, run.facts.label_names) for row in rows]
+        return canvas.grid(samples, columns=len(samples) // len(rows), row_names=names)
     return canvas.grid(samples, columns=max(1, min(len(samples), round(len(samples) ** 0.5))))
 
 

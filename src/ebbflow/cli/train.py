@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Splits
     from ebbflow.runs import Trainer
+    from ebbflow.runs.train_classifier import ClassifierTrainer
 
 DEFAULT_PRESET = "digits"
 
@@ -90,7 +91,12 @@ def train(
         },
         "engine": {"device": device},
     }
-    layers = [read_preset(name), *([read_toml(config)] if config else []), read_settings(set_ or []), _given(flags)]
+    layers = [
+        read_preset(name),
+        *([read_toml(config)] if config else []),
+        read_settings(set_ or []),
+        given_flags(flags),
+    ]
     resolved = parse(merge(*layers))
     splits = load_splits(resolved)
     if epochs is not None:
@@ -103,7 +109,7 @@ def train(
         _train(resolved, splits, folder)
 
 
-def _given(flags: dict[str, dict[str, Any]]) -> Layer:
+def given_flags(flags: dict[str, dict[str, Any]]) -> Layer:
     """The flags that were given, section by section."""
     layers = {
         section: {key: value for key, value in keys.items() if value is not None} for section, keys in flags.items()
@@ -114,7 +120,7 @@ def _given(flags: dict[str, dict[str, Any]]) -> Layer:
 def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
     from ebbflow.runs import Trainer
 
-    with _stop_on_interrupt() as should_stop:
+    with stop_on_interrupt() as should_stop:
         trainer = Trainer(config, splits, folder, command=this_command(), should_stop=should_stop)
         print(_headline(trainer, len(splits.train)))
         if trainer.start >= config.train.num_steps:
@@ -123,7 +129,7 @@ def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
                 "another --save-dir."
             )
             return
-        finished = _follow(trainer)
+        finished = follow(trainer)
     if not finished:
         print(f"stopped; the same command goes on from {folder}.", file=sys.stderr)
         raise typer.Exit(130)
@@ -141,7 +147,7 @@ def _headline(trainer: Trainer, num: int) -> str:
     )
 
 
-def _follow(trainer: Trainer) -> bool:
+def follow(trainer: Trainer | ClassifierTrainer) -> bool:
     """Show the run's progress; True when it came to its end."""
     from tqdm import tqdm
 
@@ -163,7 +169,7 @@ def _follow(trainer: Trainer) -> bool:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """A question that answers True after SIGINT or SIGTERM; a second signal ends the process at once."""
     asked: list[int] = []
 

@@ -134,7 +134,7 @@ def _grid(inner: Tensor) -> Tensor:
 
 
 def uniform(path: Path, num_steps: int) -> Tensor:
-    """Equal steps in t."""
+    """Equal steps in t from 1 to 0."""
     return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
 
 

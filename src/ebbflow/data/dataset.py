@@ -20,6 +20,7 @@ class Dataset:
         labels: int64 (N,) in [0, len(label_names)), or None.
         label_names: one name per class; empty when there are no labels.
         captions: one text per entry of `x`, or None.
+        vectors: float32 (N, K), what each entry may be conditioned on, or None.
 
     Raises:
         DataError: shapes, dtypes, counts or label range do not fit together.
@@ -30,6 +31,7 @@ class Dataset:
     labels: Tensor | None
     label_names: tuple[str, ...]
     captions: tuple[str, ...] | None = None
+    vectors: Tensor | None = None
 
     def __post_init__(self) -> None:
         kind = (self.x.dtype, self.x.ndim)
@@ -41,6 +43,11 @@ class Dataset:
         self._check_labels()
         if self.captions is not None and len(self.captions) != len(self.x):
             raise DataError(f"data set {self.name!r}: {len(self.captions)} captions for {len(self.x)} entries.")
+        if self.vectors is not None and (self.vectors.ndim != 2 or len(self.vectors) != len(self.x)):
+            raise DataError(
+                f"data set {self.name!r}: `vectors` must be float32 ({len(self.x)}, K), "
+                f"got {tuple(self.vectors.shape)}."
+            )
 
     def _check_labels(self) -> None:
         if self.labels is None:
@@ -104,6 +111,7 @@ class Dataset:
             labels=None if self.labels is None else self.labels[rows],
             label_names=self.label_names,
             captions=None if self.captions is None else tuple(self.captions[i] for i in rows.tolist()),
+            vectors=None if self.vectors is None else self.vectors[rows],
         )
 
 

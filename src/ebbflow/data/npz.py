@@ -19,7 +19,7 @@ from ebbflow.data.split import divide, drawn, tenth
 from ebbflow.errors import DataError
 
 Array = NDArray[Any]
-KEYS = ("arr_0", "x", "arr_1", "labels")
+KEYS = ("arr_0", "x", "arr_1", "labels", "vectors")
 
 
 def npz(path: Path) -> Splits:
@@ -27,7 +27,8 @@ def npz(path: Path) -> Splits:
 
     Args:
         path: `arr_0` or `x`: images uint8 (N, H, W) or (N, H, W, C) with C <= 4, or points floating (N, D), finite;
-            optionally `arr_1` or `labels`: strings, or integers that are class indices, (N,).
+            optionally `arr_1` or `labels`: strings, or integers that are class indices, (N,);
+            optionally `vectors`: floating (N, K), finite, to condition on.
 
     Raises:
         DataError: the file cannot be read without unpickling, or an array is missing or of another kind.
@@ -35,7 +36,8 @@ def npz(path: Path) -> Splits:
     arrays = _arrays(path)
     x = _entries(path, _first(arrays, "arr_0", "x"), arrays)
     labels, label_names = _labels(path, _first(arrays, "arr_1", "labels"), len(x))
-    data = Dataset(name=path.stem, x=x, labels=labels, label_names=label_names)
+    vectors = _vectors(path, _first(arrays, "vectors"), len(x))
+    data = Dataset(name=path.stem, x=x, labels=labels, label_names=label_names, vectors=vectors)
     return divide(data, drawn(len(data), tenth(len(data))))
 
 
@@ -77,3 +79,15 @@ def _labels(path: Path, labels: Array | None, num_entries: int) -> tuple[Tensor 
     if labels.shape != (num_entries,):
         raise DataError(f"{path}: expected labels ({num_entries},), one for each entry, got {labels.shape}.")
     return class_indices(labels.tolist(), str(path))
+
+
+def _vectors(path: Path, vectors: Array | None, num_entries: int) -> Tensor | None:
+    if vectors is None:
+        return None
+    fits = vectors.ndim == 2 and len(vectors) == num_entries and np.issubdtype(vectors.dtype, np.floating)
+    if not fits or not np.isfinite(vectors).all():
+        raise DataError(
+            f"{path}: expected vectors ({num_entries}, K) of finite floating-point numbers, got {vectors.dtype} "
+            f"{vectors.shape}."
+        )
+    return torch.from_numpy(vectors.astype(np.float32))

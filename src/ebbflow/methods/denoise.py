@@ -4,7 +4,7 @@ walk."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,9 +14,14 @@ from torch import Tensor
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, check_pair, solve
 from ebbflow.core.shape import as_time, expand
+from ebbflow.nets import Wanted
 
 Clock = Literal["log_snr", "time"]
 LOG_SNR_LIMIT = 20.0
+
+
+class UntrainedNullError(ValueError):
+    """The null condition was asked of a model that was never trained without a condition."""
 
 
 class Denoiser(ABC):
@@ -46,6 +51,16 @@ class Denoiser(ABC):
             ValueError: this denoiser knows no null condition.
         """
 
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        """The conditions that class indices, prompts or vectors stand for, a row each, in the form that `given` takes.
+
+        Raises:
+            ValueError: this denoiser does not take such a condition.
+        """
+        if not all(isinstance(one, int) for one in wanted):
+            raise ValueError("this model takes class indices only: no prompts and no vectors.")
+        return torch.tensor(wanted)
+
 
 Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -74,7 +89,9 @@ class NetDenoiser(Denoiser):
         prediction: what the net's output means, a name of `PREDICTIONS`.
         clock: what the net is told of t.
         make_null: num -> null conditions; None for an unconditional net.
+        make_cond: class indices, prompts or vectors -> conditions; None for a net that takes class indices as they are.
         cond: the bound condition.
+        null_trained: whether training ever dropped the condition; without, the null one means nothing and is refused.
 
     Raises:
         ValueError: the prediction cannot recover x0 on this path.
@@ -85,7 +102,9 @@ class NetDenoiser(Denoiser):
     prediction: str = "velocity"
     clock: Clock = "log_snr"
     make_null: Callable[[int], Tensor] | None = None
+    make_cond: Callable[[Sequence[Wanted]], Tensor] | None = None
     cond: Tensor | None = None
+    null_trained: bool = True
 
     def __post_init__(self) -> None:
         check_pair(self.prediction, self.path)
@@ -101,7 +120,7 @@ class NetDenoiser(Denoiser):
         num = x_t.shape[0]
         cond = self.cond
         if cond is None and self.make_null is not None:
-            cond = self.make_null(num)
+            cond = self.null(num)
         elif cond is not None and cond.shape[0] == 1 != num:
             cond = cond.expand(num, *cond.shape[1:])
         out = self.output(x_t, t, cond if cond is None else cond.to(x_t.device))
@@ -122,7 +141,16 @@ class NetDenoiser(Denoiser):
                 "this model was trained without a condition, so it has no null condition and guidance has "
                 "nothing to guide."
             )
+        if not self.null_trained:
+            raise UntrainedNullError(
+                "this model never saw the null condition in training (conditioning.drop = 0): it can neither be guided "
+                "from it nor sampled without a condition. Use guidance 1 with a condition, or train with "
+                "conditioning.drop=0.1."
+            )
         return self.make_null(num)
+
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        return super().read(wanted) if self.make_cond is None else self.make_cond(wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

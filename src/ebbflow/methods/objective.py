@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,17 @@ class Outputs(Protocol):
     """What an objective needs of a denoiser: the raw output in its own prediction."""
 
     def output(self, x_t: Tensor, t: float | Tensor, cond: Tensor | None) -> Tensor: ...
+
+
+class Losses(Protocol):
+    """What training needs of an objective: the times, and the loss of each sample."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def draw_times(self, num: int, generator: torch.Generator) -> Tensor: ...
+
+    def losses(self, model: Any, x0: Tensor, cond: Tensor | None, eps: Tensor, t: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)

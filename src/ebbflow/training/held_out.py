@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebbflow.core.noise import generator_for
-from ebbflow.methods.objective import Objective, Outputs
+from ebbflow.methods.objective import Losses
 
 LOG_SNR_EDGES = (-6.0, -3.0, 0.0, 3.0, 6.0)
 
@@ -38,18 +39,22 @@ class HeldOut:
         batch_size: samples a network evaluation.
     """
 
-    objective: Objective
+    objective: Losses
     x0: Tensor
     cond: Tensor | None
     seed: int = 0
     batch_size: int = 128
 
-    @torch.no_grad()
-    def __call__(self, model: Outputs, device: torch.device) -> tuple[float, dict[str, float]]:
-        """The mean loss, and the mean by bin of log-SNR."""
+    def draws(self) -> tuple[Tensor, Tensor]:
+        """The frozen t and eps."""
         generator = generator_for(self.seed, "held_out")
         t = self.objective.draw_times(len(self.x0), generator)
-        eps = torch.randn(self.x0.shape, generator=generator)
+        return t, torch.randn(self.x0.shape, generator=generator)
+
+    @torch.no_grad()
+    def __call__(self, model: Any, device: torch.device) -> tuple[float, dict[str, float]]:
+        """The mean loss, and the mean by bin of log-SNR."""
+        t, eps = self.draws()
         losses = []
         for rows in torch.arange(len(t)).split(self.batch_size):
             cond = None if self.cond is None else self.cond[rows].to(device)

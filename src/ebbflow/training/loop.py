@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ebbflow.core.noise import generator_for
 from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.methods.objective import Objective
+from ebbflow.methods.objective import Losses, Objective
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import WorkingCopy
 from ebbflow.training.optim import LearningRate
@@ -23,6 +23,15 @@ class Batch:
 
     x0: Tensor
     cond: Tensor | None = None
+
+
+class Model(Protocol):
+    """What `fit` trains: a dataclass around a net, such as a NetDenoiser."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def net(self) -> Any: ...
 
 
 class Loader(Protocol):
@@ -47,8 +56,8 @@ class TrainStep:
 
 
 def fit(
-    denoiser: NetDenoiser,
-    objective: Objective,
+    denoiser: Model,
+    objective: Losses,
     loader: Loader,
     optimiser: torch.optim.Optimizer,
     *,
@@ -67,8 +76,8 @@ def fit(
     device.
 
     Args:
-        denoiser: a NetDenoiser whose net is a module with float32 weights.
-        objective: must have the denoiser's path and prediction.
+        denoiser: a NetDenoiser, or another model, whose net is a module with float32 weights.
+        objective: its loss; for a NetDenoiser it must have the denoiser's path and prediction.
         loader: batches by step.
         optimiser: over the net's parameters.
         ema: updated after each step.
@@ -79,10 +88,10 @@ def fit(
     Raises:
         FloatingPointError: a loss or gradient that is not finite, before it touches the weights.
     """
-    if (denoiser.path, denoiser.prediction) != (objective.path, objective.prediction):
-        raise ValueError("the denoiser and the objective must share their path and prediction.")
+    if isinstance(denoiser, NetDenoiser) and isinstance(objective, Objective):
+        _require_same_meaning(denoiser, objective)
     if not isinstance(denoiser.net, torch.nn.Module):
-        raise ValueError("fit() trains a NetDenoiser whose net is a torch module.")
+        raise ValueError("fit() trains a model whose net is a torch module.")
     working = WorkingCopy(denoiser.net.train(), dtype)
     model = replace(denoiser, net=working.module)
     parameters = list(denoiser.net.parameters())
@@ -108,8 +117,13 @@ def fit(
         )
 
 
+def _require_same_meaning(denoiser: NetDenoiser, objective: Objective) -> None:
+    if (denoiser.path, denoiser.prediction) != (objective.path, objective.prediction):
+        raise ValueError("the denoiser and the objective must share their path and prediction.")
+
+
 def _draw_losses(
-    model: NetDenoiser, objective: Objective, batch: Batch, generator: torch.Generator, device: torch.device
+    model: Model, objective: Losses, batch: Batch, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     x0 = batch.x0.to(device)
     t = objective.draw_times(len(x0), generator)

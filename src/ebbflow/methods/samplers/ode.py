@@ -76,8 +76,10 @@ def rk4(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step]:
 
 @sampler(order=2, evaluations=lambda n: n)
 def ab2(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step]:
-    """x_s = x_t + h [v + h/(2 h_prev) (v - v_prev)]: Adams-Bashforth on a graded grid, one evaluation a step. Order 2;
-    starts with Euler."""
+    """x_s = x_t + h [v + h/(2 h_prev) (v - v_prev)]: Adams-Bashforth on a graded grid, one evaluation a step.
+
+    Order 2; starts with Euler (Bashforth & Adams, 1883).
+    """
     previous: tuple[float, Tensor] | None = None
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)

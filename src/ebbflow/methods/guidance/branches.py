@@ -1,19 +1,24 @@
-"""Guidance: denoisers made of denoisers. Every rule combines x0 and eps together, so it means the same in every
-prediction."""
+"""What the rules share that compare a conditional with an unconditional estimate: the condition, the two evaluations,
+the window."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, UntrainedNullError
+from ebbflow.nets import Wanted
 
 BATCH_LIMIT = 16  # up to this many samples one pass of both branches is faster than two
+Interval = tuple[float, float] | None
 
 
 def combine(u: Estimate, c: Estimate, guidance: float) -> Estimate:
@@ -27,14 +32,44 @@ def with_x0(denoiser: Denoiser, estimate: Estimate, x0: Tensor, x_t: Tensor, t: 
     return replace(estimate, x0=x0, eps=(x_t - expand(c.alpha, x_t) * x0) / expand(c.sigma, x_t))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassifierFree(Denoiser):
-    """u + w (c - u), c given the condition, u given none or the negative condition (Ho & Salimans, 2022, 2207.12598,
-    with w counted from u).
+def moved(denoiser: Denoiser, estimate: Estimate, shift: Tensor, t: float | Tensor) -> Estimate:
+    """`estimate` with `shift` added to x0, and to eps what keeps alpha x0 + sigma eps: -alpha / sigma times it."""
+    c = denoiser.path.at(t)
+    ratio = expand(c.alpha / c.sigma, shift)
+    return replace(estimate, x0=estimate.x0 + shift, eps=estimate.eps - ratio * shift)
 
-    w = 1 is the conditional model and w = 0 the unconditional one, each at the cost of one evaluation; any other w
-    costs two. It does not sample
-    the tilted density p(x)^{1-w} p(x|c)^w, which is no path of the forward process.
+
+def check_interval(interval: Interval) -> None:
+    """Raise a ValueError unless `interval` is None or (low, high) with low < high."""
+    if interval is not None and not interval[0] < interval[1]:
+        raise ValueError(f"`interval` must be (low, high) in log-SNR with low < high, got {interval}.")
+
+
+def acts(path: Path, t: float | Tensor, interval: Interval) -> bool:
+    """Whether every t lies in the log-SNR window, ends included."""
+    if interval is None:
+        return True
+    level = path.log_snr(t)
+    return bool(((level >= interval[0]) & (level <= interval[1])).all())
+
+
+def takes_condition(denoiser: Denoiser) -> bool:
+    """Whether a denoiser knows conditions, which is whether it has a null one."""
+    try:
+        denoiser.null(1)
+    except UntrainedNullError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches(Denoiser):
+    """A rule on c, given the condition, and u, given none or the negative condition.
+
+    w = 1 is the conditional model at the cost of one evaluation; any other w costs two, but for those that `_alone`
+    names.
 
     Args:
         inner: a denoiser that takes conditions.
@@ -42,11 +77,9 @@ class ClassifierFree(Denoiser):
         cond: the bound condition, shape (B, ...).
         negative: the negative condition, shape (B, ...) or (1, ...), in the place of the null one.
         interval: (low, high) log-SNR window inside which w acts, ends included; outside, the conditional model alone
-            (Kynkaanniemi et al.,
-            2024, 2404.07724).
+            (Kynkaanniemi et al., 2024, 2404.07724).
         rescale: phi in [0, 1] mixes in a guided x0 brought back to the standard deviation of the conditional x0 (Lin et
-            al., 2023, eq. 15-16,
-            2305.08891), in x0 space.
+            al., 2023, eq. 15-16, 2305.08891), in x0 space.
         batched: both branches in one call, or in two; None chooses by batch size.
     """
 
@@ -54,48 +87,56 @@ class ClassifierFree(Denoiser):
     guidance: float
     cond: Tensor | None = None
     negative: Tensor | None = None
-    interval: tuple[float, float] | None = None
+    interval: Interval = None
     rescale: float = 0.0
     batched: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"`rescale` must be in [0, 1], got {self.rescale}.")
-        if self.interval is not None and not self.interval[0] < self.interval[1]:
-            raise ValueError(f"`interval` must be (low, high) in log-SNR with low < high, got {self.interval}.")
-        self.inner.null(1)
+        check_interval(self.interval)
+        if self.negative is None:
+            self.inner.null(1)
+        elif not takes_condition(self.inner):
+            raise ValueError("this model was trained without a condition; there is no negative one either.")
 
     @property
     def path(self):  # type: ignore[no-untyped-def,override]
         """The inner denoiser's path."""
         return self.inner.path
 
-    def given(self, cond: Tensor | None) -> ClassifierFree:
+    def given(self, cond: Tensor | None) -> Self:
         return replace(self, cond=cond)
 
     def null(self, num: int) -> Tensor:
         return self.inner.null(num)
 
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        return self.inner.read(wanted)
+
+    @abstractmethod
+    def guided(self, u: Estimate, c: Estimate, x_t: Tensor, t: float | Tensor) -> Estimate:
+        """The rule."""
+
+    @property
+    def unconditional_at_zero(self) -> bool:
+        """Whether w = 0 is u itself, so that c need not be evaluated."""
+        return False
+
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         num = x_t.shape[0]
         cond = _rows(self.inner.null(num) if self.cond is None else self.cond, num)
         negative = _rows(self.inner.null(num) if self.negative is None else self.negative, num)
-        if self.guidance == 1 or not self._acts(t):
+        if self.guidance == 1 or not acts(self.path, t, self.interval):
             return self.inner.given(cond)(x_t, t)
-        if self.guidance == 0:
+        if self.guidance == 0 and self.unconditional_at_zero:
             return self.inner.given(negative)(x_t, t)
         u, c = self._branches(x_t, t, negative, cond)
-        guided = combine(u, c, self.guidance)
+        guided = self.guided(u, c, x_t, t)
         if self.rescale == 0:
             return guided
         ratio = _std(c.x0) / _std(guided.x0)
         return with_x0(self, guided, guided.x0 * (self.rescale * ratio + 1 - self.rescale), x_t, t)
-
-    def _acts(self, t: float | Tensor) -> bool:
-        if self.interval is None:
-            return True
-        level = self.path.log_snr(t)
-        return bool(((level >= self.interval[0]) & (level <= self.interval[1])).all())
 
     def _branches(self, x_t: Tensor, t: float | Tensor, negative: Tensor, cond: Tensor) -> tuple[Estimate, Estimate]:
         num = x_t.shape[0]
@@ -124,22 +165,3 @@ def _rows_of(estimate: Estimate, rows: slice) -> Estimate:
 
 def _std(x: Tensor) -> Tensor:
     return expand(x.flatten(1).std(dim=1), x)
-
-
-def classifier_free(
-    denoiser: Denoiser,
-    *,
-    guidance: float,
-    negative: Tensor | None = None,
-    interval: tuple[float, float] | None = None,
-    rescale: float = 0.0,
-    batched: bool | None = None,
-) -> ClassifierFree:
-    """`denoiser` guided by u + w (c - u); see `ClassifierFree` for the arguments. Bind the condition with
-    `.given(cond)`."""
-    return ClassifierFree(
-        inner=denoiser, guidance=guidance, negative=negative, interval=interval, rescale=rescale, batched=batched
-    )
-
-
-GUIDANCE: dict[str, Callable[..., Denoiser]] = {"classifier_free": classifier_free}

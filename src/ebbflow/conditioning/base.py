@@ -1,0 +1,136 @@
+"""What all conditioners share: how a condition travels, how it is dropped, and how a user's words become one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ebbflow.data import Dataset
+from ebbflow.nets import Context, ContextSpec, Injection, Wanted
+
+
+class Conditioner(nn.Module):
+    """Encodes a condition tensor with a row a sample; see `LabelConditioner`."""
+
+    spec: ContextSpec
+    takes: ClassVar[str]
+
+    @abstractmethod
+    def null(self, num: int) -> Tensor:
+        """The null condition of `num` samples."""
+
+    @abstractmethod
+    def encode(self, cond: Tensor) -> Context:
+        """The context of a condition tensor."""
+
+    @abstractmethod
+    def conditions(self, dataset: Dataset) -> Tensor | None:
+        """The condition of every entry of a data set."""
+
+    def forward(self, cond: Tensor) -> Context:
+        return self.encode(cond)
+
+    def drop(self, cond: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+        """`cond` with each row on its own replaced by the null with `probability`."""
+        gone = torch.rand(len(cond), generator=generator) < probability
+        return torch.where(gone.reshape(-1, *[1] * (cond.ndim - 1)), self.null(len(cond)), cond)
+
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        """The conditions that class indices, prompts and vectors stand for, a row each.
+
+        Raises:
+            ValueError: this conditioner does not take such a thing, or not this one.
+        """
+        return torch.stack([self._row(one) for one in wanted])
+
+    def of_label(self, label: int) -> Tensor:
+        """The condition of a class index, without the batch axis."""
+        raise ValueError(f"this run was trained on {self.takes}: it takes no labels. Leave --label out.")
+
+    def of_prompt(self, prompt: str) -> Tensor:
+        """The condition of a text, without the batch axis."""
+        raise ValueError(
+            f"this run was trained on {self.takes}: it takes no prompts. Leave --prompt out, or train with "
+            "--set conditioning.kind=text."
+        )
+
+    def of_vector(self, vector: tuple[float, ...]) -> Tensor:
+        """The condition of a vector, without the batch axis."""
+        raise ValueError(
+            f"this run was trained on {self.takes}: it takes no vectors. Leave --vector out, or train with "
+            "--set conditioning.kind=vector."
+        )
+
+    def _row(self, wanted: Wanted) -> Tensor:
+        if isinstance(wanted, str):
+            return self.of_prompt(wanted)
+        return self.of_label(wanted) if isinstance(wanted, int) else self.of_vector(tuple(wanted))
+
+
+class ConditionedNet(nn.Module):
+    """A net and its conditioner as one module: (x, clock, cond) -> output. What training, EMA and checkpoints hold."""
+
+    def __init__(self, net: nn.Module, conditioner: Conditioner | None) -> None:
+        super().__init__()
+        self.net, self.conditioner = net, conditioner
+
+    def forward(self, x: Tensor, clock: Tensor, cond: Tensor | None) -> Tensor:
+        context = None if self.conditioner is None or cond is None else self.conditioner(cond)
+        return self.net(x, clock, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a model has to know of its data, kept in its checkpoint so that sampling needs no data.
+
+    Args:
+        dims: shape of one sample.
+        is_image: whether samples are images scaled to [-1, 1].
+        label_names: names of the classes, () without labels.
+        captions: the first few distinct captions, () without captions.
+        vectors: the first few vectors, () without vectors.
+    """
+
+    dims: tuple[int, ...]
+    is_image: bool
+    label_names: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    vectors: tuple[tuple[float, ...], ...] = ()
+
+
+class Conditioning(Protocol):
+    """A kind of conditioning as a frozen dataclass that can build its conditioner."""
+
+    def build(self, facts: DataFacts) -> Conditioner | None:
+        """The conditioner for data of these facts."""
+        ...
+
+    def examples(self, facts: DataFacts) -> tuple[Wanted, ...]:
+        """What to sample when nothing is said: one of each class, or a few captions or vectors of the data."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioned:
+    """The settings that every kind of conditioning has.
+
+    Args:
+        injection: "add" (where the time goes in), "scale" (scale and shift of features) or "cross_attention".
+        dim: width of the embedding.
+        drop: probability with which training drops a sample's condition, in [0, 1).
+    """
+
+    injection: Injection = "scale"
+    dim: int = 128
+    drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"`dim` must be at least 1, got {self.dim}.")
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"`drop` must be in [0, 1), got {self.drop}.")

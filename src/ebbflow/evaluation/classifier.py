@@ -1,0 +1,170 @@
+"""A small classifier of a data set, trained on demand: its penultimate layer gives the features of the metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ebbflow.core.noise import derive_seed, generator_for
+from ebbflow.data import Dataset, Splits
+from ebbflow.training.engine import WorkingCopy
+from ebbflow.training.optim import LearningRate, adamw
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings:
+    """How the classifier is built and trained.
+
+    Args:
+        num_features: width of the penultimate layer.
+        epochs: passes over the training data, where that gives at least `min_steps` optimiser steps.
+        min_steps, max_steps: bounds of the number of optimiser steps.
+        batch_size, lr, weight_decay: of AdamW, with a linear warm-up and a cosine decay to 0.
+        seed: of the initial weights and of the data order.
+        dtype: "float32", or "bfloat16" beside a float32 master.
+    """
+
+    num_features: int = 128
+    epochs: float = 4.0
+    min_steps: int = 600
+    max_steps: int = 4000
+    batch_size: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    seed: int = 0
+    dtype: str = "float32"
+
+    def num_steps(self, num_train: int) -> int:
+        """Optimiser steps for `num_train` training examples."""
+        wanted = math.ceil(self.epochs * num_train / self.batch_size)
+        return min(max(wanted, self.min_steps), self.max_steps)
+
+
+class ClassifierNet(nn.Module):
+    """Strided 3x3 convolutions down to a side of at most 8, then two linear layers; points skip the convolutions.
+
+    Args:
+        dims: (C, H, W) of images or (D,) of points.
+        num_classes: at least 1.
+        num_features: width of the layer before the last.
+    """
+
+    scale: Tensor
+
+    def __init__(self, dims: tuple[int, ...], num_classes: int, num_features: int = 128) -> None:
+        super().__init__()
+        self.dims, self.num_classes, self.num_features = dims, num_classes, num_features
+        self.body = _image_body(dims) if len(dims) == 3 else _point_body(dims[0])
+        with torch.no_grad():
+            width = self.body(torch.zeros(1, *dims)).shape[1]
+        self.project = nn.Linear(width, num_features)
+        self.head = nn.Linear(num_features, num_classes)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, num_features) of x0 (B, *dims)."""
+        return self.scale * functional.silu(self.project(self.body(x)))
+
+    def rescale(self, factor: float) -> None:
+        """Multiply the features by `factor` and leave the classes as they are."""
+        with torch.no_grad():
+            self.scale.mul_(factor)
+            self.head.weight.div_(factor)
+
+
+def _image_body(dims: tuple[int, ...]) -> nn.Module:
+    channels, side, width = dims[0], max(dims[1:]), 32
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
+    if side > 8:
+        layers[0], side = nn.Conv2d(channels, width, 5, stride=2, padding=2), (side + 1) // 2
+    while (side > 4 and width < 128) or side > 8:
+        wider = min(2 * width, 128)
+        layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.GroupNorm(8, wider), nn.SiLU()]
+        width, side = wider, (side + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def _point_body(dim: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(dim, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
+
+
+def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
+    """An untrained classifier of `data`, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, "classifier"))
+        return ClassifierNet(data.dims, data.num_classes, settings.num_features)
+
+
+def train_classifier(
+    net: ClassifierNet, data: Dataset, settings: ClassifierSettings, device: torch.device
+) -> Generator[tuple[int, int], None, None]:
+    """Train `net` in place on `data` by cross-entropy, without augmentation; yields (steps done, steps in all).
+
+    At the end the features are scaled to a mean variance of 1 over the data.
+    """
+    assert data.labels is not None
+    net.to(device).train()
+    working = WorkingCopy(net, getattr(torch, settings.dtype))
+    optimiser = adamw(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    num_steps = settings.num_steps(len(data))
+    rate = LearningRate(peak=settings.lr, warmup_steps=num_steps // 20, schedule="cosine", num_steps=num_steps)
+    for step in range(num_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate.at(step)
+        rows = _rows(step, len(data), settings)
+        _classifier_step(working, optimiser, data.x0(rows).to(device), data.labels[rows].to(device))
+        yield step + 1, num_steps
+    net.eval().requires_grad_(False)
+    rows = torch.randperm(len(data), generator=generator_for(settings.seed, "scale"))[:10_000]
+    features = torch.cat([net(data.x0(part).to(device)).cpu() for part in rows.split(500)])
+    net.rescale(float(features.double().var(0).mean()) ** -0.5)
+
+
+def _rows(step: int, size: int, settings: ClassifierSettings) -> Tensor:
+    """The rows of a step, from permutations of the data laid end to end."""
+    batch = min(settings.batch_size, size)
+    per_epoch = size // batch
+    order = torch.randperm(size, generator=generator_for(settings.seed, "order", step // per_epoch))
+    return order[(step % per_epoch) * batch :][:batch]
+
+
+def _classifier_step(working: WorkingCopy, optimiser: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> None:
+    module = working.module
+    assert isinstance(module, ClassifierNet)
+    logits = module.head(module(x.to(module.head.weight.dtype)))
+    functional.cross_entropy(logits.float(), labels, label_smoothing=0.05).backward()
+    working.collect_gradients()
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    working.refresh()
+
+
+@torch.no_grad()
+def accuracy(net: ClassifierNet, data: Dataset, device: torch.device, batch_size: int = 500) -> float | None:
+    """The fraction of `data` that `net` gets right; None where there is no data."""
+    if len(data) == 0 or data.labels is None:
+        return None
+    right = 0
+    for rows in torch.arange(len(data)).split(batch_size):
+        right += int((net.head(net(data.x0(rows).to(device))).argmax(1).cpu() == data.labels[rows]).sum())
+    return right / len(data)
+
+
+def trained_facts(
+    net: ClassifierNet, splits: Splits, settings: ClassifierSettings, device: torch.device
+) -> dict[str, Any]:
+    """What results say of the classifier."""
+    right = accuracy(net, splits.held_out, device)
+    return {
+        "settings": asdict(settings),
+        "num_steps": settings.num_steps(len(splits.train)),
+        "held_out_size": len(splits.held_out),
+        "held_out_accuracy": right,
+        "held_out_error": None if right is None else 1 - right,
+    }

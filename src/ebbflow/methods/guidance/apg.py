@@ -1,0 +1,81 @@
+"""Adaptive projected guidance: the part of c - u along c, which only saturates, is turned down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.predictions import Estimate
+from ebbflow.core.shape import expand
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.guidance.branches import Branches, Interval, moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class APG(Branches):
+    """c + (w - 1) (orthogonal + eta parallel) in the space of x0, where c - u is split along and across c, over all
+    elements of each sample (Sadat et al., 2024, algorithm 1, 2410.02416).
+
+    Without the paper's momentum, so that it stays a function of (x_t, t): nothing is carried from one step, or one run,
+    to the next. eta = 1 without a threshold is the linear rule. w = 1 is the conditional model at one evaluation; every
+    other w costs two.
+
+    Args:
+        eta: how much of the parallel part is kept, at least 0.
+        norm_threshold: c - u is shortened to this Euclidean norm where it is longer; None for never.
+    """
+
+    eta: float = 0.0
+    norm_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.eta >= 0:
+            raise ValueError(f"`eta` of apg must be at least 0, got {self.eta}.")
+        if self.norm_threshold is not None and not self.norm_threshold > 0:
+            raise ValueError(f"`norm_threshold` must be above 0, got {self.norm_threshold}.")
+
+    def guided(self, u: Estimate, c: Estimate, x_t: Tensor, t: float | Tensor) -> Estimate:
+        difference = c.x0 - u.x0
+        if self.norm_threshold is not None:
+            difference = difference * (self.norm_threshold / _norm(difference)).clamp(max=1)
+        parallel, orthogonal = split(difference, c.x0)
+        return moved(self, c, (self.guidance - 1) * (orthogonal + self.eta * parallel), t)
+
+
+def split(x: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+    """The parts of `x` parallel and orthogonal to `along`, sample by sample over all elements."""
+    unit = along / _norm(along)
+    parallel = expand((x * unit).flatten(1).sum(1), x) * unit
+    return parallel, x - parallel
+
+
+def _norm(x: Tensor) -> Tensor:
+    return expand(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp(min=torch.finfo(x.dtype).tiny), x)
+
+
+def apg(
+    denoiser: Denoiser,
+    *,
+    guidance: float,
+    negative: Tensor | None = None,
+    interval: Interval = None,
+    rescale: float = 0.0,
+    batched: bool | None = None,
+    eta: float = 0.0,
+    norm_threshold: float | None = None,
+) -> APG:
+    """`denoiser` guided by c + (w - 1) (orthogonal + eta parallel part of c - u) in x0; see `APG` and `Branches` for
+    the arguments."""
+    return APG(
+        inner=denoiser,
+        guidance=guidance,
+        negative=negative,
+        interval=interval,
+        rescale=rescale,
+        batched=batched,
+        eta=eta,
+        norm_threshold=norm_threshold,
+    )

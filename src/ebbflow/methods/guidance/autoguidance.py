@@ -1,0 +1,67 @@
+"""Autoguidance: away from a worse version of the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ebbflow.core.predictions import Estimate
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.guidance.branches import Interval, acts, check_interval, combine, takes_condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoguidance(Denoiser):
+    """bad + w (good - bad), both given the same condition (Karras et al., 2024, eq. 4, 2406.02507).
+
+    w = 1 is the good model and w = 0 the bad one, each at the cost of one evaluation; any other w costs one of each. A
+    bad model that takes no condition is used without: with an unconditional one this is classifier-free guidance with
+    two nets.
+
+    Args:
+        good: the model.
+        bad: a smaller or less trained model of the same data, on the same path.
+        guidance: w.
+        interval: (low, high) log-SNR window inside which w acts; outside, the good model alone.
+
+    Raises:
+        ValueError: the two are on different paths.
+    """
+
+    good: Denoiser
+    bad: Denoiser
+    guidance: float
+    interval: Interval = None
+
+    def __post_init__(self) -> None:
+        check_interval(self.interval)
+        if self.good.path != self.bad.path:
+            raise ValueError(
+                f"autoguidance needs two models on the same path, got {self.good.path} and {self.bad.path}. Train the "
+                "guiding model on the path of the other."
+            )
+
+    @property
+    def path(self):  # type: ignore[no-untyped-def,override]
+        """The path of both."""
+        return self.good.path
+
+    def given(self, cond: Tensor | None) -> Autoguidance:
+        bad = self.bad.given(cond) if cond is None or takes_condition(self.bad) else self.bad
+        return replace(self, good=self.good.given(cond), bad=bad)
+
+    def null(self, num: int) -> Tensor:
+        return self.good.null(num)
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        if self.guidance == 1 or not acts(self.path, t, self.interval):
+            return self.good(x_t, t)
+        if self.guidance == 0:
+            return self.bad(x_t, t)
+        return combine(self.bad(x_t, t), self.good(x_t, t), self.guidance)
+
+
+def autoguidance(denoiser: Denoiser, *, bad: Denoiser, guidance: float, interval: Interval = None) -> Autoguidance:
+    """`denoiser` guided away from a worse one by bad + w (good - bad); see `Autoguidance` for the arguments."""
+    return Autoguidance(good=denoiser, bad=bad, guidance=guidance, interval=interval)

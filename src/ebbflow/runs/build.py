@@ -1,0 +1,140 @@
+"""From a configuration to data, net and objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
+from ebbflow.config import ClassifierConfig, RunConfig, TrainConfig
+from ebbflow.core.noise import generator_for
+from ebbflow.data import Dataset, Splits, load_dataset
+from ebbflow.errors import ConfigError
+from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.objective import Objective
+from ebbflow.training.loop import Batch
+from ebbflow.training.optim import LearningRate
+
+NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
+
+
+def load_splits(config: RunConfig | ClassifierConfig) -> Splits:
+    """The data of a run."""
+    data = config.data
+    return load_dataset(data.name, data_dir=data.dir, size=data.size, channels=data.channels, skip_bad=data.skip_bad)
+
+
+def facts_of(dataset: Dataset) -> DataFacts:
+    """What a model has to know of a data set."""
+    captions = dict.fromkeys(caption for caption in dataset.captions or () if caption.strip())
+    return DataFacts(
+        dims=dataset.dims,
+        is_image=dataset.is_image,
+        label_names=dataset.label_names,
+        captions=tuple(captions)[:NUM_EXAMPLES],
+        vectors=() if dataset.vectors is None else tuple(map(tuple, dataset.vectors[:NUM_EXAMPLES].tolist())),
+    )
+
+
+def resolved(config: RunConfig, facts: DataFacts) -> RunConfig:
+    """`config` with what was left to the data made explicit."""
+    if isinstance(config.conditioning, AutoConditioning):
+        return replace(config, conditioning=config.conditioning.resolved(facts))
+    return config
+
+
+def build_objective(config: RunConfig) -> Objective:
+    """The objective of a run."""
+    o = config.objective
+    return Objective(config.path, prediction=o.prediction, times=o.times, weight=o.weight)
+
+
+def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
+    """A freshly initialised model, the same for the same `train.seed`.
+
+    Raises:
+        ConfigError: parts that do not fit each other or the data.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        try:
+            conditioner = config.conditioning.build(facts)
+            net = config.net.build(facts.dims, facts.dims[0], None if conditioner is None else conditioner.spec)
+            return NetDenoiser(
+                net=ConditionedNet(net, conditioner),
+                path=config.path,
+                prediction=config.objective.prediction,
+                clock=config.objective.clock,
+                make_null=None if conditioner is None else conditioner.null,
+                make_cond=None if conditioner is None else conditioner.read,
+                null_trained=drop_of(config) > 0,
+            )
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def conditioner_of(denoiser: NetDenoiser) -> Conditioner | None:
+    """The conditioner inside a model that `build_denoiser` made."""
+    assert isinstance(denoiser.net, ConditionedNet)
+    return denoiser.net.conditioner
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetLoader:
+    """Batches of a data set as a pure function of the step: permutations of the data, one after the other, each from
+    (seed, epoch).
+
+    Args:
+        dataset: the data.
+        cond: its conditions, or None.
+        conditioner: drops conditions; None leaves them all.
+        drop: probability of a dropped condition.
+        batch_size: rows a batch; may exceed the data.
+        seed: of the order and of the dropping.
+    """
+
+    dataset: Dataset
+    cond: Tensor | None
+    conditioner: Conditioner | None
+    drop: float
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step `step`, counted from 0."""
+        size, first = len(self.dataset), step * self.batch_size
+        rows = torch.cat(
+            [
+                self._epoch(epoch)[max(0, first - epoch * size) : first + self.batch_size - epoch * size]
+                for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
+            ]
+        )
+        x0 = self.dataset.x0(rows)
+        cond = None if self.cond is None else self.cond[rows]
+        if cond is not None and self.conditioner is not None:
+            cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
+        return Batch(x0=x0, cond=cond)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.dataset), generator=generator_for(self.seed, "epoch", epoch))
+
+
+def rate_of(train: TrainConfig) -> LearningRate:
+    """The learning rate of a run by step."""
+    return LearningRate(
+        peak=train.lr,
+        warmup_steps=train.warmup_steps,
+        schedule=train.schedule,
+        num_steps=train.num_steps,
+        decay_every=train.lr_decay_step,
+        decay_rate=train.lr_decay_rate,
+    )
+
+
+def drop_of(config: RunConfig) -> float:
+    """The probability with which training drops conditions; 0 for kinds that have none."""
+    return float(getattr(config.conditioning, "drop", 0.0))

@@ -1,0 +1,78 @@
+"""Noisy classifiers: built from a configuration, measured, opened to guide a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ebbflow.conditioning import DataFacts
+from ebbflow.config import ClassifierConfig, parse_classifier
+from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.methods.guidance import NetClassifier
+from ebbflow.nets.classifier import Classifier
+from ebbflow.runs.store import open_checkpoint, read_facts
+from ebbflow.training import checkpoint
+from ebbflow.training.held_out import HeldOut, bins_by_log_snr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How often the likeliest class is the right one on held-out data, in all and by log-SNR; `loss` in nats."""
+
+    loss: float
+    accuracy: float
+    by_log_snr: dict[str, float]
+
+
+def build_classifier(config: ClassifierConfig, facts: DataFacts) -> NetClassifier:
+    """A freshly initialised classifier, the same for the same `train.seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return NetClassifier(net=config.classifier.build(facts.dims, len(facts.label_names)))
+
+
+@torch.no_grad()
+def measure(classifier: NetClassifier, held_out: HeldOut, device: torch.device) -> Accuracy:
+    """The loss of `held_out`, and the accuracy on the same x_t."""
+    loss, _ = held_out(classifier, device)
+    assert held_out.cond is not None
+    path, (t, eps) = held_out.objective.path, held_out.draws()
+    x_t = path.mix(held_out.x0, eps, t)
+    right = []
+    for rows in torch.arange(len(t)).split(held_out.batch_size):
+        guessed = classifier.logits(x_t[rows].to(device), t[rows], path).argmax(dim=1).cpu()
+        right.append((guessed == held_out.cond[rows]).float())
+    every = torch.cat(right)
+    return Accuracy(loss=loss, accuracy=float(every.mean()), by_log_snr=bins_by_log_snr(path.log_snr(t), every))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClassifier:
+    """A trained classifier: its folder, configuration, what it knows of its data, and the classifier itself."""
+
+    folder: Path
+    config: ClassifierConfig
+    facts: DataFacts
+    classifier: NetClassifier
+
+
+def open_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> OpenClassifier:
+    """The classifier in `path`: its folder or one of its checkpoints.
+
+    Raises:
+        CheckpointError: nothing there, or no classifier of ours.
+    """
+    folder, opened = open_checkpoint(path, "classifier")
+    try:
+        config, facts = parse_classifier(opened.state["config"]), read_facts(opened.state["facts"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{opened.folder / 'state.json'} does not describe a classifier of this version: {error}"
+        ) from error
+    classifier = build_classifier(config, facts)
+    assert isinstance(classifier.net, Classifier)
+    checkpoint.load_weights(classifier.net, opened.tensors("model"), opened.folder / "model.safetensors")
+    classifier.net.to(device).eval().requires_grad_(False)
+    return OpenClassifier(folder=folder, config=config, facts=facts, classifier=classifier)

@@ -1,0 +1,194 @@
+"""Sampling a run: which samples, how, and in batches, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ebbflow.conditioning import DataFacts
+from ebbflow.data import to_uint8
+from ebbflow.errors import ConfigError
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.guidance import takes_condition
+from ebbflow.methods.samplers import Step
+from ebbflow.methods.sampling import walk
+from ebbflow.nets import Wanted
+from ebbflow.runs.build import drop_of
+from ebbflow.runs.guiding import Guides, check_guides, guide
+from ebbflow.runs.store import Run
+
+T = TypeVar("T")
+NAME_LENGTH = 40  # characters of a row's name in a grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to sample and how.
+
+    Args:
+        seeds: one a sample.
+        labels: class index of each sample, or None.
+        wanted: what each sample is asked to be in the place of `labels`: a prompt, a vector or a class index, or None.
+            Neither of the two makes unconditional samples.
+        negative: class index, prompt or vector that guidance moves away from, or None for the null condition.
+        guidance: w of u + w (c - u); 1 is the conditional model, 0 the unconditional one.
+        interval: log-SNR window of the guidance.
+        rescale: phi in [0, 1] of the guidance.
+        guides: what else guides, see `Guides`.
+        sampler, num_steps, grid, options: as in `methods.sampling.walk`.
+        batch_size: samples a network evaluation.
+    """
+
+    seeds: tuple[int, ...]
+    labels: tuple[int, ...] | None = None
+    wanted: tuple[Wanted, ...] | None = None
+    negative: Wanted | None = None
+    guidance: float = 1.0
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+    guides: Guides = Guides()
+    sampler: str = "heun"
+    num_steps: int = 10
+    grid: str = "uniform"
+    options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+
+    @property
+    def asked(self) -> tuple[Wanted, ...] | None:
+        """What each sample is asked to be, by `wanted` or by `labels`."""
+        return self.labels if self.wanted is None else self.wanted
+
+    def check(self, facts: DataFacts, conditional: bool) -> None:
+        """Refuse what the run cannot do.
+
+        Raises:
+            ConfigError: a condition or guidance for an unconditional run, a negative condition without guidance.
+        """
+        check_guides(self, conditional)
+        if self.labels is not None and self.wanted is not None:
+            raise ConfigError("`labels` and `wanted` both say what the samples are to be. Give one.")
+        if self.asked is not None and len(self.asked) != len(self.seeds):
+            kind = "label" if self.wanted is None else "condition"
+            raise ConfigError(
+                f"one {kind} a seed is wanted, got {len(self.asked)} {kind}s and {len(self.seeds)} seeds."
+            )
+        if self.negative is not None and self.guidance == 1:
+            what = "prompt" if isinstance(self.negative, str) else "label"
+            raise ConfigError(
+                f"a negative {what} acts through guidance, which is off at --guidance 1. Use --guidance 2, say."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """A finished batch: float32 (B, *dims), with seeds, labels and whatever else was asked for; or a step on its way
+    when `done` is False."""
+
+    x: Tensor
+    seeds: tuple[int, ...]
+    labels: tuple[int, ...] | None
+    step: int
+    x0: Tensor
+    done: bool
+    asked: tuple[Wanted, ...] | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 (B, C, H, W)."""
+        return to_uint8(self.x.clamp(-1, 1))
+
+
+def generate(denoiser: Denoiser, facts: DataFacts, request: Request, device: torch.device | str = "cpu") -> Iterator[Samples]:
+    """Every step of every batch of a request, in order; those with `done` are results.
+
+    Raises:
+        ConfigError: a request that the model cannot serve.
+    """
+    for first in range(0, len(request.seeds), request.batch_size):
+        rows = slice(first, first + request.batch_size)
+        seeds, labels = request.seeds[rows], None if request.labels is None else request.labels[rows]
+        asked = None if request.asked is None else request.asked[rows]
+        bound = bind(denoiser, request, asked)
+        for i, step in enumerate(_steps(bound, facts, request, seeds, device), start=1):
+            yield Samples(
+                x=step.x.float().cpu(),
+                seeds=seeds,
+                labels=labels,
+                step=i,
+                x0=step.estimate.x0.float().cpu(),
+                done=i == request.num_steps,
+                asked=asked,
+            )
+
+
+def _steps(
+    denoiser: Denoiser, facts: DataFacts, request: Request, seeds: tuple[int, ...], device: torch.device | str
+) -> Iterator[Step]:
+    return walk(
+        denoiser,
+        facts.dims,
+        seeds,
+        sampler=request.sampler,
+        num_steps=request.num_steps,
+        grid=request.grid,
+        options=request.options,
+        device=device,
+    )
+
+
+def bind(denoiser: Denoiser, request: Request, asked: tuple[Wanted, ...] | None) -> Denoiser:
+    """`denoiser` with what a batch is asked to be and the guidance of the request."""
+    cond = None if asked is None or not takes_condition(denoiser) else denoiser.read(asked)
+    negative = None if request.negative is None else denoiser.read([request.negative])
+    labels = None if asked is None else tuple(item for item in asked if isinstance(item, int))
+    return guide(denoiser, request, labels, cond, negative)
+
+
+def default_request(
+    run: Run,
+    *,
+    seeds: tuple[int, ...],
+    labels: tuple[int, ...] | None = None,
+    wanted: tuple[Wanted, ...] | None = None,
+) -> Request:
+    """How a run is sampled when nothing else is said."""
+    sample = run.config.sample
+    request = Request(
+        seeds=seeds,
+        labels=labels,
+        wanted=wanted,
+        sampler=sample.sampler,
+        num_steps=sample.num_steps,
+        grid=sample.grid,
+        options=dict(sample.options),
+    )
+    guidable = request.asked is not None and drop_of(run.config) > 0
+    return replace(request, guidance=sample.guidance) if guidable else request
+
+
+def deal(items: Sequence[T], num: int) -> tuple[T, ...]:
+    """`num` times an item, in equal blocks in the order given.
+
+    Raises:
+        ConfigError: no items.
+    """
+    if not items:
+        raise ConfigError("an empty list of conditions was given. Give at least one, or none at all.")
+    return tuple(items[i * len(items) // num] for i in range(num))
+
+
+def row_name(wanted: Wanted, label_names: Sequence[str]) -> str:
+    """What a row of a grid is called: the class, the prompt, or the parts of the vector."""
+    if isinstance(wanted, int):
+        return label_names[wanted]
+    if isinstance(wanted, str):
+        name = wanted
+    elif len(wanted) == len(label_names):
+        name = " + ".join(f"{value:g} {label}" for value, label in zip(wanted, label_names, strict=True) if value)
+    else:
+        name = ", ".join(f"{value:g}" for value in wanted)
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 3] + "..."

@@ -1,0 +1,279 @@
+"""The command line as a person meets it: one small run, every sampler, every output, every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebbflow.cli.app import run_app
+from ebbflow.methods.samplers import SAMPLERS
+
+TINY = [
+    "--set", "net.channels=[8,16]", "--set", "net.num_heads=2", "--set", "train.sample_every=0", "--set", "train.held_out_every=0",
+    "--set", "train.held_out_size=16", "--batch-size", "16", "--device", "cpu", "--set", "sample.num_steps=2",
+    "--set", "train.warmup_steps=0", "--lr", "1e-2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert run_app(["train", "--max-steps", "6", "--save-dir", str(folder), *TINY]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    assert (
+        run_app(["train", "--max-steps", "2", "--save-dir", str(folder), *TINY, "--set", "conditioning.kind=none"]) == 0
+    )
+    return folder
+
+
+def sample(run: Path, output: Path, *more: str) -> int:
+    return run_app(["sample", "--ckpt", str(run), "--output", str(output), *more])
+
+
+def test_training_leaves_a_run_that_describes_itself(run: Path) -> None:
+    assert (run / "config.json").is_file()
+    assert (run / "samples" / "step_000006.png").is_file()
+    assert "ebbflow sample --ckpt" in (run / "README.md").read_text()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"step", "loss", "lr", "grad_norm", "samples_per_second", "loss_by_log_snr"} <= rows[0].keys()
+    state = json.loads(next((run / "checkpoints").glob("*/state.json")).read_text())
+    assert state["facts"]["label_names"] == [str(i) for i in range(10)]
+    assert state["config"]["conditioning"]["kind"] == "label"
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_samples_the_same_checkpoint(run: Path, tmp_path: Path, name: str) -> None:
+    assert sample(run, tmp_path / "four.png", "--label", "4", "--sampler", name, "--steps", "3") == 0
+    assert Image.open(tmp_path / "four.png").size[0] > 8
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_pictures_in_each_format(run: Path, tmp_path: Path, suffix: str) -> None:
+    assert sample(run, tmp_path / f"grid{suffix}", "--labels", "0-2", "--num", "6") == 0
+    picture = Image.open(tmp_path / f"grid{suffix}")
+    assert picture.height > 3 * 50
+    if suffix == ".png":
+        assert "--labels" in picture.text["ebbflow"] or picture.text["ebbflow"].startswith("ebbflow")
+
+
+def test_npz_holds_uint8_nhwc_and_labels(run: Path, tmp_path: Path) -> None:
+    assert sample(run, tmp_path / "s.npz", "--num", "20", "--batch-size", "7") == 0
+    with np.load(tmp_path / "s.npz") as arrays:
+        assert arrays["arr_0"].shape == (20, 8, 8, 1)
+        assert arrays["arr_0"].dtype == np.uint8
+        assert arrays["arr_1"].tolist() == [i // 2 for i in range(20)]
+
+
+def test_a_sample_depends_on_its_seed_alone(run: Path, tmp_path: Path) -> None:
+    common = ["--label", "3", "--sampler", "ddpm", "--steps", "3"]
+    assert sample(run, tmp_path / "many", "--seeds", "0-4", *common) == 0
+    assert sample(run, tmp_path / "one", "--seeds", "3", *common) == 0
+    many, one = (np.asarray(Image.open(tmp_path / f / "seed_000003.png")).astype(int) for f in ("many", "one"))
+    assert np.abs(many - one).max() <= 1, "sample 3 must not depend on its batch"
+    assert len(list((tmp_path / "many").iterdir())) == 5
+
+
+def test_trajectory_is_an_animation_with_a_frame_a_step(run: Path, tmp_path: Path) -> None:
+    assert (
+        sample(run, tmp_path / "x.png", "--label", "1", "--steps", "5", "--trajectory", str(tmp_path / "x.webp")) == 0
+    )
+    assert Image.open(tmp_path / "x.webp").n_frames == 5
+
+
+def test_guidance_and_the_negative_label_change_samples(run: Path, tmp_path: Path) -> None:
+    base = ["--label", "4", "--num", "2"]
+    for name, more in {
+        "plain": ["--guidance", "1"],
+        "guided": ["--guidance", "5"],
+        "negative": ["--guidance", "5", "--negative-label", "9"],
+        "window": ["--guidance", "5", "--interval", "-2,2"],
+    }.items():
+        assert sample(run, tmp_path / f"{name}.npz", *base, *more) == 0
+    arrays = {n: np.load(tmp_path / f"{n}.npz")["arr_0"] for n in ("plain", "guided", "negative", "window")}
+    assert not np.array_equal(arrays["plain"], arrays["guided"])
+    assert not np.array_equal(arrays["guided"], arrays["negative"])
+    assert not np.array_equal(arrays["guided"], arrays["window"])
+
+
+def test_json_of_every_reporting_verb(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(*arguments: str) -> object:
+        assert run_app(arguments) in (0, 1)
+        return json.loads(capsys.readouterr().out)
+
+    capsys.readouterr()
+    assert answer("info", str(run), "--json")["step"] == 6
+    for kind in (
+        "samplers",
+        "paths",
+        "predictions",
+        "grids",
+        "times",
+        "weights",
+        "nets",
+        "datasets",
+        "presets",
+        "guidance",
+    ):
+        rows = answer("list", kind, "--json")
+        assert all(row["name"] and isinstance(row["description"], str) for row in rows), kind
+    assert {row["name"] for row in answer("list", "samplers", "--json")} == set(SAMPLERS)
+    assert {row["name"] for row in answer("doctor", "--json")} >= {"python", "torch", "torchvision", "disk"}
+    done = answer("sample", "--ckpt", str(run), "--output", str(tmp_path / "a.png"), "--label", "4", "--json")
+    assert done["num"] == 1
+    cost = answer("train", "--dry-run", "--json", "--max-steps", "6", *TINY)
+    assert cost["num_parameters"] > 1000
+    assert cost["forward_flops_per_sample"] > 0
+
+
+def test_plots_and_listings_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run_app(["plot", "schedules", "--output", str(tmp_path / "s.png"), "--paths", "vp_discrete,cosine_discrete,ve"])
+        == 0
+    )
+    assert Image.open(tmp_path / "s.png").width > 1000
+    assert run_app(["list"]) == 0
+    assert "samplers" in capsys.readouterr().out
+
+
+def test_underscores_and_hyphens_are_the_same_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["train", "--dry_run", "--json", "--max_steps", "3", "--img_size=8", *TINY]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["data"]["size"] == 8
+
+
+def test_the_same_command_again_says_that_it_is_done(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["train", "--max-steps", "6", "--save-dir", str(run), *TINY]) == 0
+    assert "already trained for 6 steps" in capsys.readouterr().out
+
+
+def test_epochs_are_passes_over_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["train", "--dry-run", "--json", "--epochs", "2", *TINY]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["train"]["num_steps"] == 188
+
+
+MISTAKES = {
+    "unknown option": (["train", "--epoch", "3"], "No such option"),
+    "unknown preset": (["train", "--preset", "digit"], "Did you mean 'digits'"),
+    "unknown key": (["train", "--set", "net.dept=3"], "unknown key 'net.dept'"),
+    "unknown section": (["train", "--set", "nett.depth=3"], "Did you mean 'net'"),
+    "unknown data": (["train", "--data", "mnst"], "mnist"),
+    "out of range": (["train", "--lr=-1"], "train.lr"),
+    "impossible pair": (["train", "--set", "objective.prediction=eps"], "cannot recover x0 where alpha = 0"),
+    "two lengths": (["train", "--epochs", "1", "--max-steps", "2"], "Give one"),
+    "patch size of a U-Net": (["train", "--patch-size", "2"], "net.patch_size"),
+    "malformed setting": (["train", "--set", "depth"], "section.key=value"),
+    "missing config": (["train", "--config", "nowhere.toml"], "does not exist"),
+    "bad device": (["train", "--device", "cuda:99", "--max-steps", "1"], "--device cpu"),
+    "unknown list": (["list", "sampler"], "Did you mean 'samplers'"),
+    "missing run": (["info", "nowhere"], "does not exist"),
+    "unknown path": (["plot", "schedules", "--paths", "vpp"], "Did you mean 'vp'"),
+    "picture suffix": (["plot", "schedules", "--output", "x.bmp"], ".png"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = MISTAKES[name]
+    assert run_app(arguments) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown, shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+SAMPLING_MISTAKES = {
+    "unknown sampler": (["--sampler", "dppm"], "Did you mean 'ddpm'"),
+    "unknown grid": (["--grid", "karas"], "Did you mean 'karras'"),
+    "unknown option of the sampler": (["--sampler", "ddim", "--set", "etta=1"], "Did you mean 'eta'"),
+    "option out of range": (["--sampler", "ddim", "--set", "eta=1.5"], "`eta` must be in [0, 1], got 1.5."),
+    "unknown label": (["--label", "11"], "unknown to this run"),
+    "label twice": (["--label", "1", "--labels", "0-2"], "Give one"),
+    "negative without guidance": (["--label", "1", "--negative-label", "2", "--guidance", "1"], "--guidance 2"),
+    "weights": (["--weights", "best"], "ema or raw"),
+    "backward range": (["--labels", "5-2"], "runs backwards"),
+    "seeds": (["--seeds", "a"], "--seeds"),
+    "interval": (["--interval", "3"], "LOW,HIGH"),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLING_MISTAKES)
+def test_a_mistake_in_sampling(run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, expected = SAMPLING_MISTAKES[name]
+    output = tmp_path / "kept.png"
+    output.write_bytes(b"precious")
+    assert sample(run, output, *arguments) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown, shown
+    assert output.read_bytes() == b"precious", "a failed command must leave files as they were"
+
+
+def test_an_unconditional_run_takes_neither_labels_nor_guidance(
+    unconditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sample(unconditional, tmp_path / "a.png", "--num", "4") == 0
+    for more in (["--label", "1"], ["--guidance", "2"], ["--negative-label", "1"]):
+        assert sample(unconditional, tmp_path / "b.png", *more) == 2
+        assert "this run is unconditional" in capsys.readouterr().err
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_a_foreign_file_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.pt").write_bytes(b"\x80\x02}q\x00.")
+    assert sample(tmp_path / "model.pt", tmp_path / "a.png") == 2
+    assert "is not a run of ebbflow" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert sample(run, tmp_path / "a.png", "--label", "1") == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_interrupting_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ebbflow",
+        "train",
+        "--max-steps",
+        "100000",
+        "--save-dir",
+        str(tmp_path / "run"),
+        *TINY,
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.is_file() and metrics.read_text().count("\n") >= 1:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step_*"))) == 1

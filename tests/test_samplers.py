@@ -1,0 +1,243 @@
+"""Laws of samplers, over the registry: accuracy against closed forms, and the contract that callers rely on."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import (
+    F64,
+    MILD,
+    PATH_CASES,
+    SAMPLER_CASES,
+    VALID_PAIRS,
+    Counted,
+    each_path,
+    each_sampler,
+    line,
+    marginal_variance,
+    mixture,
+    mixture_quantiles,
+    noise_start,
+    registered_path,
+    seeded,
+    walk,
+)
+
+from ebbflow.core.noise import Noise
+from ebbflow.core.paths import PATHS, DiscretePath, Path
+from ebbflow.core.predictions import PREDICTIONS
+from ebbflow.core.shape import expand
+from ebbflow.core.times import TIME_GRIDS
+from ebbflow.errors import ConfigError
+from ebbflow.methods.denoise import FunctionDenoiser
+from ebbflow.methods.oracles import Gaussian
+from ebbflow.methods.samplers import SAMPLERS
+
+FLOW, VP_TABLE = PATH_CASES["flow"], PATH_CASES["vp_discrete"]
+ZERO_SNR = [name for name in PATH_CASES if name.endswith("zero_snr")]
+DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if not sampler.stochastic]
+
+
+# -- accuracy --------------------------------------------------------------------------------------
+
+
+@registered_path
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_measured_order_is_at_least_the_declared_one(path: Path, name: str) -> None:
+    """Against the exact solution on a mixture, t from 0.98 to 0.02. Tables have a floor: their rates are
+    interpolated."""
+    u = torch.linspace(0.02, 0.98, 9, dtype=F64)
+    x, wanted = (mixture_quantiles(path, t, u, MILD)[:, None] for t in (0.98, 0.02))
+    floor, oracle = 2e-8 if isinstance(path, DiscretePath) else 1e-11, mixture(path, MILD)
+    runs = (walk(name, oracle, x, line(0.98, 0.02, n))[-1].x for n in (16, 32, 64, 128))
+    errors = [error for x_end in runs if (error := float((x_end - wanted).abs().mean())) > floor]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert orders and orders[-1] >= SAMPLERS[name].order - 0.25, (
+        f"{name}: declared {SAMPLERS[name].order}, measured {orders}"
+    )
+    assert errors[-1] < 0.15, f"{name} does not converge to the exact solution: {errors}"
+
+
+@pytest.mark.parametrize("name", ["vp_discrete/scaled", "vp_discrete/zero_snr"])
+def test_what_is_left_of_the_signal_biases_the_mean(name: str) -> None:
+    """From N(0, I) the ODE gives mean mu - (s alpha_T / S_T) mu, and mu itself at zero terminal SNR (trap 2)."""
+    path, mean, std = PATH_CASES[name], 1.0, 0.5
+    x = walk("dpmpp_2m", Gaussian(mean, std, path), torch.zeros(1, 1, dtype=F64), TIME_GRIDS["cosine"](path, 400))[-1].x
+    alpha = float(path.at(1.0).alpha)
+    assert float(x) == pytest.approx(mean - std * alpha / math.sqrt(marginal_variance(path, 1.0, std)) * mean, abs=2e-4)
+
+
+def test_ab2_is_exact_for_a_velocity_linear_in_time_on_any_grid() -> None:
+    denoiser = FunctionDenoiser(function=lambda x, t: torch.full_like(x, 3 * float(t)), path=FLOW)
+    times = torch.tensor([1.0, 0.9, 0.55, 0.5, 0.1], dtype=F64)
+    x = walk("ab2", denoiser, torch.zeros(2, 1, dtype=F64), times)[-1].x
+    euler_start = -0.1 * 3 + 3 * (1 - 0.9**2) / 2  # the first step has no history
+    torch.testing.assert_close(x, torch.full_like(x, 3 * (0.1**2 - 1) / 2 + euler_start), rtol=1e-12, atol=0)
+
+
+# -- identities between samplers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", TIME_GRIDS)
+def test_ddim_is_euler_on_the_flow_path(grid: str) -> None:
+    times, x = TIME_GRIDS[grid](FLOW, 9), noise_start(FLOW, 8)
+    for a, b in zip(walk("ddim", mixture(FLOW), x, times), walk("euler", mixture(FLOW), x, times), strict=True):
+        torch.testing.assert_close(a.x, b.x, rtol=1e-12, atol=1e-12)
+
+
+@each_path
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [(("ddim", {"eta": 1.0}), ("ddpm", {"variance": "small"})), (("sde", {"scale": 0.0}), ("euler", {}))],
+    ids=["ddim with eta 1 is ddpm", "sde with scale 0 is euler"],
+)
+def test_limits_of_families(
+    path: Path, left: tuple[str, dict[str, object]], right: tuple[str, dict[str, object]]
+) -> None:
+    ends = [
+        walk(name, mixture(path), noise_start(path, 8), line(1, 0, 6), **seeded(name, options, 8))
+        for name, options in (left, right)
+    ]
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a.x, b.x, rtol=1e-8, atol=1e-8, msg=lambda m, t=a.t: f"at t = {t}: {m}")
+
+
+# -- the contract ----------------------------------------------------------------------------------
+
+
+@each_path
+@each_sampler
+def test_runs_end_at_the_last_estimate_and_leave_their_start_alone(
+    path: Path, name: str, options: dict[str, object]
+) -> None:
+    x, times = noise_start(path, 4, dims=3), line(1, 0, 5)
+    kept, state = x.clone().requires_grad_(), torch.get_rng_state()
+    steps = walk(name, Gaussian(0.3, 0.5, path), kept, times, **seeded(name, options, 4))
+    assert torch.equal(kept, x), "x was changed in place"
+    assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
+    assert [step.t for step in steps] == times[1:].tolist(), "the steps are not those of the grid"
+    assert torch.equal(steps[-1].x, steps[-1].estimate.x0), "the last step does not return x0"
+    assert not any(step.x.requires_grad or step.estimate.x0.requires_grad for step in steps), (
+        "an autograd graph was built"
+    )
+    assert all(torch.isfinite(step.x).all() and step.x.dtype == F64 for step in steps)
+
+
+def test_autograd_is_as_the_caller_left_it_between_steps() -> None:
+    for _ in SAMPLERS["euler"](mixture(FLOW), noise_start(FLOW, 2), line(1, 0, 3)):
+        assert torch.is_grad_enabled()
+
+
+@each_path
+@each_sampler
+def test_declared_evaluations_are_counted_and_none_is_at_clean_data(
+    path: Path, name: str, options: dict[str, object]
+) -> None:
+    for num_steps in (1, 4):
+        spy = Counted(Gaussian(0.25, 0.5, path))
+        walk(name, spy, noise_start(path, 2), line(1, 0, num_steps), **seeded(name, options, 2))
+        assert min(spy.asked) > 0 and set(line(1, 0, num_steps)[:-1].tolist()) <= set(spy.asked), (
+            f"asked at {spy.asked}"
+        )
+        declared = SAMPLERS[name].evaluations(num_steps)
+        assert len(spy.asked) == declared, f"{num_steps} steps: declared {declared}, counted {len(spy.asked)}"
+
+
+@pytest.mark.parametrize("path", [PATH_CASES[n] for n in (*PATHS, *ZERO_SNR)], ids=[*PATHS, *ZERO_SNR])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_few_steps_are_finite_on_every_grid(path: Path, name: str) -> None:
+    oracle = Gaussian(0.25, 0.5, path)
+    for grid, make in TIME_GRIDS.items():
+        for num_steps in (1, 2):
+            steps = walk(name, oracle, noise_start(path, 2), make(path, num_steps), **seeded(name, {}, 2))
+            assert all(torch.isfinite(step.x).all() for step in steps), f"{num_steps} steps on {grid}"
+
+
+@pytest.mark.parametrize("pair", [pair for pair in VALID_PAIRS if "/shift" not in pair])
+def test_every_prediction_gives_the_same_samples(pair: str) -> None:
+    path, prediction = VALID_PAIRS[pair]
+    oracle = Gaussian(0.25, 0.5, path)
+
+    def function(x_t: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
+        estimate, (a, b) = oracle(x_t, t), PREDICTIONS[prediction](path.at(t))
+        return expand(a, x_t) * estimate.x0 + expand(b, x_t) * estimate.eps
+
+    model = FunctionDenoiser(function=function, path=path, prediction=prediction)
+    for name in SAMPLERS:
+        got, want = (
+            walk(name, d, noise_start(path, 4), line(1, 0, 3), **seeded(name, {}, 4))[-1].x for d in (model, oracle)
+        )
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@registered_path
+@each_sampler
+def test_states_of_lower_precision(path: Path, name: str, options: dict[str, object]) -> None:
+    """Grids and coefficients stay in double precision: a state in single precision loses no more than its rounding."""
+    ends = {}
+    for dtype in (F64, torch.float32, torch.bfloat16):
+        x = walk(
+            name, Gaussian(0.25, 0.5, path), noise_start(path, 4, dtype), line(1, 0, 8), **seeded(name, options, 4)
+        )[-1].x
+        assert x.dtype == dtype and bool(torch.isfinite(x).all()), f"{name} in {dtype}: {x}"
+        ends[dtype] = x.double()
+    torch.testing.assert_close(ends[torch.float32], ends[F64], rtol=1e-4, atol=1e-4)
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+BAD_GRIDS = [[0.0, 1.0], [1.0, 0.5, 0.5, 0.0], [1.0], [], [1.1, 0.0], [1.0, -0.1], [1, math.nan, 0], [[1.0, 0.0]]]
+
+
+@pytest.mark.parametrize("grid", BAD_GRIDS, ids=str)
+def test_grids_that_do_not_fall_are_refused(grid: list[float]) -> None:
+    for name in SAMPLERS:
+        with pytest.raises(ValueError, match="`times` must fall strictly from at most 1 to at least 0"):
+            walk(name, mixture(FLOW), noise_start(FLOW, 2), torch.tensor(grid, dtype=F64), **seeded(name, {}, 2))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_unknown_options_and_missing_noise_are_refused(name: str) -> None:
+    args = (mixture(FLOW), noise_start(FLOW, 2), line(1, 0, 2))
+    with pytest.raises(ConfigError, match=f"sampler '{name}' has no option 'etta'"):
+        SAMPLERS[name](*args, etta=0.5)
+    if not SAMPLERS[name].takes_noise:
+        with pytest.raises(ConfigError, match="has no option 'noise'"):
+            SAMPLERS[name](*args, noise=Noise([0, 1]))
+        return
+    if SAMPLERS[name].stochastic:
+        with pytest.raises(ValueError, match=f"sampler '{name}' draws noise: pass noise=ebbflow.Noise"):
+            SAMPLERS[name](*args)
+    with pytest.raises(ValueError, match="3 seeds, one a sample; got a batch of 2"):
+        walk(name, *args, noise=Noise([0, 1, 2]), **({"eta": 1.0} if name == "ddim" else {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ddim", {"eta": 1.5}, r"`eta` must be in \[0, 1\], got 1.5"),
+        ("ddim", {"eta": 0.5, "noise": None}, "sampler 'ddim' with eta = 0.5 draws noise"),
+        ("ddpm", {"variance": "huge"}, "`variance` must be small, large, optimal or learned, got 'huge'"),
+        ("ddpm", {"variance": "learned"}, "variance 'learned' needs a net trained with objective.variance=learned"),
+        ("sde", {"scale": -1.0}, "`scale` must be 0 or more, got -1.0"),
+        ("sde", {"scale": math.nan}, "`scale` must be 0 or more, got nan"),
+        ("sde", {"diffusion": "both"}, "`diffusion` must be 'sigma' or 'forward', got 'both'"),
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        walk(name, mixture(FLOW), noise_start(FLOW, 2), line(1, 0, 3), **{"noise": Noise([0, 1]), **options})
+
+
+def test_the_optimal_variance_needs_a_denoiser_that_knows_it() -> None:
+    model = FunctionDenoiser(function=lambda x, t: x, path=FLOW)
+    with pytest.raises(ValueError, match="variance 'optimal' needs a denoiser that knows Var"):
+        walk("ddpm", model, noise_start(FLOW, 2), line(1, 0, 3), noise=Noise([0, 1]), variance="optimal")
+
+
+def test_every_variant_under_test_exists() -> None:
+    assert {name for name, _ in SAMPLER_CASES.values()} == set(SAMPLERS) and set(PATHS) <= set(PATH_CASES)
