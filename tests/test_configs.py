@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ebbflow.config import merge, parse, presets, read_preset
+from ebbflow.config import AutoencoderConfig, merge, parse, parse_as, presets, read_preset
 from ebbflow.data import Dataset, Splits
 from ebbflow.runs import Trainer, open_run
+from ebbflow.runs.autoencoder import AutoencoderTrainer
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
 
@@ -29,7 +31,12 @@ def test_it_builds_and_trains_two_steps(name: str, tmp_path: Path) -> None:
         "engine": {"device": "cpu"},
     }
     config = parse(merge(read_preset(name), small))
-    trainer = Trainer(config, stand_in(config.data.name), tmp_path / "run")
+    splits = stand_in(config.data.name)
+    if config.latent.autoencoder is not None:
+        autoencoder = tmp_path / "autoencoder"
+        list(AutoencoderTrainer(parse_as(AutoencoderConfig, {"train": small["train"]}), splits, autoencoder).events())
+        config = replace(config, latent=replace(config.latent, autoencoder=str(autoencoder)))
+    trainer = Trainer(config, splits, tmp_path / "run")
     losses = [p.loss for p in trainer.events()]
     assert all(torch.isfinite(torch.tensor(losses)))
     assert open_run(tmp_path / "run").checkpoint.step == 2

@@ -95,7 +95,9 @@ def test_every_sampler_walks_a_guided_model(rule: str, name: str) -> None:
     )
     assert torch.equal(guided, conditional)
     strong = walk(name, CONDITION_RULES[rule](inner, guidance=2.0).given(COND), x, line(1, 0, 8), **seeded(name, {}, 6))[-1].x
-    assert bool(torch.isfinite(strong).all()) and not torch.equal(strong, conditional)
+    assert bool(torch.isfinite(strong).all())
+    if rule != "apg":  # on the line no direction is orthogonal to another
+        assert not torch.equal(strong, conditional)
 
 
 # -- classifier-free -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -15,6 +15,7 @@ from ebbflow.conditioning import CONDITIONINGS, AutoConditioning, Conditioning
 from ebbflow.core.paths import PATHS, Flow, Path
 from ebbflow.errors import ConfigError, choose, nearest
 from ebbflow.nets import NETS, NetOptions
+from ebbflow.nets.autoencoder import AutoencoderOptions
 from ebbflow.nets.classifier import ClassifierOptions
 from ebbflow.nets.unet import UNetOptions
 
@@ -85,6 +86,18 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """The latent space that the run works in.
+
+    Args:
+        autoencoder: a folder of `ebbflow train-autoencoder`, or "hf:" and the folder or hub name of a diffusers
+            AutoencoderKL; None works on the data itself.
+    """
+
+    autoencoder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """The moving average of the weights that sampling uses."""
 
@@ -120,6 +133,7 @@ class RunConfig:
     path: Path = Flow()
     objective: ObjectiveConfig = ObjectiveConfig()
     conditioning: Conditioning = AutoConditioning()
+    latent: LatentConfig = LatentConfig()
     train: TrainConfig = TrainConfig()
     ema: EmaConfig = EmaConfig()
     engine: EngineConfig = EngineConfig()
@@ -137,53 +151,69 @@ class ClassifierConfig:
     engine: EngineConfig = EngineConfig()
 
 
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTrainConfig(TrainConfig):
+    """How an autoencoder is trained: as in `TrainConfig` (`sample_every` is of the reconstruction picture), and
+
+    Args:
+        loss: "l1" or "mse" of the reconstruction, a mean over the image.
+        kl_weight: weight of the KL divergence, in nats over the number of the image's values.
+    """
+
+    num_steps: Count = 2000
+    lr: Positive = 2e-3
+    loss: Literal["l1", "mse"] = "mse"
+    kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Everything that makes an autoencoder what it is."""
+
+    data: DataConfig = DataConfig()
+    autoencoder: AutoencoderOptions = AutoencoderOptions()
+    train: AutoencoderTrainConfig = AutoencoderTrainConfig()
+    engine: EngineConfig = EngineConfig()
+
+
 KINDS: dict[str, tuple[Mapping[str, type[Any]], str]] = {
     "net": (NETS, "unet"),
     "path": (PATHS, "flow"),
     "conditioning": (CONDITIONINGS, "auto"),
 }
-SECTIONS: dict[str, type[Any]] = {
-    "data": DataConfig,
-    "objective": ObjectiveConfig,
-    "train": TrainConfig,
-    "ema": EmaConfig,
-    "engine": EngineConfig,
-    "sample": SampleConfig,
-}
 Layer = dict[str, dict[str, Any]]
+AnyConfig = RunConfig | ClassifierConfig | AutoencoderConfig
+C = TypeVar("C", RunConfig, ClassifierConfig, AutoencoderConfig)
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration of nested values, e.g. {"net": {"kind": "dit", "depth": 4}}.
+    """The configuration of a run from nested values, e.g. {"net": {"kind": "dit", "depth": 4}}; see `parse_as`."""
+    return parse_as(RunConfig, values)
+
+
+def parse_as(cls: type[C], values: Mapping[str, Any]) -> C:
+    """The configuration of class `cls`, its sections' defaults overlaid by `values`.
 
     Raises:
         ConfigError: unknown section, kind or key; a value of the wrong type or out of range.
     """
-    return RunConfig(**_sections(values, [*SECTIONS, *KINDS]))
-
-
-def parse_classifier(values: Mapping[str, Any]) -> ClassifierConfig:
-    """`parse` for a noisy classifier: sections data, classifier, path, train, engine."""
-    layers = merge({"train": asdict(ClassifierConfig().train)}, values)
-    return ClassifierConfig(**_sections(layers, [f.name for f in fields(ClassifierConfig)]))
-
-
-def _sections(values: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in fields(cls)}
     sections = {}
     for name, given in values.items():
-        if name not in known:
-            raise ConfigError(f"unknown section {name!r} of the configuration. {nearest(name, known)}")
+        if name not in defaults:
+            raise ConfigError(f"unknown section {name!r} of the configuration. {nearest(name, list(defaults))}")
         if not isinstance(given, Mapping):
             raise ConfigError(f"section {name!r} must hold keys, got {given!r}. Write {name}.key=value.")
-        sections[name] = _section(name, dict(given))
-    return sections
+        default: Any = defaults[name]
+        sections[name] = (
+            _of_kind(name, dict(given))
+            if name in KINDS
+            else _checked(type(default), {**asdict(default), **given}, name)
+        )
+    return cls(**sections)
 
 
-def _section(name: str, given: dict[str, Any]) -> Any:
-    if name in SECTIONS:
-        return _checked(SECTIONS[name], given, name)
-    if name == "classifier":
-        return _checked(ClassifierOptions, given, name)
+def _of_kind(name: str, given: dict[str, Any]) -> Any:
     registry, default = KINDS[name]
     kind = given.pop("kind", default)
     return _checked(choose(registry, kind, f"{name}.kind"), given, name, f" of kind {kind!r}")
@@ -205,8 +235,8 @@ def _checked(cls: type[Any], given: dict[str, Any], section: str, of_kind: str =
         raise ConfigError(f"{where}: {message[0].lower() + message[1:]}{got}") from error
 
 
-def to_dict(config: RunConfig | ClassifierConfig) -> Layer:
-    """The inverse of `parse`, ready for JSON."""
+def to_dict(config: AnyConfig) -> Layer:
+    """The inverse of `parse` and `parse_as`, ready for JSON."""
     sections: Layer = {}
     for f in fields(config):
         section = getattr(config, f.name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from ebbflow.cli.autoencoder import train_autoencoder
 from ebbflow.cli.classify import train_classifier
 from ebbflow.cli.edit import edit
 from ebbflow.cli.evaluate import evaluate
@@ -18,6 +19,7 @@ from ebbflow.cli.invert import invert, reconstruct
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
+from ebbflow.cli.verify import verify
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer has brought in in more than one way
 
@@ -32,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command("train-classifier")(train_classifier)
+app.command("train-autoencoder")(train_autoencoder)
 app.command()(sample)
 app.command()(edit)
 app.command()(invert)
@@ -40,6 +43,7 @@ app.command()(evaluate)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")
+app.command()(verify)
 app.command()(doctor)
 
 

@@ -43,7 +43,7 @@ def train_classifier(
 ) -> None:
     """Train a noisy classifier for `ebbflow sample --classifier`. Goes on from where it stands when the folder already
     holds the same one."""
-    from ebbflow.config import merge, parse_classifier, read_settings
+    from ebbflow.config import ClassifierConfig, merge, parse_as, read_settings
     from ebbflow.runs import load_splits
     from ebbflow.runs.train_classifier import ClassifierTrainer
 
@@ -59,7 +59,7 @@ def train_classifier(
         },
         "engine": {"device": device},
     }
-    config = parse_classifier(merge(read_settings(set_ or []), given_flags(flags)))
+    config = parse_as(ClassifierConfig, merge(read_settings(set_ or []), given_flags(flags)))
     splits = load_splits(config)
     with stop_on_interrupt() as should_stop:
         trainer = ClassifierTrainer(config, splits, save_dir, command=this_command(), should_stop=should_stop)

@@ -29,6 +29,7 @@ def info(
         "step": opened.checkpoint.step,
         "num_parameters": sum(value.numel() for value in tensors.values()),
         "dims": list(opened.facts.dims),
+        **({"latent_dims": list(latent)} if (latent := opened.facts.latent_dims) else {}),
         "label_names": list(opened.facts.label_names),
         "best": state.get("best"),
         "versions": state.get("versions"),
@@ -51,6 +52,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
+    from ebbflow.latent import AUTOENCODERS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.nets import NETS
@@ -66,6 +68,7 @@ def _catalogue() -> dict[str, Any]:
         "losses": LOSSES,
         "nets": NETS,
         "conditionings": CONDITIONINGS,
+        "autoencoders": AUTOENCODERS,
         "datasets": DATASETS,
         "presets": presets(),
     }

@@ -237,7 +237,7 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
     singly, kept, frames = not output.suffix, [], []
     if singly and not run.facts.is_image:
         raise ConfigError("samples of this run are points: give a .png or .npz output instead of a folder.")
-    for batch in _shown(generate(denoiser, run.facts, request, device), request):
+    for batch in _shown(generate(denoiser, run.facts, request, device, space=run.space(device)), request):
         if trajectory is not None and batch.seeds[0] == request.seeds[0]:
             frames.append(_picture(run, batch.images if run.facts.is_image else batch.x, batch.asked))
         if batch.done and singly:

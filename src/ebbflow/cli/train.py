@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Splits
     from ebbflow.runs import Trainer
+    from ebbflow.runs.autoencoder import AutoencoderTrainer
     from ebbflow.runs.train_classifier import ClassifierTrainer
 
 DEFAULT_PRESET = "digits"
@@ -121,6 +122,8 @@ def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
     from ebbflow.runs import Trainer
 
     with stop_on_interrupt() as should_stop:
+        if config.latent.autoencoder is not None:
+            print(f"encoding {len(splits.train):,} images once with {config.latent.autoencoder}", flush=True)
         trainer = Trainer(config, splits, folder, command=this_command(), should_stop=should_stop)
         print(_headline(trainer, len(splits.train)))
         if trainer.start >= config.train.num_steps:
@@ -139,15 +142,17 @@ def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
 def _headline(trainer: Trainer, num: int) -> str:
     config, dtype = trainer.config, str(trainer.dtype).removeprefix("torch.")
     start = f", going on from step {trainer.start}" if trainer.start else ""
+    latent = trainer.facts.latent_dims
+    space = f" as latents of {'x'.join(map(str, latent))}" if latent else ""
     return (
-        f"{config.data.name}: {num:,} samples of {'x'.join(map(str, trainer.facts.dims))}; "
+        f"{config.data.name}: {num:,} samples of {'x'.join(map(str, trainer.facts.dims))}{space}; "
         f"{type(trainer.net.net).__name__} of "
         f"{trainer.num_parameters:,} parameters; {config.objective.prediction} on {type(config.path).__name__}; "
         f"{trainer.device.type}, {dtype}{start}"
     )
 
 
-def follow(trainer: Trainer | ClassifierTrainer) -> bool:
+def follow(trainer: Trainer | ClassifierTrainer | AutoencoderTrainer) -> bool:
     """Show the run's progress; True when it came to its end."""
     from tqdm import tqdm
 

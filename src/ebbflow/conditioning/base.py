@@ -94,6 +94,7 @@ class DataFacts:
         label_names: names of the classes, () without labels.
         captions: the first few distinct captions, () without captions.
         vectors: the first few vectors, () without vectors.
+        latent_dims: shape of one latent where the model works on latents of the samples, else None.
     """
 
     dims: tuple[int, ...]
@@ -101,6 +102,12 @@ class DataFacts:
     label_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
+    latent_dims: tuple[int, ...] | None = None
+
+    @property
+    def state_dims(self) -> tuple[int, ...]:
+        """Shape of what the model works on."""
+        return self.dims if self.latent_dims is None else self.latent_dims
 
 
 class Conditioning(Protocol):

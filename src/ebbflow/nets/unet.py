@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ebbflow.nets.attention import Attention, zeroed
 from ebbflow.nets.context import Context, ContextSpec, vector_dim
 from ebbflow.nets.embeddings import ClockEmbedding
+from ebbflow.nets.norms import group_norm as _norm
 from ebbflow.nets.padding import padded
 
 
@@ -49,12 +50,6 @@ class UNetOptions:
                 f"net 'unet' works on images (C, H, W); these samples have shape {dims}. Use net.kind=mlp."
             )
         return UNet(self, dims[0], out_channels, context)
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    # A group of a single channel would subtract what the clock and the context add to it.
-    groups = next(g for g in (8, 4, 2, 1) if channels % g == 0 and (g == 1 or channels // g >= 4))
-    return nn.GroupNorm(groups, channels)
 
 
 class ResidualBlock(nn.Module):

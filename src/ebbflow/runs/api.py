@@ -101,7 +101,7 @@ def sample(
     chosen = Request(**{**vars(default), **request})
     denoiser = run.denoiser(weights, device=device)
     chosen.check(run.facts, denoiser.make_null is not None)
-    done = [s for s in generate(denoiser, run.facts, chosen, device) if s.done]
+    done = [s for s in generate(denoiser, run.facts, chosen, device, space=run.space(device)) if s.done]
     images = torch.cat([s.images for s in done]) if run.facts.is_image else None
     return SampleSet(
         x=torch.cat([s.x for s in done]),

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
-from ebbflow.config import ClassifierConfig, RunConfig, TrainConfig
+from ebbflow.config import ClassifierConfig, RunConfig
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
+from ebbflow.latent import Encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.training.loop import Batch
-from ebbflow.training.optim import LearningRate
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
@@ -35,6 +35,7 @@ def facts_of(dataset: Dataset) -> DataFacts:
         label_names=dataset.label_names,
         captions=tuple(captions)[:NUM_EXAMPLES],
         vectors=() if dataset.vectors is None else tuple(map(tuple, dataset.vectors[:NUM_EXAMPLES].tolist())),
+        latent_dims=dataset.latent_dims if isinstance(dataset, Encoded) else None,
     )
 
 
@@ -61,7 +62,8 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
         torch.manual_seed(config.train.seed)
         try:
             conditioner = config.conditioning.build(facts)
-            net = config.net.build(facts.dims, facts.dims[0], None if conditioner is None else conditioner.spec)
+            dims = facts.state_dims
+            net = config.net.build(dims, dims[0], None if conditioner is None else conditioner.spec)
             return NetDenoiser(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,
@@ -121,18 +123,6 @@ class DatasetLoader:
 
     def _epoch(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.dataset), generator=generator_for(self.seed, "epoch", epoch))
-
-
-def rate_of(train: TrainConfig) -> LearningRate:
-    """The learning rate of a run by step."""
-    return LearningRate(
-        peak=train.lr,
-        warmup_steps=train.warmup_steps,
-        schedule=train.schedule,
-        num_steps=train.num_steps,
-        decay_every=train.lr_decay_step,
-        decay_rate=train.lr_decay_rate,
-    )
 
 
 def drop_of(config: RunConfig) -> float:

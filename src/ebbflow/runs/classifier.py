@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ebbflow.conditioning import DataFacts
-from ebbflow.config import ClassifierConfig, parse_classifier
+from ebbflow.config import ClassifierConfig, parse_as
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.methods.guidance import NetClassifier
 from ebbflow.nets.classifier import Classifier
@@ -66,7 +66,7 @@ def open_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> 
     """
     folder, opened = open_checkpoint(path, "classifier")
     try:
-        config, facts = parse_classifier(opened.state["config"]), read_facts(opened.state["facts"])
+        config, facts = parse_as(ClassifierConfig, opened.state["config"]), read_facts(opened.state["facts"])
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(
             f"{opened.folder / 'state.json'} does not describe a classifier of this version: {error}"

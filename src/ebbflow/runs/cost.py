@@ -12,6 +12,7 @@ from ebbflow.config import RunConfig, to_dict
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Splits
 from ebbflow.runs.build import build_denoiser, build_objective, conditioner_of, facts_of, resolved
+from ebbflow.runs.spaces import enter
 from ebbflow.training import engine
 
 TIMED_STEPS = 3
@@ -21,7 +22,10 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
     """Resolved configuration, parameters, forward FLOPs a sample, and measured seconds a step, an epoch and in all."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    facts = facts_of(splits.train)
+    size, num = config.train.batch_size, len(splits.train)
+    first = splits.train.select(torch.arange(size) % num)
+    data = enter(config, Splits(train=first, held_out=first))[1].train
+    facts = facts_of(data)
     config = resolved(config, facts)
     engine.keep_large_blocks()
     device = engine.pick_device(config.engine.device)
@@ -29,8 +33,8 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
     assert isinstance(denoiser.net, torch.nn.Module)
     num_parameters = sum(p.numel() for p in denoiser.net.parameters())
     working = engine.WorkingCopy(denoiser.net.to(device), engine.pick_precision(config.engine.precision, device)).module
-    model, conditioner, size = replace(denoiser, net=working), conditioner_of(denoiser), config.train.batch_size
-    x0 = splits.train.x0(torch.arange(size) % len(splits.train)).to(device)
+    model, conditioner = replace(denoiser, net=working), conditioner_of(denoiser)
+    x0 = data.x0(torch.arange(size)).to(device)
     known = None if conditioner is None else conditioner.conditions(splits.train)
     cond = None if known is None else known[torch.arange(size) % len(known)].to(device)
     generator = generator_for(0, "cost")
@@ -49,6 +53,6 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
         "num_parameters": num_parameters,
         "forward_flops_per_sample": counter.get_total_flops(),
         "seconds_per_step": each,
-        "seconds_per_epoch": each * len(splits.train) / size,
+        "seconds_per_epoch": each * num / size,
         "seconds_in_all": each * config.train.num_steps,
     }

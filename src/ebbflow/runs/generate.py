@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ebbflow.conditioning import DataFacts
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
+from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance import takes_condition
 from ebbflow.methods.samplers import Step
@@ -19,6 +21,7 @@ from ebbflow.methods.sampling import walk
 from ebbflow.nets import Wanted
 from ebbflow.runs.build import drop_of
 from ebbflow.runs.guiding import Guides, check_guides, guide
+from ebbflow.runs.spaces import decoded
 from ebbflow.runs.store import Run
 
 T = TypeVar("T")
@@ -85,16 +88,31 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """A finished batch: float32 (B, *dims), with seeds, labels and whatever else was asked for; or a step on its way
-    when `done` is False."""
+    """A finished batch, with seeds, labels and whatever else was asked for; or a step on its way when `done` is False.
 
-    x: Tensor
+    Args:
+        state, state_x0: x and E[x0 | x] as the model has them, float32 (B, *state_dims).
+        space: decodes them; None where the model works on the data itself.
+    """
+
+    state: Tensor
+    state_x0: Tensor
     seeds: tuple[int, ...]
     labels: tuple[int, ...] | None
     step: int
-    x0: Tensor
     done: bool
     asked: tuple[Wanted, ...] | None = None
+    space: LatentSpace | None = None
+
+    @cached_property
+    def x(self) -> Tensor:
+        """float32 (B, *dims), decoded."""
+        return decoded(self.space, self.state)
+
+    @cached_property
+    def x0(self) -> Tensor:
+        """E[x0 | x], float32 (B, *dims), decoded."""
+        return decoded(self.space, self.state_x0)
 
     @property
     def images(self) -> Tensor:
@@ -102,12 +120,25 @@ class Samples:
         return to_uint8(self.x.clamp(-1, 1))
 
 
-def generate(denoiser: Denoiser, facts: DataFacts, request: Request, device: torch.device | str = "cpu") -> Iterator[Samples]:
+def generate(
+    denoiser: Denoiser,
+    facts: DataFacts,
+    request: Request,
+    device: torch.device | str = "cpu",
+    *,
+    space: LatentSpace | None = None,
+) -> Iterator[Samples]:
     """Every step of every batch of a request, in order; those with `done` are results.
+
+    Args:
+        space: the run's latent space, `Run.space()`; only what is looked at is decoded.
 
     Raises:
         ConfigError: a request that the model cannot serve.
+        ValueError: a run in a latent space without its space.
     """
+    if (space is None) != (facts.latent_dims is None):
+        raise ValueError("a run in a latent space is sampled with its `space`, and only such a run: pass run.space().")
     for first in range(0, len(request.seeds), request.batch_size):
         rows = slice(first, first + request.batch_size)
         seeds, labels = request.seeds[rows], None if request.labels is None else request.labels[rows]
@@ -115,13 +146,14 @@ def generate(denoiser: Denoiser, facts: DataFacts, request: Request, device: tor
         bound = bind(denoiser, request, asked)
         for i, step in enumerate(_steps(bound, facts, request, seeds, device), start=1):
             yield Samples(
-                x=step.x.float().cpu(),
+                state=step.x.float().cpu(),
+                state_x0=step.estimate.x0.float().cpu(),
                 seeds=seeds,
                 labels=labels,
                 step=i,
-                x0=step.estimate.x0.float().cpu(),
                 done=i == request.num_steps,
                 asked=asked,
+                space=space,
             )
 
 
@@ -130,7 +162,7 @@ def _steps(
 ) -> Iterator[Step]:
     return walk(
         denoiser,
-        facts.dims,
+        facts.state_dims,
         seeds,
         sampler=request.sampler,
         num_steps=request.num_steps,

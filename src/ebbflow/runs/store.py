@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +14,24 @@ import torch
 from ebbflow import __version__
 from ebbflow.canvas import whole_file
 from ebbflow.conditioning import ConditionedNet, DataFacts
-from ebbflow.config import ClassifierConfig, RunConfig, parse, to_dict
+from ebbflow.config import AnyConfig, AutoencoderConfig, ClassifierConfig, RunConfig, parse, parse_as, to_dict
 from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.runs.build import build_denoiser
+from ebbflow.runs.spaces import FILE, read_space
 from ebbflow.training import checkpoint
 from ebbflow.training.checkpoint import Checkpoint
 
 Weights = Literal["ema", "raw"]
-FREE_KEYS = ("train.num_steps", "train.save_every", "train.keep", "train.sample_every", "train.held_out_every", "train.log_every")
+FREE_KEYS = (
+    "train.num_steps",
+    "train.save_every",
+    "train.keep",
+    "train.sample_every",
+    "train.held_out_every",
+    "train.log_every",
+)
 FREE_SECTIONS = ("sample", "engine")
 
 
@@ -54,18 +62,38 @@ class Run:
         part = {"ema": "ema", "raw": "model"}[weights]
         denoiser = build_denoiser(self.config, self.facts)
         assert isinstance(denoiser.net, ConditionedNet)
-        checkpoint.load_weights(denoiser.net, self.checkpoint.tensors(part), self.checkpoint.folder / f"{part}.safetensors")
+        checkpoint.load_weights(
+            denoiser.net, self.checkpoint.tensors(part), self.checkpoint.folder / f"{part}.safetensors"
+        )
         denoiser.net.to(device=device, dtype=dtype).eval().requires_grad_(False)
         return denoiser
 
+    def space(self, device: torch.device | str = "cpu") -> LatentSpace | None:
+        """The latent space that the model works in, None where it works on the data itself.
 
-def describe(config: RunConfig | ClassifierConfig, facts: DataFacts) -> dict[str, Any]:
+        Raises:
+            CheckpointError: its file is missing or damaged.
+        """
+        if self.facts.latent_dims is None:
+            return None
+        return read_space(self.checkpoint.folder / FILE).to(device)
+
+
+KINDS = {RunConfig: "model", ClassifierConfig: "classifier", AutoencoderConfig: "autoencoder"}
+USES = {
+    "model": "Sample it with `ebbflow sample --ckpt`.",
+    "classifier": "Give it to `ebbflow sample --classifier`; `ebbflow train-classifier` makes one.",
+    "autoencoder": "Train a run with it by `--set latent.autoencoder=`; `ebbflow train-autoencoder` makes one.",
+}
+
+
+def describe(config: AnyConfig, facts: DataFacts) -> dict[str, Any]:
     """What a checkpoint and a run's config.json say of themselves."""
     return {
         "format": 1,
-        "kind": "classifier" if isinstance(config, ClassifierConfig) else "model",
+        "kind": KINDS[type(config)],
         "config": to_dict(config),
-        "facts": asdict(facts),
+        "facts": {key: value for key, value in asdict(facts).items() if (key, value) != ("latent_dims", None)},
         "versions": {"ebbflow": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
@@ -78,6 +106,7 @@ def read_facts(facts: Mapping[str, Any]) -> DataFacts:
         label_names=tuple(facts["label_names"]),
         captions=tuple(facts.get("captions", ())),
         vectors=tuple(tuple(vector) for vector in facts.get("vectors", ())),
+        latent_dims=None if facts.get("latent_dims") is None else tuple(facts["latent_dims"]),
     )
 
 
@@ -102,12 +131,9 @@ def open_checkpoint(path: str | Path, kind: str) -> tuple[Path, Checkpoint]:
     if chosen is None:
         raise CheckpointError(f"{path} is not a run of ebbflow: there is no checkpoint in it.")
     opened = checkpoint.read(chosen)
-    if opened.state.get("kind", "model") != kind:
-        raise CheckpointError(
-            f"{path} holds a noisy classifier, not a generative model. Give it to `ebbflow sample --classifier`."
-            if kind == "model"
-            else f"{path} holds a generative model, not a noisy classifier. Make one with `ebbflow train-classifier`."
-        )
+    found = opened.state.get("kind", "model")
+    if found != kind:
+        raise CheckpointError(f"{path} holds a trained {found}, and a {kind} is wanted here. {USES[found]}")
     return (chosen.parent.parent if chosen.parent.name == "checkpoints" else chosen), opened
 
 
@@ -128,29 +154,36 @@ def open_run(path: str | Path) -> Run:
     return Run(folder=folder, config=config, facts=known, checkpoint=opened)
 
 
-def claim(folder: Path, config: RunConfig | ClassifierConfig, facts: DataFacts) -> None:
+def claim(folder: Path, config: AnyConfig, facts: DataFacts) -> None:
     """Make `folder` the home of a run, or find that it already is.
 
     Raises:
         ConfigError: it holds a run of another configuration, or files of something else.
     """
-    description = describe(config, facts)
+    description, old = describe(config, facts), {}
     file = folder / "config.json"
     if file.is_file():
-        _require_same(folder, json.loads(file.read_text()), json.loads(json.dumps(description)))
+        old = json.loads(file.read_text())
+        _require_same(folder, old, json.loads(json.dumps(description)))
     elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run. Choose another --save-dir.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(description, indent=2))
+    write_text(file, json.dumps({**old, **description}, indent=2))
 
 
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if old.get("kind", "model") != new["kind"]:
-        raise ConfigError(f"{folder} holds a {old.get('kind', 'model')}, not a {new['kind']}. Choose another --save-dir.")
+        raise ConfigError(
+            f"{folder} holds a {old.get('kind', 'model')}, not a {new['kind']}. Choose another --save-dir."
+        )
+    kind = next(cls for cls, name in KINDS.items() if name == new["kind"])
+    known = json.loads(json.dumps(to_dict(parse_as(kind, old["config"]))))  # an older version may have written less
     for section, values in new["config"].items():
-        before = old.get("config", {}).get(section, {})
+        before = known[section]
         for key in values.keys() | before.keys():
             free = section in FREE_SECTIONS or f"{section}.{key}" in FREE_KEYS or (section, key) == ("data", "dir")
+            if (section, key) == ("latent", "autoencoder"):  # its weights are compared, it may have been moved
+                free = bool(values.get(key)) and bool(before.get(key))
             if not free and values.get(key) != before.get(key):
                 raise ConfigError(
                     f"{folder} holds a run with another configuration: {section}.{key} is {before.get(key)!r} there, "
@@ -159,27 +192,6 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
     facts = old.get("facts", {})
     if not facts or any(facts.get(key, value) != value for key, value in new["facts"].items()):
         raise ConfigError(f"{folder} holds a run on other data ({old.get('facts')}). Choose another --save-dir.")
-
-
-def log_row(folder: Path, row: dict[str, Any]) -> None:
-    """Append a row to the run's metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def forget_after(folder: Path, step: int) -> None:
-    """Drop the metrics of steps that will be done again."""
-    file = folder / "metrics.jsonl"
-    if file.is_file():
-        lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
-        write_text(file, "".join(line + "\n" for line in lines))
-
-
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Remove all checkpoints but the newest `keep` and that of step `best`."""
-    for old in sorted((folder / "checkpoints").glob("step_*"))[:-keep]:
-        if best is None or old.name != f"step_{best:06d}":
-            shutil.rmtree(old)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,11 +22,12 @@ from ebbflow.runs.build import (
     conditioner_of,
     drop_of,
     facts_of,
-    rate_of,
     resolved,
 )
 from ebbflow.runs.generate import Request, generate, row_name
-from ebbflow.runs.store import claim, describe, forget_after, log_row, newest_checkpoint, prune, write_text
+from ebbflow.runs.spaces import enter, keep
+from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
+from ebbflow.runs.upkeep import forget_after, is_due, learning_rate, log_metrics, prune
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.ema import EMA
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
@@ -63,8 +64,15 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, splits: Splits, folder: Path, *, command: str = "", should_stop: Callable[[], bool] = lambda: False
+        self,
+        config: RunConfig,
+        splits: Splits,
+        folder: Path,
+        *,
+        command: str = "",
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.space, splits = enter(config, splits, folder)
         self.facts = facts_of(splits.train)
         self.config = config = resolved(config, self.facts)
         self.splits, self.folder, self.command, self.should_stop = splits, folder, command, should_stop
@@ -75,6 +83,7 @@ class Trainer:
         self.denoiser = build_denoiser(config, self.facts)
         self.net.to(self.device)
         claim(folder, config, self.facts)
+        self.space_file = keep(self.space, folder)
         self.ema = EMA(self.net, config.ema.decay)
         self.optimiser = adamw(self.net.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.best: dict[str, Any] | None = None
@@ -128,7 +137,7 @@ class Trainer:
             num_steps=train.num_steps,
             start=self.start,
             ema=self.ema,
-            lr=rate_of(train),
+            lr=learning_rate(train),
             seed=train.seed,
             clip=train.clip,
             dtype=self.dtype,
@@ -140,16 +149,16 @@ class Trainer:
         finished = done == train.num_steps
         here = Progress(step=done, num_steps=train.num_steps, loss=step.loss, lr=step.lr)
         yield here
-        if self.held_out is not None and (_due(done, train.held_out_every) or finished):
+        if self.held_out is not None and (is_due(done, train.held_out_every) or finished):
             loss, by_level = self.held_out(replace(self.denoiser, net=self.ema.module), self.device)
             self._log({"step": done, "held_out": loss, "held_out_by_log_snr": by_level})
             self._last_held_out = (done, loss)
             yield replace(here, held_out=loss)
-        if _due(done, train.sample_every) or finished:
+        if is_due(done, train.sample_every) or finished:
             path = self.folder / "samples" / f"step_{done:06d}.png"
             self.draw(path)
             yield replace(here, note=f"samples: {path}")
-        if _due(done, train.save_every) or stop:
+        if is_due(done, train.save_every) or stop:
             yield replace(here, note=f"checkpoint: {self._save(done)}")
 
     def draw(self, path: Path) -> None:
@@ -172,7 +181,7 @@ class Trainer:
             batch_size=250 if points else 64,
         )
         model = replace(self.denoiser, net=engine.WorkingCopy(self.ema.module, self.dtype).module)
-        done = [s for s in generate(model, self.facts, request, self.device) if s.done]
+        done = [s for s in generate(model, self.facts, request, self.device, space=self.space) if s.done]
         if points:
             x = torch.cat([s.x for s in done])
             canvas.save_picture(scatter(x, tuple(places) if names else None), path, self.command)
@@ -192,7 +201,7 @@ class Trainer:
         }
 
     def _log(self, row: dict[str, Any]) -> None:
-        log_row(self.folder, row)
+        log_metrics(self.folder, row)
 
     def _make_held_out(self) -> HeldOut | None:
         data, conditioner = self.splits.held_out, conditioner_of(self.denoiser)
@@ -201,7 +210,10 @@ class Trainer:
         rows = torch.arange(len(data))[: self.config.train.held_out_size]
         cond = None if conditioner is None else conditioner.conditions(data)
         return HeldOut(
-            objective=self.objective, x0=data.x0(rows), cond=None if cond is None else cond[rows], seed=self.config.train.seed
+            objective=self.objective,
+            x0=data.x0(rows),
+            cond=None if cond is None else cond[rows],
+            seed=self.config.train.seed,
         )
 
     def _restore(self) -> int:
@@ -222,13 +234,19 @@ class Trainer:
                 self.best = {"step": step, "held_out": loss}
         folder = self.folder / "checkpoints" / f"step_{step:06d}"
         state = {"step": step, "best": self.best, **describe(self.config, self.facts)}
-        checkpoint.save(folder, model=self.net, ema=self.ema, optimiser=self.optimiser, state=state)
-        prune(self.folder, self.config.train.keep, self.best["step"] if self.best else None)
+        checkpoint.save(
+            folder, model=self.net, ema=self.ema, optimiser=self.optimiser, state=state, beside=self.space_file
+        )
+        prune(self.folder, keep=self.config.train.keep, best=self.best["step"] if self.best else None)
         write_text(self.folder / "README.md", self._card(step))
         return folder
 
     def _card(self, step: int) -> str:
-        held = f" Held-out loss {self._last_held_out[1]:.4f} at step {self._last_held_out[0]}." if self._last_held_out else ""
+        held = (
+            f" Held-out loss {self._last_held_out[1]:.4f} at step {self._last_held_out[0]}."
+            if self._last_held_out
+            else ""
+        )
         config = self.config
         return (
             f"# {self.folder.name}\n\nA {config.net.__class__.__name__.removesuffix('Options')} of "
@@ -238,7 +256,3 @@ class Trainer:
             f"on path {config.path.__class__.__name__}.{held}\n\nMade by\n\n```\n{self.command}\n```\n\n"
             f"Sample it with\n\n```\nebbflow sample --ckpt {self.folder} --output samples.png\n```\n"
         )
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

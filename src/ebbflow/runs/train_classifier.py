@@ -16,10 +16,11 @@ from ebbflow.data import Splits
 from ebbflow.errors import DataError
 from ebbflow.methods.guidance import ClassifierObjective
 from ebbflow.nets.classifier import Classifier
-from ebbflow.runs.build import DatasetLoader, facts_of, rate_of
+from ebbflow.runs.build import DatasetLoader, facts_of
 from ebbflow.runs.classifier import Accuracy, build_classifier, measure
-from ebbflow.runs.store import claim, describe, forget_after, log_row, newest_checkpoint, prune, write_text
+from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
 from ebbflow.runs.train import Progress
+from ebbflow.runs.upkeep import forget_after, learning_rate, log_metrics, prune
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 from ebbflow.training.loop import TrainStep, fit
@@ -107,7 +108,7 @@ class ClassifierTrainer:
             self.optimiser,
             num_steps=train.num_steps,
             start=self.start,
-            lr=rate_of(train),
+            lr=learning_rate(train),
             seed=train.seed,
             clip=train.clip,
             dtype=self.dtype,
@@ -120,7 +121,7 @@ class ClassifierTrainer:
         yield here
         if self.held_out is not None and (_due(done, train.held_out_every) or done == train.num_steps):
             self.accuracy = self._measured(self.held_out)
-            log_row(self.folder, {"step": done, "held_out": self.accuracy.loss, **_row(self.accuracy)})
+            log_metrics(self.folder, {"step": done, "held_out": self.accuracy.loss, **_row(self.accuracy)})
             note = f"held-out loss {self.accuracy.loss:.4f}, accuracy {self.accuracy.accuracy:.3f}"
             yield replace(here, held_out=self.accuracy.loss, note=note)
         if _due(done, train.save_every) or stop:
@@ -141,7 +142,7 @@ class ClassifierTrainer:
             "samples_per_second": round(len(window) * self.config.train.batch_size / seconds, 1),
             "loss_by_log_snr": bins_by_log_snr(self.config.path.log_snr(t), losses),
         }
-        log_row(self.folder, row)
+        log_metrics(self.folder, row)
 
     def _make_held_out(self) -> HeldOut | None:
         data = self.splits.held_out
@@ -168,7 +169,7 @@ class ClassifierTrainer:
         accuracy = None if self.accuracy is None else vars(self.accuracy)
         state = {"step": step, "accuracy": accuracy, **describe(self.config, self.facts)}
         checkpoint.save(folder, model=self.net, ema=None, optimiser=self.optimiser, state=state)
-        prune(self.folder, self.config.train.keep, None)
+        prune(self.folder, keep=self.config.train.keep)
         write_text(self.folder / "README.md", self._card(step))
         return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -47,11 +48,17 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, *, model: nn.Module, ema: EMA | None, optimiser: torch.optim.Optimizer | None, state: dict[str, Any]
+    folder: Path,
+    *,
+    model: nn.Module,
+    ema: EMA | None,
+    optimiser: torch.optim.Optimizer | None,
+    state: dict[str, Any],
+    beside: Path | None = None,
 ) -> Checkpoint:
     """Write a checkpoint into `folder`, which appears only when it is complete.
 
-    `state` must hold "step"; the EMA's counter is added to it.
+    `state` must hold "step"; the EMA's counter is added to it. The file `beside`, one that never changes, goes in too.
     """
     from safetensors.torch import save_file
 
@@ -65,6 +72,8 @@ def save(
             state = {**state, "ema_updates": ema.num_updates}
         if optimiser is not None:
             save_file(_contiguous(_optimiser_tensors(optimiser)), partial / "optimiser.safetensors")
+        if beside is not None:
+            link_or_copy(beside, partial / beside.name)
         (partial / "state.json").write_text(json.dumps(state, indent=2))
         if folder.exists():
             shutil.rmtree(folder)
@@ -72,6 +81,14 @@ def save(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Checkpoint(folder=folder, state=state)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name where the file system can, else copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def read(folder: Path) -> Checkpoint:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import ctypes
 import sys
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -80,3 +81,29 @@ class WorkingCopy:
         """Copy the master's weights."""
         if self._pairs:
             torch._foreach_copy_([own for own, _ in self._pairs], [master for _, master in self._pairs])
+
+
+def descend(
+    loss: Tensor,
+    working: WorkingCopy,
+    optimiser: torch.optim.Optimizer,
+    *,
+    lr: float,
+    clip: float,
+    require_finite: Callable[[Tensor], None],
+) -> Tensor:
+    """One optimiser step on the master's weights; returns the gradient norm before clipping to `clip`.
+
+    `require_finite` is shown the loss and the norm and raises before either touches the weights.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    require_finite(loss)
+    loss.backward()
+    working.collect_gradients()
+    norm = torch.nn.utils.clip_grad_norm_(list(working.master.parameters()), clip)
+    require_finite(norm)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    working.refresh()
+    return norm

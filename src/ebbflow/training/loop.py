@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -13,7 +14,7 @@ from ebbflow.core.noise import generator_for
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Losses, Objective
 from ebbflow.training.ema import EMA
-from ebbflow.training.engine import WorkingCopy
+from ebbflow.training.engine import WorkingCopy, descend
 from ebbflow.training.optim import LearningRate
 
 
@@ -94,22 +95,13 @@ def fit(
         raise ValueError("fit() trains a model whose net is a torch module.")
     working = WorkingCopy(denoiser.net.train(), dtype)
     model = replace(denoiser, net=working.module)
-    parameters = list(denoiser.net.parameters())
-    device = parameters[0].device
+    device = next(denoiser.net.parameters()).device
     for step in range(start, num_steps):
         rate = optimiser.param_groups[0]["lr"] if lr is None else lr.at(step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         t, losses = _draw_losses(model, objective, loader.batch(step), generator_for(seed, "step", step), device)
         loss = losses.mean()
-        _require_finite(loss, step + 1, rate, t, losses)
-        loss.backward()
-        working.collect_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
-        _require_finite(norm, step + 1, rate, t, losses)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        working.refresh()
+        require_finite = partial(_require_finite, step=step + 1, rate=rate, t=t, losses=losses)
+        norm = descend(loss, working, optimiser, lr=rate, clip=clip, require_finite=require_finite)
         if ema is not None:
             ema.update(denoiser.net)
         yield TrainStep(

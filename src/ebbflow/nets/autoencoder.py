@@ -1,0 +1,137 @@
+"""The convolutional autoencoder with a Gaussian code: images to a few small feature maps and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ebbflow.nets.attention import zeroed
+from ebbflow.nets.norms import group_norm
+from ebbflow.nets.padding import padded
+
+LOG_VAR_LIMITS = (-30.0, 20.0)  # keeps exp(log_var) finite while the encoder is still wild
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions:
+    """A KL autoencoder (Kingma & Welling, 2013, 1312.6114; as used by Rombach et al., 2021, section 3.1, 2112.10752).
+
+    Args:
+        channels: width at each resolution, finest first; each further entry halves the image.
+        latent_channels: channels of the code.
+        num_blocks: residual blocks a resolution.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    latent_channels: int = 4
+    num_blocks: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.channels or min(*self.channels, self.latent_channels, self.num_blocks) < 1:
+            raise ValueError(
+                f"`channels`, `latent_channels` and `num_blocks` must be at least 1, got {list(self.channels)}, "
+                f"{self.latent_channels} and {self.num_blocks}."
+            )
+
+    @property
+    def factor(self) -> int:
+        """How many pixels of a side make one place of the code: 2^(resolutions - 1)."""
+        return 2 ** (len(self.channels) - 1)
+
+    def build(self, dims: tuple[int, ...]) -> Autoencoder:
+        """The autoencoder of images `dims` (C, H, W); only C is built in.
+
+        Raises:
+            ValueError: not images.
+        """
+        if len(dims) != 3:
+            raise ValueError(f"an autoencoder works on images (C, H, W); these samples have shape {dims}.")
+        return Autoencoder(self, dims[0])
+
+
+class PlainBlock(nn.Module):
+    """norm-SiLU-conv twice (the second one starting at zero), and the input added."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(channels_in), nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(channels), zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.skip = nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(nn.functional.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(nn.functional.silu(self.norm2(h)))
+
+
+def _head(channels_in: int, channels: int) -> list[nn.Module]:
+    return [group_norm(channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)]
+
+
+def _encoder(options: AutoencoderOptions, in_channels: int) -> nn.Sequential:
+    now = options.channels[0]
+    modules: list[nn.Module] = [nn.Conv2d(in_channels, now, 3, padding=1)]
+    for level, width in enumerate(options.channels):
+        if level > 0:
+            modules.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
+        for _ in range(options.num_blocks):
+            modules.append(PlainBlock(now, width))
+            now = width
+    return nn.Sequential(*modules, *_head(now, 2 * options.latent_channels))
+
+
+def _decoder(options: AutoencoderOptions, out_channels: int) -> nn.Sequential:
+    now = options.channels[-1]
+    modules: list[nn.Module] = [nn.Conv2d(options.latent_channels, now, 3, padding=1)]
+    for level, width in reversed(list(enumerate(options.channels))):
+        modules += [PlainBlock(width, width) for _ in range(options.num_blocks)]
+        if level > 0:
+            now = options.channels[level - 1]
+            modules += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, now, 3, padding=1)]
+    return nn.Sequential(*modules, *_head(now, out_channels))
+
+
+class Autoencoder(nn.Module):
+    """A KL autoencoder, q(z | x) = N(mean(x), exp(log_var(x))), of images of any height and width; see
+    `AutoencoderOptions`."""
+
+    def __init__(self, options: AutoencoderOptions, channels: int) -> None:
+        super().__init__()
+        self.options = options
+        self.encoder, self.decoder = _encoder(options, channels), _decoder(options, channels)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the code of `x` (B, C, H, W), each (B, latent_channels, ceil(H/f), ceil(W/f)) with
+        f = `options.factor`; the image is padded by its edge where f does not divide it."""
+        code = self.encoder(padded(x.to(self._dtype), self.options.factor))
+        mean, log_var = code.chunk(2, dim=1)
+        return mean, log_var.clamp(*LOG_VAR_LIMITS)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, C, f h, f w) of codes `z` (B, latent_channels, h, w)."""
+        return self.decoder(z.to(self._dtype))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction, cut to the size of `x`, of mean + exp(log_var / 2) noise, with that mean and log_var; of the
+        mean alone when `noise` is None."""
+        mean, log_var = self.encode(x)
+        z = mean if noise is None else torch.addcmul(mean, (log_var / 2).exp(), noise.to(mean))
+        return self.decode(z)[..., : x.shape[-2], : x.shape[-1]], mean, log_var
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+def kl_divergence(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_var)) || N(0, I)) = 1/2 sum(mean^2 + exp(log_var) - 1 - log_var) of each sample, in nats.
+
+    Args:
+        mean, log_var: shape (B, ...).
+
+    Returns:
+        float32 (or wider) of shape (B,).
+    """
+    mean, log_var = (v if v.dtype == torch.float64 else v.float() for v in (mean, log_var))
+    return (mean.square() + log_var.exp() - 1 - log_var).flatten(1).sum(1) / 2

@@ -1,0 +1,198 @@
+"""Latent spaces on disk: where a run's comes from, its copy in the run's folder, and the data brought into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebbflow.canvas import whole_file
+from ebbflow.config import RunConfig
+from ebbflow.data import Dataset, Splits
+from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, diffusers_class, encoded, from_description
+from ebbflow.training import checkpoint, engine
+
+FILE = "latent.safetensors"  # in a run's folder and in each of its checkpoints
+MODEL = "model.safetensors"  # in an autoencoder's folder
+HF = "hf:"
+
+
+def save_space(space: LatentSpace, path: Path) -> None:
+    """Write a latent space as one safetensors file that describes itself."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in space.state_dict().items()}
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"ebbflow": json.dumps(space.description())})
+
+
+def read_space(path: Path) -> LatentSpace:
+    """The latent space in a file that `save_space` wrote.
+
+    Raises:
+        CheckpointError: missing, unreadable, or something else.
+        ImportError: it needs diffusers, which is missing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            space = from_description(json.loads((file.metadata() or {})["ebbflow"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist.") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not describe an autoencoder of this version: {error}.") from error
+    checkpoint.load_weights(space, tensors, path)
+    return space
+
+
+def fingerprint(space: LatentSpace) -> str:
+    """A hash of the autoencoder's weights and of what it is, its statistics left out."""
+    digest = hashlib.sha256(json.dumps(space.description(), sort_keys=True).encode())
+    for name, value in sorted(space.autoencoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def enter(config: RunConfig, splits: Splits, folder: Path | None = None) -> tuple[LatentSpace | None, Splits]:
+    """The run's latent space and its data in it; None and the data as it is for a run without one.
+
+    Each image is encoded once, as the mean of its code. A folder that already holds the run gives its own copy of the
+    autoencoder, which the configured one has to equal where it still exists.
+
+    Raises:
+        ConfigError: no such autoencoder, one for other images, or another one than the folder's.
+        ImportError: it needs diffusers, which is missing.
+    """
+    source = config.latent.autoencoder
+    if source is None:
+        return None, splits
+    if not splits.train.is_image:
+        raise ConfigError(f"latent.autoencoder needs images; {config.data.name!r} holds points. Leave it out.")
+    device = engine.pick_device(config.engine.device)
+    space = _kept(source, folder, splits.train).to(device)
+    return space, Splits(train=encoded(splits.train, space), held_out=encoded(splits.held_out, space))
+
+
+def keep(space: LatentSpace | None, folder: Path) -> Path | None:
+    """The run's own copy of its latent space, written where it is not there yet."""
+    if space is None:
+        return None
+    path = folder / FILE
+    if not path.is_file():
+        save_space(space, path)
+    return path
+
+
+def _kept(source: str, folder: Path | None, data: Dataset) -> LatentSpace:
+    if folder is None or not (folder / FILE).is_file():
+        return load_space(source, data)
+    kept = read_space(folder / FILE)
+    _require_dims(kept, data, str(folder / FILE))
+    if _is_local(source) and fingerprint(load_space(source, data, measure=False)) != fingerprint(kept):
+        raise ConfigError(
+            f"{source} is not the autoencoder that {folder} was trained with. Choose another --save-dir, or go on with "
+            f"the old one by --set latent.autoencoder={folder / FILE}."
+        )
+    return kept
+
+
+def load_space(source: str, data: Dataset, *, measure: bool = True) -> LatentSpace:
+    """The latent space of `source` for images like those of `data`.
+
+    Args:
+        source: a folder of `ebbflow train-autoencoder`, a latent space's file or a run that has one, or "hf:" and the
+            folder or hub name of a diffusers AutoencoderKL, whose statistics are then taken over `data`.
+        measure: take them.
+
+    Raises:
+        ConfigError: not there, unfinished, or for other images.
+        ImportError: it needs diffusers, which is missing.
+    """
+    if source.startswith(HF):
+        space = _space_of(load_diffusers(source.removeprefix(HF)), data, source)
+        if measure:
+            space.measure(batches_of(data))
+        return space
+    try:
+        space = read_space(_file_of(Path(source).expanduser(), data))
+    except CheckpointError as error:
+        raise ConfigError(f"latent.autoencoder: {error}") from error
+    _require_dims(space, data, source)
+    return space
+
+
+def _space_of(autoencoder: DiffusersAutoencoder, data: Dataset, source: str) -> LatentSpace:
+    wanted = autoencoder.options["in_channels"]
+    if data.dims[0] != wanted:
+        raise ConfigError(
+            f"the autoencoder {source} takes images of {wanted} channels, {data.name!r} has {_shape(data.dims)}. "
+            f"Use --channels {wanted}."
+        )
+    return LatentSpace(autoencoder, data.dims)
+
+
+def _require_dims(space: LatentSpace, data: Dataset, source: str) -> None:
+    if space.dims != data.dims:
+        raise ConfigError(
+            f"the autoencoder {source} is made for images of {_shape(space.dims)}, {data.name!r} has "
+            f"{_shape(data.dims)}. Use --img-size and --channels, or train one with ebbflow train-autoencoder."
+        )
+
+
+def _shape(dims: tuple[int, ...]) -> str:
+    return "x".join(map(str, dims))
+
+
+def _is_local(source: str) -> bool:
+    return Path(source.removeprefix(HF)).expanduser().exists()
+
+
+def _file_of(path: Path, data: Dataset) -> Path:
+    """The file of the latent space in a folder, or the path itself."""
+    if not path.exists():
+        raise ConfigError(
+            f"latent.autoencoder: {path} does not exist. Make it with: ebbflow train-autoencoder --data {data.name} "
+            f"--save-dir {path}"
+        )
+    if path.is_file():
+        return path
+    found = next((path / name for name in (FILE, MODEL) if (path / name).is_file()), None)
+    if found is None and (path / "checkpoints").is_dir():
+        raise ConfigError(f"latent.autoencoder: the training of {path} is not finished. Run its command again.")
+    if found is None:
+        raise ConfigError(f"latent.autoencoder: there is no autoencoder in {path}.")
+    return found
+
+
+def load_diffusers(name: str) -> DiffusersAutoencoder:
+    """diffusers' AutoencoderKL in a folder or on the hub, from safetensors only.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+        ImportError: diffusers is missing.
+    """
+    cls: Any = diffusers_class()
+    path = Path(name).expanduser()
+    try:
+        return DiffusersAutoencoder(cls.from_pretrained(str(path) if path.exists() else name, use_safetensors=True))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"{HF}{name} cannot be loaded as a diffusers AutoencoderKL: {reason}") from error
+
+
+def decoded(space: LatentSpace | None, state: Tensor) -> Tensor:
+    """What a state of the model looks like as data, on the CPU."""
+    if space is None:
+        return state
+    with torch.no_grad():
+        return space.decode(state).cpu()
