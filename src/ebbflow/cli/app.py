@@ -13,6 +13,7 @@ import typer
 from ebbflow.cli.classify import train_classifier
 from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
+from ebbflow.cli.likelihood import likelihood
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
@@ -32,6 +33,7 @@ app.command()(train)
 app.command("train-classifier")(train_classifier)
 app.command()(sample)
 app.command()(evaluate)
+app.command()(likelihood)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")

@@ -48,7 +48,9 @@ def resolved(config: RunConfig, facts: DataFacts) -> RunConfig:
 def build_objective(config: RunConfig) -> Objective:
     """The objective of a run."""
     o = config.objective
-    return Objective(config.path, prediction=o.prediction, times=o.times, weight=o.weight)
+    return Objective(
+        config.path, prediction=o.prediction, times=o.times, weight=o.weight, variance=o.variance, vlb_weight=o.vlb_weight
+    )
 
 
 def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
@@ -61,7 +63,8 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
         torch.manual_seed(config.train.seed)
         try:
             conditioner = config.conditioning.build(facts)
-            net = config.net.build(facts.dims, facts.dims[0], None if conditioner is None else conditioner.spec)
+            channels = facts.dims[0] * (2 if config.objective.variance == "learned" else 1)
+            net = config.net.build(facts.dims, channels, None if conditioner is None else conditioner.spec)
             return NetDenoiser(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,
