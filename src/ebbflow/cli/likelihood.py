@@ -23,7 +23,8 @@ def likelihood(
     ] = None,
     sampler: Annotated[str, typer.Option(help="Integrator of the ODE: rk4 or heun.")] = "rk4",
     variance: Annotated[
-        str | None, typer.Option(help="Of the bound's steps: small, large, learned or optimal. Default: as trained.")
+        str | None,
+        typer.Option(help="Of the bound's steps: small, large, learned or optimal. Default: learned, or else large."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of dequantisation, probes and noise.")] = 0,
     weights: Annotated[str, typer.Option(help="ema (averaged) or raw.")] = "ema",

@@ -46,7 +46,7 @@ class Question:
         method: "ode" (exact but for the trace) or "vlb" (an upper bound on bits).
         num_steps: None for 32 of the ODE, and for the table of the path (1000 where it has none) of the bound.
         sampler: integrator of the ODE.
-        variance: of the bound's steps; None for what the run was trained with.
+        variance: of the bound's steps; None for "learned" where the run has learned it, else "large".
         seed: of dequantisation, probes and noise.
         weights, data_dir, batch_size: as everywhere.
     """
@@ -116,7 +116,7 @@ def _batch(
             bound, spread.to(device), num_steps=steps, method=question.sampler, probe=probe.to(device)
         )
         return {"total": -total.cpu()}
-    variance = question.variance or ("learned" if run.config.objective.variance == "learned" else "small")
+    variance = question.variance or ("learned" if run.config.objective.variance == "learned" else "large")
     if variance == "optimal":
         bound = AnalyticVariance(inner=bound, table=variance_table(run, denoiser, question.weights, device))
     found = variational_bound(
