@@ -16,6 +16,7 @@ from ebbflow.cli.edit import edit
 from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
 from ebbflow.cli.invert import invert, reconstruct
+from ebbflow.cli.likelihood import likelihood
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
@@ -40,6 +41,7 @@ app.command()(edit)
 app.command()(invert)
 app.command()(reconstruct)
 app.command()(evaluate)
+app.command()(likelihood)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")

@@ -39,6 +39,7 @@ from ebbflow.errors import ConfigError
 if TYPE_CHECKING:
     from ebbflow.nets import Wanted
     from ebbflow.runs import Request, Run, Samples
+    from ebbflow.runs.store import Weights
 
 
 def sample(
@@ -231,9 +232,12 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
 
     from ebbflow import canvas
     from ebbflow.runs import generate
+    from ebbflow.runs.variance import knowing_variance
 
-    denoiser = run.denoiser("ema" if weights == "ema" else "raw", device=device)
-    request.check(run.facts, denoiser.make_null is not None)
+    kind: Weights = "ema" if weights == "ema" else "raw"
+    model = run.denoiser(kind, device=device)
+    request.check(run.facts, model.make_null is not None)
+    denoiser = knowing_variance(run, model, request, kind, device)
     singly, kept, frames = not output.suffix, [], []
     if singly and not run.facts.is_image:
         raise ConfigError("samples of this run are points: give a .png or .npz output instead of a folder.")

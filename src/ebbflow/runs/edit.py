@@ -100,7 +100,7 @@ def _steps(bound: Denoiser, request: Request, x0: Tensor, how: Edit, noise: Nois
 
 def _samples(step: Step, seeds: tuple[int, ...], labels: tuple[int, ...] | None, i: int, total: int) -> Samples:
     x, x0 = step.x.float().cpu(), step.estimate.x0.float().cpu()
-    return Samples(x=x, seeds=seeds, labels=labels, step=i, x0=x0, done=i == total)
+    return Samples(state=x, state_x0=x0, seeds=seeds, labels=labels, step=i, done=i == total)
 
 
 # -- inversion ---------------------------------------------------------------------------------------------------------
