@@ -12,6 +12,7 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.paths import PATHS, CosineDiscrete, Path, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS, Estimate, check_pair
 from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS, Step
 
@@ -77,6 +78,15 @@ def is_valid(prediction: str, path: Path) -> bool:
     except ValueError:
         return False
     return True
+
+
+def objective_or_none(path: Path, prediction: str, weight: str, times: str = "uniform") -> Objective | None:
+    """The objective, or None where it is refused, which may happen to unweighted losses only."""
+    try:
+        return Objective(path, prediction=prediction, weight=weight, times=times)
+    except ValueError:
+        assert weight == "uniform", f"{prediction} with weight {weight} is refused"
+        return None
 
 
 VALID_PAIRS = {f"{p}-{n}": (PATH_CASES[n], p) for n in PATH_CASES for p in PREDICTIONS if is_valid(p, PATH_CASES[n])}

@@ -40,7 +40,7 @@ SMALL = {
     "dit": {"dim": 24, "depth": 2, "num_heads": 2},
     "mlp": {"dim": 16, "depth": 2},
 }
-WORDS = "<pad> </s> <unk> <s> a picture of handwritten zero one two three four five six seven eight nine".split()
+WORDS = ["<pad>", "</s>", "<unk>", "<s>", "a", "picture", "of", "handwritten", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def conditioner(kind: str, injection: str = "cross_attention", **options: object) -> Conditioner:
@@ -450,7 +450,9 @@ def pictures(folder: Path, rows: list[dict[str, object]]) -> Path:
     folder.mkdir()
     for i, row in enumerate(rows):
         row["file_name"] = f"{i}.png"
-        Image.fromarray(np.full((8, 8), 255 if "white" in str(row["text"]) else 0, dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(np.full((8, 8), 255 if "white" in str(row["text"]) else 0, dtype=np.uint8)).save(
+            folder / f"{i}.png"
+        )
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -471,13 +473,28 @@ def test_a_folder_with_captions_trains_on_them(tmp_path: Path, capsys: pytest.Ca
 def test_text_is_learned(tmp_path: Path) -> None:
     """White and black squares by caption: the samples have the colour that was asked for."""
     data = pictures(tmp_path / "data", [{"text": "a white square" if i % 2 else "a black square"} for i in range(20)])
-    settings = ["net.kind=mlp", "conditioning.kind=text", "conditioning.dim=32", "conditioning.depth=1", "train.batch_size=32"]
-    settings += ["train.warmup_steps=5", "sample.num_steps=4", "train.held_out_every=0", "ema.decay=0.9", "train.lr=3e-3"]
+    settings = [
+        "net.kind=mlp",
+        "conditioning.kind=text",
+        "conditioning.dim=32",
+        "conditioning.depth=1",
+        "train.batch_size=32",
+    ]
+    settings += [
+        "train.warmup_steps=5",
+        "sample.num_steps=4",
+        "train.held_out_every=0",
+        "ema.decay=0.9",
+        "train.lr=3e-3",
+    ]
     arguments = [part for setting in settings for part in ("--set", setting)]
     folder = tmp_path / "run"
     preset = ["--config", str(tmp_path / "net.toml")]
     (tmp_path / "net.toml").write_text('[net]\nkind = "mlp"\ndim = 32\ndepth = 2\n')
-    assert run_app(["train", *preset, "--data", str(data), "--max-steps", "120", "--save-dir", str(folder), *arguments]) == 0
+    assert (
+        run_app(["train", *preset, "--data", str(data), "--max-steps", "120", "--save-dir", str(folder), *arguments])
+        == 0
+    )
     made = ef.sample(folder, num=16, prompts=["a white square", "a black square"], guidance=1.0)
     means = made.x.flatten(1).mean(dim=1)
     assert bool((means[:8] > 0.5).all()) and bool((means[8:] < -0.5).all())
@@ -533,7 +550,14 @@ def save_encoder(folder: Path, kind: str) -> Path:
         transformers.CLIPTextModel(config).save_pretrained(folder)
     else:
         config = transformers.T5Config(
-            vocab_size=len(WORDS), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1
+            vocab_size=len(WORDS),
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            pad_token_id=0,
+            eos_token_id=1,
         )
         transformers.T5EncoderModel(config).save_pretrained(folder)
     return folder

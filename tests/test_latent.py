@@ -513,8 +513,8 @@ def test_what_is_no_autoencoder_is_refused(
     refused(capsys, train(new, part), "does not describe an autoencoder")
     refused(capsys, train(new, f"hf:{tmp_path / 'empty'}"), "cannot be loaded as a diffusers AutoencoderKL")
     refused(capsys, run_app(["sample", "--ckpt", str(trained), "--output", "a.png"]), "holds a trained autoencoder")
-    refused(capsys, train(trained, trained), "holds an autoencoder, not a model", "--save-dir")
-    refused(capsys, autoencode(run[0]), "holds a model, not an autoencoder", "--save-dir")
+    refused(capsys, train(trained, trained), "holds a autoencoder", "--save-dir")
+    refused(capsys, autoencode(run[0]), "holds a model", "--save-dir")
     refused(capsys, run_app(["train", "--set", "latent.autoencoder=3"]), "latent.autoencoder")
 
 

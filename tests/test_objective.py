@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import F64, PATH_CASES, is_valid, normal, registered_path
+from conftest import F64, PATH_CASES, is_valid, normal, objective_or_none, registered_path
 from torch import Tensor
 
 from ebbflow.core.paths import PATHS, Path
@@ -40,12 +40,6 @@ class Exact:
         return expand(a, x_t) * estimate.x0 + expand(b, x_t) * estimate.eps + self.bias
 
 
-def accepted(path: Path, prediction: str, weight: str, times: str = "uniform") -> Objective | None:
-    if prediction == "score" and weight == "uniform":
-        return None
-    return Objective(path, prediction=prediction, weight=weight, times=times)
-
-
 def residual(objective: Objective, t: Tensor) -> Tensor:
     """The loss that no model can avoid: weight (d/sigma)^2 Var[x0 | x_t] = W s^2 / (alpha^2 s^2 + sigma^2)."""
     c = objective.path.at(t)
@@ -61,7 +55,7 @@ def batch(num: int, dims: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @each_pair
 @each_weight
 def test_loss_of_the_exact_model_is_the_conditional_variance(path: Path, prediction: str, weight: str) -> None:
-    objective = accepted(path, prediction, weight)
+    objective = objective_or_none(path, prediction, weight)
     if objective is None:
         return
     x0, eps = batch(400, 64)
@@ -74,7 +68,7 @@ def test_loss_of_the_exact_model_is_the_conditional_variance(path: Path, predict
 @each_pair
 @each_weight
 def test_the_exact_model_is_stationary(path: Path, prediction: str, weight: str) -> None:
-    objective = accepted(path, prediction, weight)
+    objective = objective_or_none(path, prediction, weight)
     if objective is None:
         return
     x0, eps = batch(400, 32, seed=3)
@@ -132,9 +126,10 @@ def test_expected_loss_under_every_time_sampling(name: str, times: str) -> None:
 @each_weight
 def test_accepted_objectives_have_a_finite_expectation(path: Path, prediction: str, weight: str) -> None:
     """With t uniform the expected loss converges at t -> 0 only if t times the loss at t vanishes."""
-    try:
-        objective = Objective(path, prediction=prediction, weight=weight)
-    except ValueError:
+    if not is_valid(prediction, path):
+        return
+    objective = objective_or_none(path, prediction, weight)
+    if objective is None:
         return
     near, nearer = (t * residual(objective, torch.tensor(t, dtype=F64)) for t in (1e-9, 1e-13))
     assert nearer < 0.5 * near, (

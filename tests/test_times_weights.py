@@ -6,14 +6,23 @@ import math
 
 import pytest
 import torch
-from conftest import F64, PATH_CASES, VALID_PAIRS, each_path, interior, normal, registered_path, valid_pair
+from conftest import (
+    F64,
+    PATH_CASES,
+    each_path,
+    interior,
+    is_valid,
+    normal,
+    objective_or_none,
+    registered_path,
+    valid_pair,
+)
 from scipy.stats import chi2
 
 from ebbflow.core.paths import VE, DiscretePath, Path, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS, karras, num_table_steps, shifted, trailing
 from ebbflow.core.weights import WEIGHTS, loss_weight
-from ebbflow.methods.objective import Objective
 
 each_times = pytest.mark.parametrize("times", TIME_SAMPLERS)
 each_grid = pytest.mark.parametrize("grid", TIME_GRIDS)
@@ -204,11 +213,10 @@ class Wrong:
 @each_weight
 def test_the_weighted_loss_does_not_depend_on_the_prediction(path: Path, weight: str) -> None:
     x0, eps, t = normal(16, 5, seed=1), normal(16, 5, seed=2), interior(16)
-    names = [p for p in PREDICTIONS if f"{p}-{next(n for n in PATH_CASES if PATH_CASES[n] is path)}" in VALID_PAIRS]
-    if weight == "uniform":
-        names = [p for p in names if p != "score"]
+    objectives = {p: objective_or_none(path, p, weight) for p in PREDICTIONS if is_valid(p, path)}
+    names = [p for p, objective in objectives.items() if objective is not None]
     models = {p: Wrong(path, p, x0 + normal(16, 5, seed=3)) for p in names}
-    losses = {p: Objective(path, prediction=p, weight=weight).losses(m, x0, None, eps, t) for p, m in models.items()}
+    losses = {p: objectives[p].losses(models[p], x0, None, eps, t) for p in names}
     if weight != "uniform":
         for p in names:
             torch.testing.assert_close(losses[p], losses["x0"], rtol=1e-7, atol=0, msg=lambda m, p=p: f"{p}: {m}")

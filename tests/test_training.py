@@ -15,8 +15,8 @@ from ebbflow.core.paths import Flow
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.methods.oracles import FiniteData
 from ebbflow.methods.objective import Objective
+from ebbflow.methods.oracles import FiniteData
 from ebbflow.nets import NETS
 from ebbflow.runs import Trainer, open_run
 from ebbflow.runs.build import DatasetLoader, build_denoiser, facts_of, resolved

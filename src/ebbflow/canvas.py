@@ -31,9 +31,11 @@ def to_picture(tile: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
-def grid(images: Tensor, *, columns: int, row_names: Sequence[str] = ()) -> Image.Image:
-    """Images uint8 (N, C, H, W) in rows of `columns`, enlarged by nearest neighbour, with a name before each row where
-    given."""
+def grid(
+    images: Tensor, *, columns: int, row_names: Sequence[str] = (), column_names: Sequence[str] = ()
+) -> Image.Image:
+    """Images uint8 (N, C, H, W) in rows of `columns`, enlarged by nearest neighbour, with a name before each row and
+    over each column where given."""
     from PIL import Image, ImageDraw, ImageFont
 
     factor = max(1, round(TILE / max(images.shape[2:])))
@@ -42,15 +44,22 @@ def grid(images: Tensor, *, columns: int, row_names: Sequence[str] = ()) -> Imag
     size = max(12, min(20, height // 3))
     font = ImageFont.load_default(size=size)
     margin = max((int(font.getlength(name)) for name in row_names), default=-3 * GAP) + 3 * GAP
+    widest = max((font.getlength(name) for name in column_names), default=0)
+    small = font if widest <= width else ImageFont.load_default(size=max(8, int(size * width / widest)))
+    top = size + 4 * GAP if column_names else 0
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[images.shape[1]]
-    sheet = Image.new(mode, (margin + columns * width + GAP, rows * height + GAP), "white")
+    sheet = Image.new(mode, (margin + columns * width + GAP, top + rows * height + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(row_names[:rows]):
-        draw.text((margin - 2 * GAP, GAP + row * height + height // 2), name, fill="black", font=font, anchor="rm")
+        middle = top + GAP + row * height + height // 2
+        draw.text((margin - 2 * GAP, middle), name, fill="black", font=font, anchor="rm")
+    for column, name in enumerate(column_names[:columns]):
+        middle = margin + GAP + column * width + width // 2
+        draw.text((middle, top - GAP), name, fill="black", font=small, anchor="mb")
     for i, tile in enumerate(images):
         picture = to_picture(tile)
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        sheet.paste(picture, (margin + (i % columns) * width + GAP, (i // columns) * height + GAP))
+        sheet.paste(picture, (margin + (i % columns) * width + GAP, top + (i // columns) * height + GAP))
     return sheet
 
 

@@ -45,12 +45,21 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What the net learns; names of `ebbflow list predictions`, `times` and `weights`, and the net's clock."""
+    """What the net learns.
+
+    Args:
+        prediction, times, weight: names of `ebbflow list predictions`, `times` and `weights`.
+        clock: what the net is told of t.
+        variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
+            variational bound.
+    """
 
     prediction: str = "velocity"
     times: str = "logit_normal"
     weight: str = "uniform"
     clock: Literal["log_snr", "time"] = "log_snr"
+    variance: Literal["fixed", "learned"] = "fixed"
+    vlb_weight: Annotated[float, Field(ge=0)] = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)

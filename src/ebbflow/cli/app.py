@@ -12,8 +12,11 @@ import typer
 
 from ebbflow.cli.autoencoder import train_autoencoder
 from ebbflow.cli.classify import train_classifier
+from ebbflow.cli.edit import edit
 from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
+from ebbflow.cli.invert import invert, reconstruct
+from ebbflow.cli.likelihood import likelihood
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
 from ebbflow.cli.train import train
@@ -34,7 +37,11 @@ app.command()(train)
 app.command("train-classifier")(train_classifier)
 app.command("train-autoencoder")(train_autoencoder)
 app.command()(sample)
+app.command()(edit)
+app.command()(invert)
+app.command()(reconstruct)
 app.command()(evaluate)
+app.command()(likelihood)
 app.command()(info)
 app.command("list")(list_names)
 app.add_typer(plot, name="plot")

@@ -6,10 +6,15 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ebbflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ebbflow.runs import Run
+
+T = TypeVar("T")
 
 
 def this_command() -> str:
@@ -54,6 +59,34 @@ def read_options(settings: Sequence[str], flag: str = "--set") -> dict[str, Any]
             raise ConfigError(f"{flag} wants name=value, for example {flag} eta=0.5; got {setting!r}.")
         options[name.strip()] = read_value(value.strip())
     return options
+
+
+def class_indices(run: Run, labels: Sequence[str]) -> list[int]:
+    """The indices of a run's classes, given by name or index.
+
+    Raises:
+        ConfigError: the run has no labels.
+        ValueError: one that it does not know.
+    """
+    from ebbflow.conditioning import label_indices
+
+    if not run.facts.label_names:
+        raise ConfigError("this run knows no labels. Leave --label, --labels and --negative-label out.")
+    return label_indices(labels, run.facts.label_names)
+
+
+def check_weights(weights: str) -> None:
+    """Raise a ConfigError unless `weights` is "ema" or "raw"."""
+    if weights not in ("ema", "raw"):
+        raise ConfigError(f"--weights must be ema or raw, got {weights!r}.")
+
+
+def watched(steps: Iterable[T], total: int, unit: str = "step") -> Iterator[T]:
+    """The same, with a progress bar when someone watches."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty()
+    return iter(tqdm(steps, total=total, unit=unit, disable=not shown, leave=False, dynamic_ncols=True))
 
 
 def print_json(value: Any) -> None:

@@ -36,7 +36,9 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="Of the sampled net: fp32, bf16 or auto.")] = "fp32",
     reference: Annotated[str, typer.Option(help="Compare with the split held_out or train.")] = "held_out",
-    features: Annotated[str, typer.Option(help="auto, classifier, pca or coordinates.")] = "auto",
+    features: Annotated[
+        str, typer.Option(help="auto, classifier, pca, coordinates, dinov2:FOLDER or clip:FOLDER.")
+    ] = "auto",
     data_dir: Annotated[Path | None, typer.Option(help="Where the run's data lies.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole table as JSON.")] = False,
 ) -> None:
@@ -44,7 +46,6 @@ def evaluate(
     _one_of("--weights", weights, ("ema", "raw"))
     _one_of("--reference", reference, ("held_out", "train"))
     _one_of("--precision", precision, ("fp32", "bf16", "auto"))
-    _one_of("--features", features, ("auto", "classifier", "pca", "coordinates"))
     from ebbflow.runs import open_run
     from ebbflow.runs.evaluate import Evaluation, base_request
     from ebbflow.runs.evaluate import evaluate as stages_of
@@ -101,6 +102,9 @@ def _shown(stages: Generator[Stage, None, dict[str, Any]]) -> dict[str, Any]:
             bar.refresh()
     except StopIteration as end:
         return cast(dict[str, Any], end.value)
+    except KeyboardInterrupt as error:
+        print("stopped; the same command goes on from the last finished batch.", file=sys.stderr)
+        raise typer.Exit(130) from error
     finally:
         if bar is not None:
             bar.close()

@@ -52,6 +52,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
+    from ebbflow.evaluation.metrics import METRICS
     from ebbflow.latent import AUTOENCODERS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
     from ebbflow.methods.samplers import SAMPLERS
@@ -70,6 +71,7 @@ def _catalogue() -> dict[str, Any]:
         "conditionings": CONDITIONINGS,
         "autoencoders": AUTOENCODERS,
         "datasets": DATASETS,
+        "metrics": METRICS,
         "presets": presets(),
     }
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ebbflow.cli import plot_process
 from ebbflow.cli.common import read_items, this_command
 
 plot = typer.Typer(
@@ -37,3 +38,9 @@ def schedules(
     chosen = {name: choose(PATHS, name, "path")() for name in read_items(paths)}
     canvas.save_picture(draw_schedules(chosen, num_steps), output, this_command())
     print(output)
+
+
+plot.command()(plot_process.noising)
+plot.command()(plot_process.denoising)
+plot.command("toy-sampler")(plot_process.toy_sampler)
+plot.command()(plot_process.trajectories)

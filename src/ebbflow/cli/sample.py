@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ebbflow.cli.common import print_json, read_integers, read_items, read_options, this_command
+from ebbflow.cli.common import (
+    check_weights,
+    class_indices,
+    print_json,
+    read_integers,
+    read_items,
+    read_options,
+    this_command,
+    watched,
+)
 from ebbflow.cli.guides import (
     Autoguide,
     ClassifierFolder,
@@ -31,6 +39,7 @@ from ebbflow.errors import ConfigError
 if TYPE_CHECKING:
     from ebbflow.nets import Wanted
     from ebbflow.runs import Request, Run, Samples
+    from ebbflow.runs.store import Weights
 
 
 def sample(
@@ -95,8 +104,7 @@ def sample(
     from ebbflow.runs.guiding import labelled, named
     from ebbflow.training.engine import pick_device
 
-    if weights not in ("ema", "raw"):
-        raise ConfigError(f"--weights must be ema or raw, got {weights!r}.")
+    check_weights(weights)
     _check_outputs(output, trajectory)
     run = open_run(ckpt)
     guides = read_guides(
@@ -164,7 +172,7 @@ def _wanted(
             f"this run is unconditional: it cannot take {flags[0][2:].rstrip('s')}s. Leave {flags[0]} out."
         )
     if label is not None or labels is not None:
-        return tuple(_indices(run, [label] if label is not None else read_items(labels or "")))
+        return tuple(class_indices(run, [label] if label is not None else read_items(labels or "")))
     return tuple(prompts) if prompts is not None else None if vectors is None else tuple(map(_numbers, vectors))
 
 
@@ -187,15 +195,7 @@ def _request(run: Run, wanted: tuple[Wanted, ...] | None, *, num: int | None, se
 def _negative(run: Run, label: str | None, prompt: str | None) -> Wanted | None:
     if label is not None and prompt is not None:
         raise ConfigError("--negative-label and --negative-prompt both say what to avoid. Give one.")
-    return prompt if label is None else _indices(run, [label])[0]
-
-
-def _indices(run: Run, labels: list[str]) -> list[int]:
-    from ebbflow.conditioning import label_indices
-
-    if not run.facts.label_names:
-        raise ConfigError("this run knows no labels. Leave --label, --labels and --negative-label out.")
-    return label_indices(labels, run.facts.label_names)
+    return prompt if label is None else class_indices(run, [label])[0]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -232,9 +232,12 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
 
     from ebbflow import canvas
     from ebbflow.runs import generate
+    from ebbflow.runs.variance import knowing_variance
 
-    denoiser = run.denoiser("ema" if weights == "ema" else "raw", device=device)
-    request.check(run.facts, denoiser.make_null is not None)
+    kind: Weights = "ema" if weights == "ema" else "raw"
+    model = run.denoiser(kind, device=device)
+    request.check(run.facts, model.make_null is not None)
+    denoiser = knowing_variance(run, model, request, kind, device)
     singly, kept, frames = not output.suffix, [], []
     if singly and not run.facts.is_image:
         raise ConfigError("samples of this run are points: give a .png or .npz output instead of a folder.")
@@ -273,9 +276,4 @@ def _picture(run: Run, samples: Any, asked: tuple[Wanted, ...] | None) -> Any:
 
 def _shown(batches: Iterator[Samples], request: Request) -> Iterator[Samples]:
     """The same, with a progress bar over all network steps when someone watches."""
-    from tqdm import tqdm
-
-    total = -(-len(request.seeds) // request.batch_size) * request.num_steps
-    return iter(
-        tqdm(batches, total=total, unit="step", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
-    )
+    return watched(batches, -(-len(request.seeds) // request.batch_size) * request.num_steps)

@@ -75,6 +75,18 @@ def image_folder(root: Path, *, size: int | None = None, channels: int | None = 
     return Splits(train=data.select(good[~held_out]), held_out=data.select(good[held_out]))
 
 
+def read_picture(path: Path, *, size: int | None = None, channels: int | None = None) -> Picture:
+    """One picture file, treated as those of `image_folder` are.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    found = _read(path, size, channels)
+    if isinstance(found, Unreadable):
+        raise DataError(f"{path} cannot be read as an image: {found.reason}.")
+    return found
+
+
 def _read_all(
     paths: list[Path], size: int | None, channels: int | None, skip_bad: bool
 ) -> tuple[Tensor, dict[int, Unreadable]]:

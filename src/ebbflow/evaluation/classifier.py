@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebbflow.core.noise import derive_seed, generator_for
+from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, Splits
 from ebbflow.training.engine import WorkingCopy
 from ebbflow.training.optim import LearningRate, adamw
@@ -92,13 +92,6 @@ def _image_body(dims: tuple[int, ...]) -> nn.Module:
 
 def _point_body(dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(dim, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
-
-
-def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
-    """An untrained classifier of `data`, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "classifier"))
-        return ClassifierNet(data.dims, data.num_classes, settings.num_features)
 
 
 def train_classifier(

@@ -10,16 +10,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ebbflow.core.noise import derive_seed
 from ebbflow.data import Dataset, Splits
-from ebbflow.errors import ConfigError, choose
+from ebbflow.errors import ConfigError, nearest
 from ebbflow.evaluation.cache import cache_folder, data_hash, keep, kept, key_of, plain, tensor_hash
 from ebbflow.evaluation.classifier import (
     ClassifierNet,
     ClassifierSettings,
-    new_net,
     train_classifier,
     trained_facts,
 )
+from ebbflow.evaluation.pretrained import Kind, pretrained
 from ebbflow.training.engine import pick_precision
 
 PCA_FEATURES = 64
@@ -124,6 +125,13 @@ def classifier(
     return Classifier(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
 
 
+def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
+    """An untrained classifier of `data`, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, "classifier"))
+        return ClassifierNet(data.dims, data.num_classes, settings.num_features)
+
+
 def pca(data: Dataset, num_features: int = PCA_FEATURES) -> Linear:
     """The first principal components of up to `PCA_ROWS` entries of `data`, scaled to a mean variance of 1.
 
@@ -157,21 +165,38 @@ def coordinates(data: Dataset) -> Linear:
     return Linear(centre=zero, matrix=None, name=f"coordinates{dim}", dim=dim, facts={"sha256": tensor_hash(zero)})
 
 
+FITTED: dict[str, Callable[[Dataset], FeatureMap]] = {"pca": pca, "coordinates": coordinates}
+PRETRAINED: dict[str, Kind] = {"dinov2": "dinov2", "clip": "clip"}
+KINDS = ("auto", "classifier", *FITTED, *(f"{kind}:FOLDER" for kind in PRETRAINED))
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a feature map that does not exist.
+
+    Raises:
+        ConfigError: `kind` is none of `KINDS`; a pretrained one wants a folder or a hub name after a colon.
+    """
+    name, colon, source = kind.partition(":")
+    if name not in {known.partition(":")[0] for known in KINDS}:
+        raise ConfigError(f"unknown features {kind!r}. {nearest(name, list(KINDS))}")
+    if (name in PRETRAINED) != bool(colon and source):
+        wanted = f"{name}:FOLDER, or {name}: and a hub name" if name in PRETRAINED else name
+        raise ConfigError(f"features {kind!r} are written {wanted}.")
+
+
 def feature_map(kind: str, data: Dataset, device: torch.device) -> FeatureMap:
     """The feature map called `kind` that needs no labels.
 
     Args:
-        kind: a name of `FEATURES`, or NAME:FOLDER for a pretrained one.
+        kind: "pca", "coordinates", or a pretrained one as NAME:SOURCE; see `pretrained`.
         data: to fit it to.
         device: where it runs.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown, or not for this data.
     """
-    return choose(FEATURES, kind, "feature map")(data)
-
-
-FEATURES: dict[str, Callable[[Dataset], FeatureMap]] = {"pca": pca, "coordinates": coordinates}
+    name, _, source = kind.partition(":")
+    return pretrained(PRETRAINED[name], source, data, device) if name in PRETRAINED else FITTED[name](data)
 
 
 def features_of(feature_map: FeatureMap, data: Dataset) -> Generator[Counts, None, Tensor]:

@@ -86,6 +86,9 @@ def table(comparison: Comparison) -> dict[str, float | None]:
 def measure(sets: Sets) -> dict[str, Any]:
     """Every metric, its floor and its standard error.
 
+    The floor is the same table for real data of the other split in the place of samples. A classifier knows the data it
+    was trained on a little better than unseen data, and the floor between the two splits holds that gap as well.
+
     With one measurement the errors come from leaving out blocks of its samples; with several the values are means over
     them and the errors those of the mean.
     """

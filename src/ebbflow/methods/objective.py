@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.kernels import log_density, log_level, posteriors, step_divergence
 from ebbflow.core.paths import Path
-from ebbflow.core.predictions import PREDICTIONS, check_pair
+from ebbflow.core.predictions import PREDICTIONS, check_pair, solve
 from ebbflow.core.shape import expand
-from ebbflow.core.times import TIME_SAMPLERS
+from ebbflow.core.times import TIME_SAMPLERS, num_table_steps
 from ebbflow.core.weights import WEIGHTS, loss_weight
 from ebbflow.errors import choose
 
@@ -42,6 +44,9 @@ class Objective:
         prediction: a name of `PREDICTIONS`.
         times: a name of `TIME_SAMPLERS`.
         weight: a name of `WEIGHTS`.
+        variance: "learned" takes a net of 2C output channels, whose second half is trained by `vlb_weight` times the
+            variational bound: the hybrid objective of Nichol & Dhariwal (2021, eq. 16, 2102.09672).
+        vlb_weight: 0.001 as there; the bound is in bits a dimension, a sum over all steps of the chain.
 
     Raises:
         ConfigError: unknown name.
@@ -52,6 +57,8 @@ class Objective:
     prediction: str = field(default="velocity", kw_only=True)
     times: str = field(default="uniform", kw_only=True)
     weight: str = field(default="uniform", kw_only=True)
+    variance: Literal["fixed", "learned"] = field(default="fixed", kw_only=True)
+    vlb_weight: float = field(default=0.001, kw_only=True)
 
     def __post_init__(self) -> None:
         choose(TIME_SAMPLERS, self.times, "time sampling")
@@ -69,10 +76,44 @@ class Objective:
 
     def losses(self, model: Outputs, x0: Tensor, cond: Tensor | None, eps: Tensor, t: Tensor) -> Tensor:
         """The weighted loss of each sample, a mean over its elements, float32 (or wider) of shape (B,). One network
-        evaluation."""
+        evaluation.
+
+        Raises:
+            ValueError: the net has not the number of output channels that `variance` asks for.
+        """
         c = self.path.at(t)
         a, b = PREDICTIONS[self.prediction](c)
-        out = model.output(self.path.mix(x0, eps, t), t, cond)
-        error = (out - (expand(a, x0) * x0 + expand(b, x0) * eps)).flatten(1)
+        x_t = self.path.mix(x0, eps, t)
+        out = model.output(x_t, t, cond)
+        wanted = x0.shape[1] * (2 if self.variance == "learned" else 1)
+        if out.shape[1] != wanted:
+            raise ValueError(
+                f"objective.variance = {self.variance!r} wants a net of {wanted} output channels for data of "
+                f"{x0.shape[1]}, got {out.shape[1]}."
+            )
+        mean = out[:, : x0.shape[1]]
+        error = (mean - (expand(a, x0) * x0 + expand(b, x0) * eps)).flatten(1)
         weight = loss_weight(WEIGHTS[self.weight], c, a * c.sigma - b * c.alpha)
-        return weight.to(x0) * error.pow(2).mean(1)
+        simple = weight.to(x0) * error.pow(2).mean(1)
+        if self.variance == "fixed":
+            return simple
+        guess = solve(self.prediction, mean.detach(), x_t, t, self.path).x0
+        return simple + self.vlb_weight * self._bound(x0, guess, (out[:, x0.shape[1] :] + 1) / 2, t)
+
+    def _bound(self, x0: Tensor, guess: Tensor, fraction: Tensor, t: Tensor) -> Tensor:
+        """T times the term of each sample's own step t -> t - 1/T in the variational bound, in bits a dimension.
+
+        `guess` is the net's x0 and `fraction` its nu. The first step has no posterior variance: its decoder's small
+        variance is that of the step before it in sampling order.
+        """
+        num_steps = num_table_steps(self.path)
+        first = t <= (1 + 1e-6) / num_steps
+        here, later = self.path.at(t), self.path.at((t + 1 / num_steps).clamp(max=1))
+        kernel = posteriors(here, self.path.at(torch.where(first, 0.0, t - 1 / num_steps)))
+        log_small = torch.where(first, posteriors(later, here).small, kernel.small).log()
+        known, large = expand(log_small, x0), expand(kernel.large.log(), x0)
+        log_variance = torch.lerp(known, large, fraction.to(x0))
+        shift = expand(kernel.from_x0, x0) * (guess - x0)
+        decoder = -(log_level if x0.ndim == 4 else log_density)(x0, guess, log_variance)
+        terms = torch.where(expand(first, x0) > 0, decoder, step_divergence(shift, known, log_variance))
+        return num_steps / math.log(2) * terms.flatten(1).mean(1)

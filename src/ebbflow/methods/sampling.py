@@ -40,10 +40,32 @@ def walk(
         ConfigError: unknown sampler, grid or option.
         ValueError: `num_steps` below 1, or an option out of range.
     """
+    times, noise = grid_times(denoiser, grid, num_steps), Noise(seeds)
+    x = pure_noise(denoiser, noise.draw(dims).to(device), times)
+    return walk_from(denoiser, x, times, noise, sampler=sampler, options=options)
+
+
+def pure_noise(denoiser: Denoiser, eps: Tensor, times: Tensor) -> Tensor:
+    """Where generation starts: sigma eps at times[0]."""
+    return eps * float(denoiser.path.at(times[0]).sigma)
+
+
+def walk_from(
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    noise: Noise,
+    *,
+    sampler: str = "ddim",
+    options: Mapping[str, object] | None = None,
+) -> Iterator[Step]:
+    """The steps from the state `x` at times[0]; a sampler that draws goes on drawing from `noise`.
+
+    Raises:
+        ConfigError: unknown sampler or option.
+        ValueError: a grid that does not fall, or an option out of range.
+    """
     chosen = choose(SAMPLERS, sampler, "sampler")
-    times = grid_times(denoiser, grid, num_steps)
-    noise = Noise(seeds)
-    x = noise.draw(dims).to(device) * float(denoiser.path.at(times[0]).sigma)
     extra = {"noise": noise} if chosen.takes_noise else {}
     return chosen(denoiser, x, times, **extra, **(options or {}))
 

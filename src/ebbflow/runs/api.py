@@ -20,6 +20,7 @@ from ebbflow.nets import Wanted
 from ebbflow.runs import Request, generate, open_run
 from ebbflow.runs.generate import deal, default_request
 from ebbflow.runs.store import Weights
+from ebbflow.runs.variance import knowing_variance
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -101,7 +102,8 @@ def sample(
     chosen = Request(**{**vars(default), **request})
     denoiser = run.denoiser(weights, device=device)
     chosen.check(run.facts, denoiser.make_null is not None)
-    done = [s for s in generate(denoiser, run.facts, chosen, device, space=run.space(device)) if s.done]
+    knowing = knowing_variance(run, denoiser, chosen, weights, device)
+    done = [s for s in generate(knowing, run.facts, chosen, device, space=run.space(device)) if s.done]
     images = torch.cat([s.images for s in done]) if run.facts.is_image else None
     return SampleSet(
         x=torch.cat([s.x for s in done]),

@@ -50,7 +50,14 @@ def resolved(config: RunConfig, facts: DataFacts) -> RunConfig:
 def build_objective(config: RunConfig) -> Objective:
     """The objective of a run."""
     o = config.objective
-    return Objective(config.path, prediction=o.prediction, times=o.times, weight=o.weight)
+    return Objective(
+        config.path,
+        prediction=o.prediction,
+        times=o.times,
+        weight=o.weight,
+        variance=o.variance,
+        vlb_weight=o.vlb_weight,
+    )
 
 
 def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
@@ -64,7 +71,8 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
         try:
             conditioner = config.conditioning.build(facts)
             dims = facts.state_dims
-            net = config.net.build(dims, dims[0], None if conditioner is None else conditioner.spec)
+            channels = dims[0] * (2 if config.objective.variance == "learned" else 1)
+            net = config.net.build(dims, channels, None if conditioner is None else conditioner.spec)
             return NetDenoiser(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -48,7 +48,8 @@ class Evaluation:
         request: sampler, steps, grid, options, guidance and batch size; its seeds and labels are set here.
         weights: averaged or raw.
         reference: the split that samples are compared with.
-        features: "auto" is the classifier for labelled images, principal components for others, coordinates for points.
+        features: one of `evaluation.features.KINDS`; "auto" is the classifier for labelled images, principal components
+            for others, coordinates for points.
         precision: in which the net runs.
         data_dir: where the data lies, if not where the run says.
     """
@@ -116,6 +117,7 @@ def evaluate(
         FloatingPointError: samples that are not finite.
     """
     began = time.perf_counter()
+    maps.check_kind(wanted.features)
     splits = splits_of(run, wanted.data_dir)
     reference, other = _sides(splits, wanted)
     denoiser = _denoiser(run, wanted, device)
@@ -238,6 +240,10 @@ def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, refere
         "grid": request.grid,
         "options": request.options,
         "guidance": request.guidance,
+        "rescale": request.rescale,
+        "interval": request.interval,
+        "negative": None if request.negative is None else str(request.negative),
+        "guides": _guides(request),
         "num_repeats": wanted.repeats,
         "seeds": [request.seeds[0], request.seeds[-1]],
         "split": wanted.reference,
@@ -245,6 +251,13 @@ def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, refere
         "reference_sha256": data_hash(reference),
         "feature_sha256": eyes.features.facts["sha256"],
     }
+
+
+def _guides(request: Request) -> dict[str, Any]:
+    """What else guides, as far as plain values say it."""
+    given = {f.name: getattr(request.guides, f.name) for f in fields(request.guides)}
+    plain_values = (str, int, float, dict, tuple)
+    return {name: value if isinstance(value, plain_values) else value is not None for name, value in given.items()}
 
 
 def _name(wanted: Evaluation, request: Request) -> str:

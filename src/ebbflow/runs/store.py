@@ -173,8 +173,10 @@ def claim(folder: Path, config: AnyConfig, facts: DataFacts) -> None:
 
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if old.get("kind", "model") != new["kind"]:
-        held, wanted = (f"an {k}" if k == "autoencoder" else f"a {k}" for k in (old.get("kind", "model"), new["kind"]))
-        raise ConfigError(f"{folder} holds {held}, not {wanted}. Choose another --save-dir.")
+        raise ConfigError(
+            f"{folder} holds a {old.get('kind', 'model')}, and this command makes another kind "
+            f"({new['kind']}). Choose another --save-dir."
+        )
     kind = next(cls for cls, name in KINDS.items() if name == new["kind"])
     known = json.loads(json.dumps(to_dict(parse_as(kind, old["config"]))))  # an older version may have written less
     for section, values in new["config"].items():

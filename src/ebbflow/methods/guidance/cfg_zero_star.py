@@ -55,12 +55,11 @@ def standing_still(path: Path, x_t: Tensor, t: float | Tensor) -> Estimate:
 
 def _rates(path: Path, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """alpha, sigma, alpha', sigma' and D with the rates divided by the larger one, so that they stay finite where the
-    path starts at infinite speed."""
+    path starts at infinite speed; a rate without a value beside an infinite one is next to nothing."""
     c = path.at(t)
-    fastest = torch.maximum(c.alpha_dot.abs(), c.sigma_dot.abs())
-    alpha_dot, sigma_dot = (
-        torch.where(rate.isinf(), rate.sign(), rate / fastest) for rate in (c.alpha_dot, c.sigma_dot)
-    )
+    rates = [rate.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf) for rate in (c.alpha_dot, c.sigma_dot)]
+    fastest = torch.maximum(*(rate.abs() for rate in rates))
+    alpha_dot, sigma_dot = (torch.where(rate.isinf(), rate.sign(), rate / fastest) for rate in rates)
     determinant = c.alpha * sigma_dot - alpha_dot * c.sigma
     alpha, sigma, alpha_dot, sigma_dot, determinant = (
         expand(k, x) for k in (c.alpha, c.sigma, alpha_dot, sigma_dot, determinant)

@@ -37,8 +37,10 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step
     previous: tuple[float, Tensor] | None = None
     for t, s in pairwise(levels):
         estimate, h = denoise(x, t.t), s.half_log_snr - t.half_log_snr
-        ahead = _extrapolated(estimate.x0, h, previous)
-        x = (s.sigma / t.sigma) * x - s.alpha * math.expm1(-h) * ahead
+        if s.alpha == 0:  # reached only when the grid is walked backwards
+            x = remix(estimate, s)
+        else:
+            x = (s.sigma / t.sigma) * x - s.alpha * math.expm1(-h) * _extrapolated(estimate.x0, h, previous)
         previous = (h, estimate.x0)
         yield Step(s.t, x, estimate)
 
@@ -80,7 +82,7 @@ def unipc(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step]:
             else None
         )
         t_before, x_before, x0_before, older = t, x, estimate.x0, known
-        singular = s.sigma == 0 or not math.isfinite(t.half_log_snr)
+        singular = not math.isfinite(s.half_log_snr - t.half_log_snr)
         x = remix(estimate, s) if singular else _unified(x, t, s, estimate.x0, older, corrected=None)
         yield Step(s.t, x, estimate)
 
