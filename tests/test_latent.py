@@ -377,6 +377,11 @@ def test_guides_respect_the_latent_space(
     sample = ["sample", "--ckpt", str(run[0]), "--output", str(tmp_path / "a.png"), "--num", "4"]
     loss = ["--loss", "inpaint", "--mask", "left", "--target", str(tmp_path / "target.png")]
     assert run_app([*sample, *loss]) == 0
+    assert run_app([*sample, "--sampler", "ddpm", "--set", "variance=optimal", "--steps", "2"]) == 0
+    capsys.readouterr()
+    likelihood = ["likelihood", "--ckpt", str(run[0])]
+    refused(capsys, run_app(likelihood), "works in a latent space")
+    refused(capsys, run_app(["reconstruct", "--ckpt", str(run[0])]), "works in a latent space")
     pixels = ["--max-steps", "2", "--batch-size", "8"]
     net = ["--set", "net.channels=[16]", "--set", "net.num_heads=2", "--set", "sample.num_steps=1"]
     assert run_app(["train", *pixels, *net, "--save-dir", str(tmp_path / "pixels")]) == 0
@@ -513,7 +518,7 @@ def test_what_is_no_autoencoder_is_refused(
     refused(capsys, train(new, part), "does not describe an autoencoder")
     refused(capsys, train(new, f"hf:{tmp_path / 'empty'}"), "cannot be loaded as a diffusers AutoencoderKL")
     refused(capsys, run_app(["sample", "--ckpt", str(trained), "--output", "a.png"]), "holds a trained autoencoder")
-    refused(capsys, train(trained, trained), "holds a autoencoder", "--save-dir")
+    refused(capsys, train(trained, trained), "holds an autoencoder", "--save-dir")
     refused(capsys, autoencode(run[0]), "holds a model", "--save-dir")
     refused(capsys, run_app(["train", "--set", "latent.autoencoder=3"]), "latent.autoencoder")
 

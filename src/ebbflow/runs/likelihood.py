@@ -80,8 +80,11 @@ def measure_likelihood(run: Run, question: Question, device: torch.device | str 
     Labelled runs are measured given each sample's own label, without guidance.
 
     Raises:
+        ConfigError: a run in a latent space.
         DataError: no held-out data, or other data than the run was trained on.
     """
+    if run.facts.latent_dims is not None:
+        raise ConfigError("this run works in a latent space, whose decoder gives images no likelihood.")
     config = run.config
     if question.data_dir is not None:
         config = replace(config, data=replace(config.data, dir=question.data_dir))

@@ -173,8 +173,9 @@ def claim(folder: Path, config: AnyConfig, facts: DataFacts) -> None:
 
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if old.get("kind", "model") != new["kind"]:
+        article = "an" if old.get("kind") == "autoencoder" else "a"
         raise ConfigError(
-            f"{folder} holds a {old.get('kind', 'model')}, and this command makes another kind "
+            f"{folder} holds {article} {old.get('kind', 'model')}, and this command makes another kind "
             f"({new['kind']}). Choose another --save-dir."
         )
     kind = next(cls for cls, name in KINDS.items() if name == new["kind"])

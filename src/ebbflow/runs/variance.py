@@ -12,6 +12,7 @@ import torch
 
 from ebbflow.data import Dataset
 from ebbflow.errors import DataError
+from ebbflow.latent import encoded
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.variance import AnalyticVariance, VarianceTable, measure_variance
 from ebbflow.runs.build import conditioner_of, load_splits
@@ -47,6 +48,7 @@ def variance_table(
     rows, conditioner = torch.arange(min(NUM_SAMPLES, len(data))), conditioner_of(denoiser)
     cond = None if conditioner is None else conditioner.conditions(data)
     require_same_data(run, data)
+    data = data if (space := run.space(device)) is None else encoded(data, space)
     table = measure_variance(denoiser, data.x0(rows).to(device), None if cond is None else cond[rows])
     with suppress(PermissionError):  # a run of someone else's: it is measured again next time
         write_text(file, json.dumps(asdict(table), indent=2))
