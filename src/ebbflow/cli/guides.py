@@ -31,7 +31,9 @@ ClassifierScale = Annotated[float | None, typer.Option(help="How strongly the cl
 LossName = Annotated[
     str | None, typer.Option("--loss", help="Guide by a loss: colour, inpaint, blur or downsample of --target.")
 ]
-LossWeight = Annotated[float | None, typer.Option(help="How strongly the loss guides. Default: 1.")]
+LossWeight = Annotated[
+    float | None, typer.Option(help="How strongly the loss guides; late and none overshoot above 2. Default: 1.")
+]
 LossEmphasis = Annotated[
     str | None, typer.Option(help="Where the loss acts: early (shape), late (texture) or none. Default: none.")
 ]

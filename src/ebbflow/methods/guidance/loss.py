@@ -31,7 +31,8 @@ class LossGuidance(Denoiser):
     k is sigma with emphasis "early" (shape), alpha with "late" (texture), and sqrt(alpha^2 + sigma^2) with "none"; on a
     variance-preserving path these are sqrt(1 - alpha-bar), sqrt(alpha-bar) and 1. At equal log-SNR the guided x0 is
     the same on every path. Where x0 follows x_t one to one, as close to the data, zeta = 1 with "late" or "none" moves
-    x0 to the minimum of a loss of `LOSSES`. Costs one evaluation of the model forward and backward, about three of it.
+    x0 to the minimum of a loss of `LOSSES`, and above 2 they overshoot it. Costs one evaluation of the model forward
+    and backward, about three of it.
 
     Args:
         inner: any denoiser; what of it is itself a gradient is held fixed.
