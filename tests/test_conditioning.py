@@ -40,7 +40,26 @@ SMALL = {
     "dit": {"dim": 24, "depth": 2, "num_heads": 2},
     "mlp": {"dim": 16, "depth": 2},
 }
-WORDS = ["<pad>", "</s>", "<unk>", "<s>", "a", "picture", "of", "handwritten", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+WORDS = [
+    "<pad>",
+    "</s>",
+    "<unk>",
+    "<s>",
+    "a",
+    "picture",
+    "of",
+    "handwritten",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+]
 
 
 def conditioner(kind: str, injection: str = "cross_attention", **options: object) -> Conditioner:

@@ -309,3 +309,56 @@ def test_the_toy_sampler_ends_far_from_where_the_real_one_ends() -> None:
     assert torch.equal(real.states[0], toy.states[0])
     assert float(real.states[-1].std()) == pytest.approx(0.5, abs=0.03)
     assert float(toy.states[-1].std()) < 0.05
+
+
+# -- runs in a latent space and on text --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def latent_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("latent")
+    small = ["--set", "autoencoder.channels=[8,16]", "--max-steps", "60", "--batch-size", "64"]
+    assert run_app(["train-autoencoder", *small, "--save-dir", str(root / "space")]) == 0
+    where = ["--set", f"latent.autoencoder={root / 'space'}", "--save-dir", str(root / "run")]
+    assert run_app(["train", *TINY, *TRAIN, *where]) == 0
+    return str(root / "run")
+
+
+def test_a_latent_run_is_edited_in_its_latent_space(
+    latent_run: str, digit: Path, mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, noise, before = tmp_path / "x.npz", tmp_path / "n.npz", ["--input", digit]
+    original = np.asarray(Image.open(digit))
+    assert ask("edit", latent_run, *before, "--mask", mask, "--num", 2, "--output", out) == 0
+    assert np.array_equal(pixels(out)[:, :4, :, 0], np.broadcast_to(original[:4], (2, 4, 8)))
+    assert ask("invert", latent_run, *before, "--output", noise) == 0
+    assert np.load(noise)["noise"].shape[1:] != (1, 8, 8)
+    assert ask("edit", latent_run, "--noise", noise, "--output", out) == 0
+    assert pixels(out).shape == (1, 8, 8, 1)
+    capsys.readouterr()
+    assert ask("reconstruct", latent_run, "--steps", "5,20", "--num", 8, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[1]["psnr"] > 5
+    assert ask("plot denoising", latent_run, "--num", 1, "--output", tmp_path / "strip.png") == 0
+
+
+def test_a_latent_mask_never_generates_less_than_was_asked() -> None:
+    from ebbflow.runs.edit import _coarse
+
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    mask[0, 0, 3, 5] = True
+    coarse = _coarse(mask, torch.zeros(1, 4, 2, 2))
+    assert coarse.squeeze().tolist() == [[False, True], [False, False]]
+
+
+def test_a_text_run_is_edited_by_prompts(digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = str(tmp_path / "text"), tmp_path / "x.npz"
+    text = ["--set", "conditioning.kind=text", "--set", "conditioning.dim=16", "--set", "conditioning.depth=1"]
+    assert run_app(["train", *TINY, *text, *TRAIN, "--save-dir", run]) == 0
+    before = ["--input", digit, "--output", out]
+    prompts = ["--prompt", "a handwritten 4", "--prompt", "a handwritten 7"]
+    assert ask("edit", run, *before, *prompts, "--num", 2, "--guidance", 2) == 0
+    assert pixels(out).shape == (4, 8, 8, 1)
+    assert ask("reconstruct", run, "--steps", "4", "--num", 4, "--json") == 0
+    capsys.readouterr()
+    refused(capsys, ask("edit", run, *before, *prompts, "--label", 3), "--label and --prompt")

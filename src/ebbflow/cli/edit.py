@@ -11,7 +11,7 @@ import typer
 
 from ebbflow.cli import options
 from ebbflow.cli.common import check_weights, print_json, read_items, this_command, watched
-from ebbflow.cli.options import dealt, request_for
+from ebbflow.cli.options import asked_of, request_for
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def edit(
     ] = None,
     label: options.Label = None,
     labels: Annotated[str | None, typer.Option(help="Several classes, such as 0-9 or cat,dog: a row each.")] = None,
+    prompt: options.Prompt = None,
     guidance: options.Guidance = None,
     sampler: options.SamplerName = None,
     steps: options.Steps = None,
@@ -77,18 +78,21 @@ def edit(
     check_weights(weights)
     if output.suffix:
         canvas.check_suffix(output, (*canvas.PICTURE_SUFFIXES, ".npz"))
-    _check_choice(input, noise, mask, interpolate_with, strength, resample, label, labels)
-    wanted = [label] if label is not None else read_items(labels) if labels is not None else []
+    _check_choice(input, noise, mask, interpolate_with, strength, resample)
     run = open_run(ckpt)
     require_images(run.facts, "`ebbflow edit`")
-    each = num or (8 if interpolate_with or not wanted else 1 if label is not None else 4)
-    count = each if interpolate_with or noise else each * max(1, len(wanted))
+    wanted = asked_of(run, label=label, labels=None if labels is None else read_items(labels), prompts=prompt)
+    whole = noise is not None or interpolate_with is not None
+    if whole and len(wanted) > 1:
+        raise ConfigError("--noise and --interpolate-with take one --label or --prompt for all their images.")
+    each = num or (8 if interpolate_with or not wanted else 1 if len(wanted) == 1 else 4)
+    count = each if whole else each * max(1, len(wanted))
     states, found = (None, {}) if noise is None else read_noise(noise, run.facts)
     given = {"guidance": guidance, "num_steps": steps, "grid": grid, "sampler": sampler, "batch_size": batch_size}
     request = request_for(
         run,
         seeds=range(seed, seed + count),
-        labels=dealt(run, wanted, count),
+        asked=wanted,
         settings=set_,
         **{**found, **{key: value for key, value in given.items() if value is not None}},
     )
@@ -118,21 +122,15 @@ def _check_choice(
     second: Path | None,
     strength: float | None,
     resample: int,
-    label: str | None,
-    labels: str | None,
 ) -> None:
     """Refuse flags that contradict each other."""
     if (image is None) == (noise is None):
         raise ConfigError("give the image to edit with --input, or a file of `ebbflow invert` with --noise.")
-    if label is not None and labels is not None:
-        raise ConfigError("--label and --labels both choose classes. Give one.")
     if strength is not None and not 0 < strength <= 1:
         raise ConfigError(f"--strength must be in (0, 1], got {strength}: 1 keeps nothing of the image.")
     whole = noise is not None or second is not None
     if whole and (mask is not None or strength is not None):
         raise ConfigError("--mask and --strength belong to an edit of one --input, without --interpolate-with.")
-    if whole and labels is not None:
-        raise ConfigError("--noise and --interpolate-with take one --label for all their images.")
     if resample > 1 and mask is None:
         raise ConfigError("--resample belongs to inpainting: give a --mask.")
 
@@ -170,9 +168,9 @@ def _edit(
         mask = editing.read_mask(files[1], files[0], run.facts)
         how, shown["kept"] = replace(how, mask=mask), torch.where(mask, torch.zeros(()), x0)
     batches = -(-len(request.seeds) // request.batch_size)
-    steps = editing.edit(denoiser, request, x0, how, device)
+    steps = editing.edit(denoiser, request, x0, how, device, space=run.space(device))
     done = [b for b in watched(steps, batches * how.num_steps(denoiser, request)) if b.done]
-    _write(run, request, output, torch.cat([b.x for b in done]), shown)
+    _write(run, request, output, editing.keep(torch.cat([b.x for b in done]), x0, how.mask), shown)
     times = sub_grid(grid_times(denoiser, request.grid, request.num_steps), how.strength)
     return {"num": len(request.seeds), "strength": how.strength, "start": float(times[0])}
 
@@ -191,7 +189,8 @@ def _between(
     from ebbflow.runs import edit as editing
 
     first, second = (_read(run, path) for path in files)
-    x = editing.between(denoiser, request, torch.cat([first, second]), num, device)
+    inverter = editing.Inverter.of(denoiser, request, device, run.space(device))
+    x = inverter.between(torch.cat([first, second]), num)
     _write(run, request, output, x, {"first": first}, {"second": second})
     return {"num": num}
 
@@ -201,7 +200,7 @@ def _from_noise(
 ) -> dict[str, Any]:
     from ebbflow.runs import edit as editing
 
-    x = editing.from_noise(denoiser, request, states, device)
+    x = editing.Inverter.of(denoiser, request, device, run.space(device)).images_of(states)
     _write(run, request, output, x, {})
     return {"num": len(x)}
 
@@ -219,9 +218,11 @@ def _write(
 
     from ebbflow import canvas
     from ebbflow.data import to_uint8
+    from ebbflow.runs.generate import row_name
 
     images = to_uint8(x.clamp(-1, 1))
     labels = request.labels if request.labels is not None and len(request.labels) == len(x) else None
+    rows_of = list(dict.fromkeys(request.asked or ())) if request.asked and len(request.asked) == len(x) else []
     if not output.suffix:
         for i, image in enumerate(images):
             canvas.save_picture(canvas.to_picture(image), output / f"edit_{i:04d}.png", this_command())
@@ -230,12 +231,11 @@ def _write(
         canvas.save_npz(images, None if labels is None else torch.tensor(labels), output)
         return
     after = after or {}
-    classes = list(dict.fromkeys(labels or ()))
-    each = len(images) // max(1, len(classes))
+    each = len(images) // max(1, len(rows_of))
     rows = [
         torch.cat([*map(to_uint8, before.values()), row, *map(to_uint8, after.values())]) for row in images.split(each)
     ]
-    names = [run.facts.label_names[c] for c in classes]
+    names = [row_name(one, run.facts.label_names) for one in rows_of]
     columns = [*before, *[""] * each, *after]
     picture = canvas.grid(torch.cat(rows), columns=len(columns), row_names=names, column_names=columns)
     canvas.save_picture(picture, output, this_command())

@@ -11,7 +11,7 @@ import typer
 
 from ebbflow.cli import options
 from ebbflow.cli.common import check_weights, print_json, print_rows, read_integers, this_command, watched
-from ebbflow.cli.options import dealt, request_for
+from ebbflow.cli.options import asked_of, request_for
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def invert(
     output: Annotated[Path, typer.Option(help="An .npz for the noise; `ebbflow edit --noise` goes on from it.")],
     steps: Annotated[int, typer.Option(min=2, help="Number of steps.")] = 50,
     label: options.Label = None,
+    prompt: options.Prompt = None,
     guidance: Annotated[float, typer.Option(help="w of u + w (c - u); other values than 1 are not undone well.")] = 1.0,
     sampler: options.SamplerName = None,
     grid: options.Grid = None,
@@ -49,7 +50,7 @@ def invert(
     request = request_for(
         run,
         seeds=[0],
-        labels=dealt(run, [] if label is None else [label], 1),
+        asked=asked_of(run, label=label, prompts=prompt)[:1],
         sampler=sampler,
         guidance=guidance,
         num_steps=steps,
@@ -57,8 +58,9 @@ def invert(
     )
     denoiser = run.denoiser("ema" if weights == "ema" else "raw", device=place)
     request.check(run.facts, denoiser.make_null is not None)
-    noise = editing.noise_of(denoiser, request, x0, place)
-    again = editing.from_noise(denoiser, request, noise, place).clamp(-1, 1)
+    inverter = editing.Inverter.of(denoiser, request, place, run.space(place))
+    noise = inverter.noise_of(x0)
+    again = inverter.images_of(noise).clamp(-1, 1)
     editing.write_noise(output, noise, request)
     facts = {
         "output": str(output),
@@ -108,9 +110,10 @@ def reconstruct(
     run = open_run(ckpt)
     require_images(run.facts, "`ebbflow reconstruct`")
     data = held_out(run, num, data_dir)
-    request = request_for(run, seeds=[0], labels=None, sampler=sampler, grid=grid, batch_size=batch_size)
+    request = request_for(run, seeds=[0], asked=[], sampler=sampler, grid=grid, batch_size=batch_size)
     denoiser = run.denoiser("ema" if weights == "ema" else "raw", device=pick_device(device))
-    found = reconstructions(denoiser, request, data, counts, pick_device(device))
+    place = pick_device(device)
+    found = reconstructions(denoiser, request, data, counts, place, space=run.space(place))
     done = list(watched(found, len(counts), unit="report"))
     if output is not None:
         _draw(data, done, output)

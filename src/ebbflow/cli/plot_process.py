@@ -9,10 +9,12 @@ import typer
 
 from ebbflow.cli import options
 from ebbflow.cli.common import check_weights, print_json, print_rows, this_command
-from ebbflow.cli.options import dealt, request_for
+from ebbflow.cli.options import asked_of, request_for
 from ebbflow.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ebbflow.methods.denoise import Denoiser
@@ -68,6 +70,7 @@ def denoising(
     ),
     num: Annotated[int, typer.Option(min=1, help="How many samples.")] = 3,
     label: options.Label = None,
+    prompt: options.Prompt = None,
     guidance: options.Guidance = None,
     sampler: options.SamplerName = None,
     steps: options.Steps = None,
@@ -83,14 +86,17 @@ def denoising(
 
     moving = output.suffix.lower() in canvas.ANIMATION_SUFFIXES
     canvas.check_suffix(output, (*canvas.PICTURE_SUFFIXES, *canvas.ANIMATION_SUFFIXES))
-    run, request = _ask(ckpt, num, label, seed, sampler, guidance=guidance, num_steps=steps, grid=grid, settings=set_)
+    changes: dict[str, Any] = {"guidance": guidance, "num_steps": steps, "grid": grid, "settings": set_}
+    run, request = _ask(ckpt, num, label, seed, sampler, prompts=prompt, **changes)
     denoiser, times, place = _model(run, request, weights, device, images=True)
     seeds = range(seed, seed + num)
-    way = trace(denoiser, run.facts.dims, seeds, times, sampler=request.sampler, options=request.options, device=place)
+    way = trace(
+        denoiser, run.facts.state_dims, seeds, times, sampler=request.sampler, options=request.options, device=place
+    )
     if moving:
-        canvas.save_animation(denoising_frames(denoiser.path, way), output)
+        canvas.save_animation(denoising_frames(denoiser.path, way, _decoder(run)), output)
     else:
-        canvas.save_picture(draw_denoising(denoiser.path, way), output, this_command())
+        canvas.save_picture(draw_denoising(denoiser.path, way, _decoder(run)), output, this_command())
     print(output)
 
 
@@ -99,6 +105,7 @@ def toy_sampler(
     output: Picture = Path("toy_sampler.png"),
     num: Annotated[int, typer.Option(min=1, help="How many samples.")] = 3,
     label: options.Label = None,
+    prompt: options.Prompt = None,
     guidance: options.Guidance = None,
     sampler: options.SamplerName = None,
     steps: options.Steps = None,
@@ -112,12 +119,15 @@ def toy_sampler(
     from ebbflow.evaluation.strips import draw_toy, toy_trace, trace
 
     canvas.check_suffix(output, canvas.PICTURE_SUFFIXES)
-    run, request = _ask(ckpt, num, label, seed, sampler, guidance=guidance, num_steps=steps, grid=grid)
+    changes: dict[str, Any] = {"guidance": guidance, "num_steps": steps, "grid": grid}
+    run, request = _ask(ckpt, num, label, seed, sampler, prompts=prompt, **changes)
     denoiser, times, place = _model(run, request, weights, device, images=True)
     seeds = range(seed, seed + num)
-    real = trace(denoiser, run.facts.dims, seeds, times, sampler=request.sampler, options=request.options, device=place)
-    toy = toy_trace(denoiser, run.facts.dims, seeds, times, place)
-    canvas.save_picture(draw_toy(denoiser.path, toy, real, request.sampler), output, this_command())
+    real = trace(
+        denoiser, run.facts.state_dims, seeds, times, sampler=request.sampler, options=request.options, device=place
+    )
+    toy = toy_trace(denoiser, run.facts.state_dims, seeds, times, place)
+    canvas.save_picture(draw_toy(denoiser.path, toy, real, request.sampler, _decoder(run)), output, this_command())
     print(output)
 
 
@@ -150,7 +160,7 @@ def trajectories(
     denoiser, times, place = _model(run, request, weights, device, images=False)
     seeds = range(seed, seed + num)
     ways = {
-        name: trace(denoiser, run.facts.dims, seeds, times, sampler=name, device=place)
+        name: trace(denoiser, run.facts.state_dims, seeds, times, sampler=name, device=place)
         for name in dict.fromkeys((ode, sde))
     }
     data = held_out(run, 2000, data_dir)
@@ -159,18 +169,33 @@ def trajectories(
 
 
 def _ask(
-    ckpt: Path, num: int, label: str | None, seed: int, sampler: str | None, every: bool = False, **changes: Any
+    ckpt: Path,
+    num: int,
+    label: str | None,
+    seed: int,
+    sampler: str | None,
+    *,
+    prompts: list[str] | None = None,
+    every: bool = False,
+    **changes: Any,
 ) -> tuple[Run, Request]:
     """The run, and the request of `num` samples of one label, or of none, or with `every` of all there are."""
-    from ebbflow.conditioning import LabelConditioning
     from ebbflow.runs import open_run
 
     run = open_run(ckpt)
-    wanted = [] if label is None else [label]
-    if every and label is None and isinstance(run.config.conditioning, LabelConditioning):
-        wanted = list(run.facts.label_names)
-    labels = dealt(run, wanted, num)
-    return run, request_for(run, seeds=range(seed, seed + num), labels=labels, sampler=sampler, **changes)
+    asked = asked_of(run, label=label, prompts=prompts)
+    if every and not asked:
+        asked = [*run.config.conditioning.examples(run.facts)]
+    return run, request_for(run, seeds=range(seed, seed + num), asked=asked, sampler=sampler, **changes)
+
+
+def _decoder(run: Run) -> Callable[[Tensor], Tensor]:
+    """From the model's states to images."""
+    from functools import partial
+
+    from ebbflow.runs.spaces import decoded
+
+    return partial(decoded, run.space())
 
 
 def _model(run: Run, request: Request, weights: str, device: str, *, images: bool) -> tuple[Denoiser, Tensor, Any]:
@@ -186,4 +211,4 @@ def _model(run: Run, request: Request, weights: str, device: str, *, images: boo
     place = pick_device(device)
     denoiser = run.denoiser("ema" if weights == "ema" else "raw", device=place)
     request.check(run.facts, denoiser.make_null is not None)
-    return bind(denoiser, request, request.labels), grid_times(denoiser, request.grid, request.num_steps), place
+    return bind(denoiser, request, request.asked), grid_times(denoiser, request.grid, request.num_steps), place

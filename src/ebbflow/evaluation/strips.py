@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -25,10 +25,23 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def as_seen(path: Path, x: Tensor, t: float | Tensor) -> Tensor:
-    """x_t / sqrt(alpha^2 + sigma^2), the scale on which nets see it, as uint8."""
+Decode = Callable[[Tensor], Tensor]
+
+
+def itself(x: Tensor) -> Tensor:
+    """The states of a model that works on images."""
+    return x
+
+
+def as_image(x0: Tensor, decode: Decode = itself) -> Tensor:
+    """Clean states as uint8 images."""
+    return to_uint8(decode(x0).clamp(-1, 1))
+
+
+def as_seen(path: Path, x: Tensor, t: float | Tensor, decode: Decode = itself) -> Tensor:
+    """x_t / sqrt(alpha^2 + sigma^2), the scale on which nets see it, as uint8 images."""
     c = path.at(t)
-    return to_uint8((x / expand(torch.sqrt(c.alpha**2 + c.sigma**2), x)).clamp(-1, 1))
+    return as_image(x / expand(torch.sqrt(c.alpha**2 + c.sigma**2), x), decode)
 
 
 # -- noising -----------------------------------------------------------------------------------------------------------
@@ -168,15 +181,16 @@ def _columns(num: int, most: int) -> list[int]:
     return sorted({round(i * (num - 1) / max(1, min(num, most) - 1)) for i in range(min(num, most))})
 
 
-def draw_denoising(path: Path, way: Trace, most: int = 12) -> Image.Image:
-    """Two rows a sample, the state and the x0 predicted from it, and a column for up to `most` of the times."""
+def draw_denoising(path: Path, way: Trace, decode: Decode = itself, most: int = 12) -> Image.Image:
+    """Two rows a sample, the state and the x0 predicted from it, and a column for up to `most` of the times; `decode`
+    makes images of a latent run's states."""
     columns = _columns(len(way.times), most)
     tiles = [
         part
         for i in range(way.states.shape[1])
         for part in (
-            torch.cat([as_seen(path, way.states[k, i : i + 1], way.times[k]) for k in columns]),
-            to_uint8(way.x0[columns, i].clamp(-1, 1)),
+            torch.cat([as_seen(path, way.states[k, i : i + 1], way.times[k], decode) for k in columns]),
+            as_image(way.x0[columns, i], decode),
         )
     ]
     return canvas.grid(
@@ -187,25 +201,25 @@ def draw_denoising(path: Path, way: Trace, most: int = 12) -> Image.Image:
     )
 
 
-def denoising_frames(path: Path, way: Trace) -> list[Image.Image]:
+def denoising_frames(path: Path, way: Trace, decode: Decode = itself) -> list[Image.Image]:
     """A frame a time: the states in a row, the predicted x0 in the row below."""
     return [
         canvas.grid(
-            torch.cat([as_seen(path, x, t), to_uint8(x0.clamp(-1, 1))]), columns=len(x), row_names=["x_t", "x0(x_t)"]
+            torch.cat([as_seen(path, x, t, decode), as_image(x0, decode)]), columns=len(x), row_names=["x_t", "x0(x_t)"]
         )
         for t, x, x0 in zip(way.times, way.states, way.x0, strict=True)
     ]
 
 
-def draw_toy(path: Path, toy: Trace, real: Trace, name: str, most: int = 11) -> Image.Image:
+def draw_toy(path: Path, toy: Trace, real: Trace, name: str, decode: Decode = itself, most: int = 11) -> Image.Image:
     """A pair of rows a sample from the same noise: the toy sampler above the real one, called `name`."""
     columns = _columns(len(real.times), most)
     tiles = [
         part
         for i in range(real.states.shape[1])
         for part in (
-            to_uint8(toy.states[columns, i].clamp(-1, 1)),
-            torch.cat([as_seen(path, real.states[k, i : i + 1], real.times[k]) for k in columns]),
+            as_image(toy.states[columns, i], decode),
+            torch.cat([as_seen(path, real.states[k, i : i + 1], real.times[k], decode) for k in columns]),
         )
     ]
     return canvas.grid(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from ebbflow.canvas import whole_file
 from ebbflow.conditioning import DataFacts
@@ -17,11 +18,14 @@ from ebbflow.core.noise import Noise
 from ebbflow.data import Dataset
 from ebbflow.data.folder import read_picture
 from ebbflow.errors import ConfigError, DataError
+from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, reconstruct, sdedit, sub_grid
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
+from ebbflow.runs.build import conditioner_of
 from ebbflow.runs.generate import Request, Samples, bind
+from ebbflow.runs.spaces import decoded
 
 MASK_LEVEL = 128  # grey from which a pixel of a mask counts as white
 
@@ -48,27 +52,47 @@ class Edit:
 
 
 def edit(
-    denoiser: Denoiser, request: Request, x0: Tensor, how: Edit, device: torch.device | str = "cpu"
+    denoiser: Denoiser,
+    request: Request,
+    x0: Tensor,
+    how: Edit,
+    device: torch.device | str = "cpu",
+    *,
+    space: LatentSpace | None = None,
 ) -> Iterator[Samples]:
     """Every step of every batch of edits of one image, in order; those with `done` are results.
 
     Args:
         denoiser: the model.
-        request: seeds (one an edit), labels, guidance, sampler and grid.
+        request: seeds (one an edit), labels or prompts, guidance, sampler and grid.
         x0: the image, float32 (1, *dims).
         how: strength and mask.
+        space: the run's latent space, `Run.space()`. There a mask is a coarse one, and what it keeps has been through
+            the autoencoder: `keep` puts the image's own pixels back.
 
     Raises:
         ConfigError, ValueError: a request that the model or the sampler cannot serve.
     """
 
-    total = how.num_steps(denoiser, request)
+    total, state = how.num_steps(denoiser, request), entered(space, x0.to(device))
+    if how.mask is not None:
+        how = replace(how, mask=_coarse(how.mask.to(device), state))
     for first in range(0, len(request.seeds), request.batch_size):
         rows = slice(first, first + request.batch_size)
         seeds, labels = request.seeds[rows], None if request.labels is None else request.labels[rows]
-        bound = bind(denoiser, request, labels)
-        for i, step in enumerate(_steps(bound, request, x0.to(device), how, Noise(seeds)), start=1):
-            yield _samples(step, seeds, labels, i, total)
+        asked = None if request.asked is None else request.asked[rows]
+        bound = bind(denoiser, request, asked)
+        for i, step in enumerate(_steps(bound, request, state, how, Noise(seeds)), start=1):
+            yield Samples(
+                state=step.x.float().cpu(),
+                state_x0=step.estimate.x0.float().cpu(),
+                seeds=seeds,
+                labels=labels,
+                step=i,
+                done=i == total,
+                asked=asked,
+                space=space,
+            )
 
 
 def _steps(bound: Denoiser, request: Request, x0: Tensor, how: Edit, noise: Noise) -> Iterator[Step]:
@@ -86,7 +110,7 @@ def _steps(bound: Denoiser, request: Request, x0: Tensor, how: Edit, noise: Nois
     return inpaint(
         bound,
         x0,
-        how.mask.to(x0.device),
+        how.mask,
         noise,
         strength=how.strength,
         resample=how.resample,
@@ -98,40 +122,80 @@ def _steps(bound: Denoiser, request: Request, x0: Tensor, how: Edit, noise: Nois
     )
 
 
-def _samples(step: Step, seeds: tuple[int, ...], labels: tuple[int, ...] | None, i: int, total: int) -> Samples:
-    x, x0 = step.x.float().cpu(), step.estimate.x0.float().cpu()
-    return Samples(state=x, state_x0=x0, seeds=seeds, labels=labels, step=i, done=i == total)
+def entered(space: LatentSpace | None, x0: Tensor) -> Tensor:
+    """Images as the model has them: the inverse of `runs.spaces.decoded`."""
+    if space is None:
+        return x0
+    with torch.no_grad():
+        return space.encode(x0)
+
+
+def _coarse(mask: Tensor, state: Tensor) -> Tensor:
+    """A mask of the size of the states: a place is generated where any of its pixels is."""
+    return adaptive_max_pool2d(mask.float(), state.shape[2:]) > 0
+
+
+def keep(x: Tensor, x0: Tensor, mask: Tensor | None) -> Tensor:
+    """Edits `x` with the pixels of the image `x0` where the mask is False."""
+    return x if mask is None else torch.where(mask, x, x0)
 
 
 # -- inversion ---------------------------------------------------------------------------------------------------------
 
 
-def one_label(request: Request) -> tuple[int, ...] | None:
-    """The request's label as a single row, which fits a batch of any size."""
-    return None if request.labels is None else request.labels[:1]
+@dataclass(frozen=True, kw_only=True)
+class Inverter:
+    """A run's model with everything that inversion needs: condition and guidance bound, grid, device, latent space.
 
+    Args:
+        denoiser: of any batch size: its condition is a single row.
+        request: sampler and grid.
+        device: where it runs.
+        space: the run's latent space, or None.
+    """
 
-def noise_of(denoiser: Denoiser, request: Request, x0: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """The state at the start of the request's grid from which its sampler makes the images `x0`, float32 (N, *dims)."""
-    times = grid_times(denoiser, request.grid, request.num_steps)
-    bound = bind(denoiser, request, one_label(request))
-    return last(invert(bound, x0.to(device), times, sampler=request.sampler)).float().cpu()
+    denoiser: Denoiser
+    request: Request
+    device: torch.device | str = "cpu"
+    space: LatentSpace | None = None
 
+    @classmethod
+    def of(
+        cls, denoiser: Denoiser, request: Request, device: torch.device | str = "cpu", space: LatentSpace | None = None
+    ) -> Inverter:
+        """For a request that asks one thing of all its samples, or nothing."""
+        asked = None if request.asked is None else request.asked[:1]
+        return cls(denoiser=bind(denoiser, request, asked), request=request, device=device, space=space)
 
-def from_noise(denoiser: Denoiser, request: Request, noise: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Samples of a request from given starting states instead of seeds, float32 (N, *dims)."""
-    times = grid_times(denoiser, request.grid, request.num_steps)
-    bound = bind(denoiser, request, one_label(request))
-    fresh = Noise([request.seeds[0] + i for i in range(len(noise))])
-    steps = walk_from(bound, noise.to(device), times, fresh, sampler=request.sampler, options=request.options)
-    return last(steps).float().cpu()
+    @property
+    def times(self) -> Tensor:
+        """The grid of the request."""
+        return grid_times(self.denoiser, self.request.grid, self.request.num_steps)
 
+    def noise_of(self, x0: Tensor) -> Tensor:
+        """The states from which the sampler makes the images `x0` (N, *dims), float32 (N, *state_dims)."""
+        state = entered(self.space, x0.to(self.device))
+        return last(invert(self.denoiser, state, self.times, sampler=self.request.sampler)).float().cpu()
 
-def between(denoiser: Denoiser, request: Request, pair: Tensor, num: int, device: torch.device | str = "cpu") -> Tensor:
-    """`num` images from the first of `pair` to the second by way of their noises, float32 (num, *dims)."""
-    times = grid_times(denoiser, request.grid, request.num_steps)
-    bound = bind(denoiser, request, one_label(request))
-    return interpolate(bound, pair.to(device), times, num=num, sampler=request.sampler).float().cpu()
+    def images_of(self, noise: Tensor) -> Tensor:
+        """Samples from given starting states instead of seeds, float32 (N, *dims)."""
+        fresh = Noise([self.request.seeds[0] + i for i in range(len(noise))])
+        request = self.request
+        steps = walk_from(
+            self.denoiser,
+            noise.to(self.device),
+            self.times,
+            fresh,
+            sampler=request.sampler,
+            options=request.options,
+        )
+        return decoded(self.space, last(steps)).float().cpu()
+
+    def between(self, pair: Tensor, num: int) -> Tensor:
+        """`num` images from the first of `pair` to the second by way of their noises, float32 (num, *dims)."""
+        state = entered(self.space, pair.to(self.device))
+        x = interpolate(self.denoiser, state, self.times, num=num, sampler=self.request.sampler)
+        return decoded(self.space, x).float().cpu()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,22 +220,30 @@ class Reconstruction:
 
 
 def reconstructions(
-    denoiser: NetDenoiser, request: Request, data: Dataset, steps: list[int], device: torch.device | str = "cpu"
+    denoiser: NetDenoiser,
+    request: Request,
+    data: Dataset,
+    steps: list[int],
+    device: torch.device | str = "cpu",
+    *,
+    space: LatentSpace | None = None,
 ) -> Iterator[Reconstruction]:
-    """The reconstruction of the images of `data`, given their labels where the model takes labels, by number of steps.
+    """The reconstruction of the images of `data`, each with its own condition where the model takes one, by number of
+    steps. In a latent space what the autoencoder loses is lost too.
 
     Raises:
         ConfigError, ValueError: a sampler or grid that cannot be walked backwards, fewer than 2 steps.
     """
-    x0 = data.x0(torch.arange(len(data)))
-    labelled = denoiser.make_null is not None and data.labels is not None
+    x0, conditioner = data.x0(torch.arange(len(data))), conditioner_of(denoiser)
+    cond = None if conditioner is None else conditioner.conditions(data)
     for num_steps in steps:
         times = grid_times(denoiser, request.grid, num_steps)
         parts = []
         for rows in torch.arange(len(data)).split(request.batch_size):
-            labels = tuple(data.labels[rows].tolist()) if labelled and data.labels is not None else None
-            bound = bind(denoiser, replace(request, guidance=1.0, negative=None), labels)
-            parts.append(reconstruct(bound, x0[rows].to(device), times, sampler=request.sampler).float().cpu())
+            bound = denoiser if cond is None else denoiser.given(cond[rows])
+            state = entered(space, x0[rows].to(device))
+            again = reconstruct(bound, state, times, sampler=request.sampler)
+            parts.append(decoded(space, again).float().cpu())
         x = torch.cat(parts).clamp(-1, 1)
         yield Reconstruction(num_steps=num_steps, psnr=psnr(x, x0), x=x)
 
@@ -249,7 +321,7 @@ def read_noise(path: Path, facts: DataFacts) -> tuple[Tensor, dict[str, Any]]:
         raise DataError(f"{path} does not exist.") from error
     except Exception as error:  # zip, header and key errors of many types
         raise DataError(f"{path} is not a file that `ebbflow invert` writes: {error}") from error
-    if tuple(noise.shape[1:]) != facts.dims:
-        got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], facts.dims))
+    if tuple(noise.shape[1:]) != facts.state_dims:
+        got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], facts.state_dims))
         raise DataError(f"{path} holds noise of shape {got}; this run wants {want}.")
     return noise, settings
