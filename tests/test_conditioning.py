@@ -1,5 +1,5 @@
-"""Conditions of every kind: what the null is, how conditions are dropped, that they reach the net and only their own sample, and that a user can
-ask for them."""
+"""Conditions of every kind: what the null is, how they are dropped, that they reach the net and only their own sample,
+and that a user can ask for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import ebbflow as ef
 from ebbflow.cli.app import run_app
 from ebbflow.conditioning import CONDITIONINGS, ConditionedNet, Conditioner, DataFacts
 from ebbflow.conditioning.pretrained import PretrainedEncoder, PretrainedTextConditioning
-from ebbflow.conditioning.text import TextConditioner, TextConditioning, captions_of, worded
+from ebbflow.conditioning.text import DIGITS, TextConditioner, TextConditioning, captions_of, worded
 from ebbflow.conditioning.vectors import VectorConditioning
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, load_dataset
@@ -28,6 +28,7 @@ from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.nets import NETS
 from ebbflow.runs import Request, generate, open_run
 from ebbflow.runs.build import facts_of
+from ebbflow.runs.generate import row_name
 from ebbflow.runs.store import claim, read_facts
 
 INJECTIONS = ("add", "scale", "cross_attention")
@@ -40,7 +41,7 @@ SMALL = {
     "dit": {"dim": 24, "depth": 2, "num_heads": 2},
     "mlp": {"dim": 16, "depth": 2},
 }
-WORDS = "<pad> </s> <unk> <s> a picture of handwritten zero one two three four five six seven eight nine".split()
+WORDS = ("<pad>", "</s>", "<unk>", "<s>", "a", "picture", "of", "handwritten", *DIGITS)
 
 
 def conditioner(kind: str, injection: str = "cross_attention", **options: object) -> Conditioner:
@@ -108,11 +109,12 @@ def test_empty_and_blank_texts_are_the_null() -> None:
     assert torch.equal(c.read(["", "  \n"]), c.null(2))
 
 
-def test_a_vector_of_zeros_is_not_the_null() -> None:
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_no_vector_is_the_null(value: float) -> None:
     c = conditioner("vector")
-    zeros = c.read([(0.0,) * 10])
-    assert not torch.equal(zeros, c.null(1))
-    assert float((told(c, zeros) - told(c, c.null(1))).detach().abs().max()) > 0.01
+    vector = c.read([(value,) * 10])
+    assert not torch.equal(vector, c.null(1))
+    assert float((told(c, vector) - told(c, c.null(1))).detach().abs().max()) > 0.01
 
 
 # -- dropping -------------------------------------------------------------------------------------------------------
@@ -351,6 +353,20 @@ def sample(run: Path, output: Path, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        (4, "4"),
+        ("a four", "a four"),
+        ("word " * 20, "word word word word word word word wo..."),
+        ((0.0, 0.5, *([0.0] * 5), 0.5, 0.0, 0.0), "0.5 x 1 + 0.5 x 7"),
+        ((-1.0, 0.25), "-1, 0.25"),
+    ],
+)
+def test_rows_of_a_grid_are_named_by_what_was_asked(wanted: int | str | tuple[float, ...], name: str) -> None:
+    assert row_name(wanted, NAMES) == name
+
+
+@pytest.mark.parametrize(
     ("kind", "arguments", "num"),
     [
         ("label", ("--label", "4"), 1),
@@ -392,7 +408,7 @@ def test_a_negative_prompt_takes_the_place_of_the_null(runs: dict[str, Path]) ->
 
     def drawn(**more: object) -> Tensor:
         request = Request(seeds=(0, 1), wanted=("four", "four"), num_steps=2, **more)
-        return [s for s in generate(denoiser, run.facts, request) if s.done][0].x
+        return next(s.x for s in generate(denoiser, run.facts, request) if s.done)
 
     plain = drawn()
     torch.testing.assert_close(drawn(guidance=3.0, negative="four"), plain, rtol=1e-4, atol=1e-4)
@@ -450,7 +466,9 @@ def pictures(folder: Path, rows: list[dict[str, object]]) -> Path:
     folder.mkdir()
     for i, row in enumerate(rows):
         row["file_name"] = f"{i}.png"
-        Image.fromarray(np.full((8, 8), 255 if "white" in str(row["text"]) else 0, dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(np.full((8, 8), 255 if "white" in str(row["text"]) else 0, dtype=np.uint8)).save(
+            folder / f"{i}.png"
+        )
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -471,13 +489,28 @@ def test_a_folder_with_captions_trains_on_them(tmp_path: Path, capsys: pytest.Ca
 def test_text_is_learned(tmp_path: Path) -> None:
     """White and black squares by caption: the samples have the colour that was asked for."""
     data = pictures(tmp_path / "data", [{"text": "a white square" if i % 2 else "a black square"} for i in range(20)])
-    settings = ["net.kind=mlp", "conditioning.kind=text", "conditioning.dim=32", "conditioning.depth=1", "train.batch_size=32"]
-    settings += ["train.warmup_steps=5", "sample.num_steps=4", "train.held_out_every=0", "ema.decay=0.9", "train.lr=3e-3"]
+    settings = [
+        "net.kind=mlp",
+        "conditioning.kind=text",
+        "conditioning.dim=32",
+        "conditioning.depth=1",
+        "train.batch_size=32",
+    ]
+    settings += [
+        "train.warmup_steps=5",
+        "sample.num_steps=4",
+        "train.held_out_every=0",
+        "ema.decay=0.9",
+        "train.lr=3e-3",
+    ]
     arguments = [part for setting in settings for part in ("--set", setting)]
     folder = tmp_path / "run"
     preset = ["--config", str(tmp_path / "net.toml")]
     (tmp_path / "net.toml").write_text('[net]\nkind = "mlp"\ndim = 32\ndepth = 2\n')
-    assert run_app(["train", *preset, "--data", str(data), "--max-steps", "120", "--save-dir", str(folder), *arguments]) == 0
+    assert (
+        run_app(["train", *preset, "--data", str(data), "--max-steps", "120", "--save-dir", str(folder), *arguments])
+        == 0
+    )
     made = ef.sample(folder, num=16, prompts=["a white square", "a black square"], guidance=1.0)
     means = made.x.flatten(1).mean(dim=1)
     assert bool((means[:8] > 0.5).all()) and bool((means[8:] < -0.5).all())
@@ -533,7 +566,14 @@ def save_encoder(folder: Path, kind: str) -> Path:
         transformers.CLIPTextModel(config).save_pretrained(folder)
     else:
         config = transformers.T5Config(
-            vocab_size=len(WORDS), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1
+            vocab_size=len(WORDS),
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            pad_token_id=0,
+            eos_token_id=1,
         )
         transformers.T5EncoderModel(config).save_pretrained(folder)
     return folder
