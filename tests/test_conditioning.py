@@ -1,5 +1,5 @@
-"""Conditions of every kind: what the null is, how conditions are dropped, that they reach the net and only their own sample, and that a user can
-ask for them."""
+"""Conditions of every kind: what the null is, how they are dropped, that they reach the net and only their own sample,
+and that a user can ask for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import ebbflow as ef
 from ebbflow.cli.app import run_app
 from ebbflow.conditioning import CONDITIONINGS, ConditionedNet, Conditioner, DataFacts
 from ebbflow.conditioning.pretrained import PretrainedEncoder, PretrainedTextConditioning
-from ebbflow.conditioning.text import TextConditioner, TextConditioning, captions_of, worded
+from ebbflow.conditioning.text import DIGITS, TextConditioner, TextConditioning, captions_of, worded
 from ebbflow.conditioning.vectors import VectorConditioning
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, load_dataset
@@ -28,6 +28,7 @@ from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.nets import NETS
 from ebbflow.runs import Request, generate, open_run
 from ebbflow.runs.build import facts_of
+from ebbflow.runs.generate import row_name
 from ebbflow.runs.store import claim, read_facts
 
 INJECTIONS = ("add", "scale", "cross_attention")
@@ -40,26 +41,7 @@ SMALL = {
     "dit": {"dim": 24, "depth": 2, "num_heads": 2},
     "mlp": {"dim": 16, "depth": 2},
 }
-WORDS = [
-    "<pad>",
-    "</s>",
-    "<unk>",
-    "<s>",
-    "a",
-    "picture",
-    "of",
-    "handwritten",
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-]
+WORDS = ("<pad>", "</s>", "<unk>", "<s>", "a", "picture", "of", "handwritten", *DIGITS)
 
 
 def conditioner(kind: str, injection: str = "cross_attention", **options: object) -> Conditioner:
@@ -127,11 +109,12 @@ def test_empty_and_blank_texts_are_the_null() -> None:
     assert torch.equal(c.read(["", "  \n"]), c.null(2))
 
 
-def test_a_vector_of_zeros_is_not_the_null() -> None:
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_no_vector_is_the_null(value: float) -> None:
     c = conditioner("vector")
-    zeros = c.read([(0.0,) * 10])
-    assert not torch.equal(zeros, c.null(1))
-    assert float((told(c, zeros) - told(c, c.null(1))).detach().abs().max()) > 0.01
+    vector = c.read([(value,) * 10])
+    assert not torch.equal(vector, c.null(1))
+    assert float((told(c, vector) - told(c, c.null(1))).detach().abs().max()) > 0.01
 
 
 # -- dropping -------------------------------------------------------------------------------------------------------
@@ -370,6 +353,20 @@ def sample(run: Path, output: Path, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        (4, "4"),
+        ("a four", "a four"),
+        ("word " * 20, "word word word word word word word wo..."),
+        ((0.0, 0.5, *([0.0] * 5), 0.5, 0.0, 0.0), "0.5 x 1 + 0.5 x 7"),
+        ((-1.0, 0.25), "-1, 0.25"),
+    ],
+)
+def test_rows_of_a_grid_are_named_by_what_was_asked(wanted: int | str | tuple[float, ...], name: str) -> None:
+    assert row_name(wanted, NAMES) == name
+
+
+@pytest.mark.parametrize(
     ("kind", "arguments", "num"),
     [
         ("label", ("--label", "4"), 1),
@@ -411,7 +408,7 @@ def test_a_negative_prompt_takes_the_place_of_the_null(runs: dict[str, Path]) ->
 
     def drawn(**more: object) -> Tensor:
         request = Request(seeds=(0, 1), wanted=("four", "four"), num_steps=2, **more)
-        return [s for s in generate(denoiser, run.facts, request) if s.done][0].x
+        return next(s.x for s in generate(denoiser, run.facts, request) if s.done)
 
     plain = drawn()
     torch.testing.assert_close(drawn(guidance=3.0, negative="four"), plain, rtol=1e-4, atol=1e-4)

@@ -168,9 +168,8 @@ def _wanted(
     if len(flags) > 1:
         raise ConfigError(f"{' and '.join(flags)} all choose what to make. Give one.")
     if flags and not run.config.conditioning.examples(run.facts):
-        raise ConfigError(
-            f"this run is unconditional: it cannot take {flags[0][2:].rstrip('s')}s. Leave {flags[0]} out."
-        )
+        what = flags[0][2:].rstrip("s")
+        raise ConfigError(f"this run is unconditional: it cannot take {what}s. Leave {flags[0]} out.")
     if label is not None or labels is not None:
         return tuple(class_indices(run, [label] if label is not None else read_items(labels or "")))
     return tuple(prompts) if prompts is not None else None if vectors is None else tuple(map(_numbers, vectors))

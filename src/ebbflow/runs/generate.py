@@ -220,7 +220,7 @@ def row_name(wanted: Wanted, label_names: Sequence[str]) -> str:
     if isinstance(wanted, str):
         name = wanted
     elif len(wanted) == len(label_names):
-        name = " + ".join(f"{value:g} {label}" for value, label in zip(wanted, label_names, strict=True) if value)
+        name = " + ".join(f"{value:g} x {label}" for value, label in zip(wanted, label_names, strict=True) if value)
     else:
         name = ", ".join(f"{value:g}" for value in wanted)
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 3] + "..."
