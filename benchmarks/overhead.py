@@ -1,4 +1,4 @@
-"""What ebbflow costs besides the net: sampler steps, start-up, training throughput. Run `make bench`; numbers go to benchmarks/README.md by hand."""
+"""What ebbflow costs besides the net: sampler steps, start-up, training throughput. `make bench` prints it."""
 
 from __future__ import annotations
 

@@ -435,7 +435,7 @@ def test_a_negative_prompt_takes_the_place_of_the_null(runs: dict[str, Path]) ->
         ("none", ("--prompt", "a four"), "unconditional: it cannot take prompts"),
         ("none", ("--vector", "1,0"), "unconditional: it cannot take vectors"),
         ("none", ("--label", "4"), "unconditional: it cannot take labels"),
-        ("none", ("--negative-prompt", "b"), "unconditional: there is nothing to guide"),
+        ("none", ("--negative-prompt", "b"), "this run is unconditional"),
     ],
 )
 def test_wrong_requests_are_one_sentence(

@@ -176,7 +176,7 @@ def test_singular_pairs_are_refused_and_no_others(name: str, prediction: str) ->
     assert is_valid(prediction, path) != is_singular(name, prediction)
     if not is_singular(name, prediction):
         return
-    cause = "unbounded at t = 1" if prediction == "velocity" else "cannot recover x0 where alpha = 0"
+    cause = "has an unbounded target" if prediction == "velocity" else "cannot recover x0 where alpha = 0"
     for build in (
         lambda: check_pair(prediction, path),
         lambda: Objective(path, prediction=prediction, weight="snr"),

@@ -257,7 +257,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named(digits: Splits, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"ema\.safetensors cannot be read"):
         open_run(tmp_path / "run").denoiser()
     other = build_denoiser(parse(merge(TINY, {"net": {"channels": [8, 8]}})), open_run(tmp_path / "run").facts)
-    with pytest.raises(CheckpointError, match="this net wants|not part of this net|missing"):
+    with pytest.raises(CheckpointError, match=r"this net wants|not part of this net|missing"):
         checkpoint.load_weights(other.net, open_run(tmp_path / "run").checkpoint.tensors("model"), folder)
     with pytest.raises(CheckpointError, match="does not exist"):
         open_run(tmp_path / "nowhere")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -58,3 +59,11 @@ def derive_seed(seed: int, *tags: int | str) -> int:
 def generator_for(seed: int, *tags: int | str) -> torch.Generator:
     """A fresh CPU generator for one purpose of a run; see `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, *tags))
+
+
+@contextmanager
+def fresh_weights(seed: int) -> Iterator[None]:
+    """Layers made inside get the same initial weights for the same seed; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -159,7 +159,7 @@ class _LinearBeta(Path):
 
     def time_of_total(self, total: Tensor) -> Tensor:
         """The t at which the integral of beta reaches `total`; the stable root of a quadratic."""
-        slope = self.beta_max - self.beta_min
+        slope, total = self.beta_max - self.beta_min, total.clamp(max=1e12)
         return 2 * total / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * total))
 
 
@@ -299,8 +299,9 @@ class DiscretePath(Path):
     def scales(self, t: Tensor) -> Coefficients:
         half, slope = self._half_log_snr(t)
         alpha, sigma = torch.sigmoid(2 * half).sqrt(), torch.sigmoid(-2 * half).sqrt()
-        alpha_dot = torch.where(alpha > 0, alpha * sigma**2 * slope, -torch.inf)
-        sigma_dot = torch.where(sigma > 0, -sigma * alpha**2 * slope, torch.inf)
+        inner, clean = (alpha > 0) & (sigma > 0), sigma == 0
+        alpha_dot = torch.where(inner, alpha * sigma**2 * slope, torch.where(clean, 0.0, -torch.inf))
+        sigma_dot = torch.where(inner, -sigma * alpha**2 * slope, torch.where(clean, torch.inf, 0.0))
         return Coefficients(alpha=alpha, sigma=sigma, alpha_dot=alpha_dot, sigma_dot=sigma_dot)
 
     def unshifted_time_of(self, log_snr: Tensor) -> Tensor:

@@ -120,15 +120,21 @@ def check_pair(prediction: str, path: Path) -> None:
         ValueError: d = 0 (eps and score where alpha = 0) or an unbounded target (velocity where alpha' is infinite);
             the message names the cure.
     """
-    a, b, c = *choose(PREDICTIONS, prediction, "prediction")(path.at(1.0)), path.at(1.0)
-    if not torch.isfinite(a * c.sigma - b * c.alpha):
-        raise ValueError(
-            f"the target of prediction {prediction!r} is unbounded at t = 1 on path {path_name(path)!r}. Use v, "
-            "x0 or edm."
-        )
-    if a * c.sigma - b * c.alpha == 0:
-        raise ValueError(
-            f"prediction {prediction!r} cannot recover x0 where alpha = 0; path {path_name(path)!r} reaches it at "
-            "t = 1. "
-            "Use velocity, v, x0 or edm."
-        )
+    reason = _obstacle(prediction, path)
+    if reason is None:
+        return
+    cures = [name for name in PREDICTIONS if _obstacle(name, path) is None]
+    raise ValueError(
+        f"prediction {prediction!r} {reason}; path {path_name(path)!r} reaches it at t = 1. "
+        f"Use {', '.join(cures[:-1])} or {cures[-1]}."
+    )
+
+
+def _obstacle(prediction: str, path: Path) -> str | None:
+    """Why a prediction does not recover x0 at t = 1, or None where it does."""
+    c = path.at(1.0)
+    a, b = choose(PREDICTIONS, prediction, "prediction")(c)
+    d = a * c.sigma - b * c.alpha
+    if not torch.isfinite(d):
+        return "has an unbounded target where the path moves at infinite speed"
+    return "cannot recover x0 where alpha = 0" if d == 0 else None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ebbflow.core.noise import derive_seed
+from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.evaluation.cache import cache_folder, data_hash, keep, kept, key_of, plain, tensor_hash
@@ -127,8 +127,7 @@ def classifier(
 
 def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
     """An untrained classifier of `data`, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(settings.seed, "classifier"))
+    with fresh_weights(derive_seed(settings.seed, "classifier")):
         return ClassifierNet(data.dims, data.num_classes, settings.num_features)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebbflow.core.kernels import log_density, log_level, posteriors, step_divergence
 from ebbflow.core.paths import Path
-from ebbflow.core.predictions import PREDICTIONS, check_pair, solve
+from ebbflow.core.predictions import PREDICTIONS, check_pair, path_name, solve
 from ebbflow.core.shape import expand
 from ebbflow.core.times import TIME_SAMPLERS, num_table_steps
 from ebbflow.core.weights import WEIGHTS, loss_weight
@@ -69,6 +69,22 @@ class Objective:
                 "the unweighted score loss diverges as sigma -> 0. Use weight 'snr', which is sigma^2 times the "
                 "score loss."
             )
+        if self.weight == "uniform" and self._diverges():
+            raise ValueError(
+                f"the uniform loss of prediction {self.prediction!r} diverges as t -> 0 on path "
+                f"{path_name(self.path)!r}, which starts at infinite speed, with times {self.times!r}. Use prediction "
+                "v, weight 'snr' or times 'logit_normal'."
+            )
+
+    def _diverges(self) -> bool:
+        """Whether the target is unbounded at t = 0 while t has a density there; a table never reaches t = 0."""
+        bounded = all(bool(torch.isfinite(k)) for k in PREDICTIONS[self.prediction](self.path.at(0.0)))
+        near = torch.tensor(1e-12, dtype=torch.float64)
+        return (
+            not bounded
+            and self.times != "discrete"
+            and float(TIME_SAMPLERS[self.times].density(near, self.path)) > 1e-3
+        )
 
     def draw_times(self, num: int, generator: torch.Generator) -> Tensor:
         """t, float64 of shape (num,)."""
@@ -93,8 +109,9 @@ class Objective:
             )
         mean = out[:, : x0.shape[1]]
         error = (mean - (expand(a, x0) * x0 + expand(b, x0) * eps)).flatten(1)
+        error = error.to(torch.promote_types(error.dtype, torch.float32))
         weight = loss_weight(WEIGHTS[self.weight], c, a * c.sigma - b * c.alpha)
-        simple = weight.to(x0) * error.pow(2).mean(1)
+        simple = weight.to(error) * error.pow(2).mean(1)
         if self.variance == "fixed":
             return simple
         guess = solve(self.prediction, mean.detach(), x_t, t, self.path).x0

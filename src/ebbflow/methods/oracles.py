@@ -36,7 +36,10 @@ class Gaussian(Denoiser):
 
     def _terms(self, x_t: Tensor, t: float | Tensor) -> tuple[Coefficients, Tensor, Tensor, Tensor]:
         c = self.path.at(t)
-        mean, variance = torch.as_tensor(self.mean).to(x_t), torch.as_tensor(self.std).to(x_t) ** 2
+        mean, variance = (
+            torch.as_tensor(self.mean, dtype=torch.float64).to(x_t),
+            torch.as_tensor(self.std, dtype=torch.float64).to(x_t) ** 2,
+        )
         spread = expand(c.alpha, x_t) ** 2 * variance + expand(c.sigma, x_t) ** 2
         return c, mean, variance, spread
 
@@ -89,8 +92,8 @@ class GaussianMixture(Denoiser):
     def _components(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma, means, variances, spreads (B or 1, K, *dims) and unnormalised log-responsibilities (B, K)."""
         c = self.path.at(t)
-        means = torch.as_tensor(self.means).to(x_t)
-        stds = torch.as_tensor(self.stds).to(x_t)
+        means = torch.as_tensor(self.means, dtype=torch.float64).to(x_t)
+        stds = torch.as_tensor(self.stds, dtype=torch.float64).to(x_t)
         variances = stds.reshape(*stds.shape, *[1] * (means.ndim - stds.ndim)).expand_as(means) ** 2
         alpha, sigma = (expand(k, x_t) if k.ndim == 0 else expand(k, x_t).unsqueeze(1) for k in (c.alpha, c.sigma))
         spreads = (alpha**2 * variances + sigma**2) * torch.ones_like(means)[None]
@@ -98,7 +101,7 @@ class GaussianMixture(Denoiser):
         return alpha, sigma, means, variances, spreads, self._log_weights(x_t) - terms.flatten(2).sum(2) / 2
 
     def _log_weights(self, x_t: Tensor) -> Tensor:
-        weights = torch.as_tensor(self.weights).to(x_t)
+        weights = torch.as_tensor(self.weights, dtype=torch.float64).to(x_t)
         logs = (weights / weights.sum()).log()
         if self.cond is None:
             return logs
@@ -112,8 +115,8 @@ class GaussianMixture(Denoiser):
         residuals = (x_t[:, None] - alpha * means) / spreads
         centres = means + alpha * variances * residuals
         x0 = (r * centres).sum(1)
-        second = (r * (variances * sigma**2 / spreads + centres**2)).sum(1)
-        return Estimate(x0=x0, eps=(r * sigma * residuals).sum(1), x0_variance=(second - x0**2).clamp(min=0))
+        variance = (r * (variances * sigma**2 / spreads + (centres - x0[:, None]) ** 2)).sum(1)
+        return Estimate(x0=x0, eps=(r * sigma * residuals).sum(1), x0_variance=variance)
 
     def log_prob(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """log p_t(x_t), shape (B,)."""

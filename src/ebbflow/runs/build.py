@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
 from ebbflow.config import AutoencoderConfig, ClassifierConfig, RunConfig
-from ebbflow.core.noise import generator_for
+from ebbflow.core.noise import fresh_weights, generator_for
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
@@ -66,8 +66,7 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
     Raises:
         ConfigError: parts that do not fit each other or the data.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with fresh_weights(config.train.seed):
         try:
             conditioner = config.conditioning.build(facts)
             dims = facts.state_dims
@@ -90,8 +89,7 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
 
 def build_autoencoder(config: AutoencoderConfig, dims: tuple[int, ...]) -> Autoencoder:
     """A freshly initialised autoencoder, the same for the same `train.seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with fresh_weights(config.train.seed):
         return config.autoencoder.build(dims)
 
 

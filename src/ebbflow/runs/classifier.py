@@ -9,6 +9,7 @@ import torch
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.config import ClassifierConfig, parse_as
+from ebbflow.core.noise import fresh_weights
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.methods.guidance import NetClassifier
 from ebbflow.nets.classifier import Classifier
@@ -28,8 +29,7 @@ class Accuracy:
 
 def build_classifier(config: ClassifierConfig, facts: DataFacts) -> NetClassifier:
     """A freshly initialised classifier, the same for the same `train.seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with fresh_weights(config.train.seed):
         return NetClassifier(net=config.classifier.build(facts.dims, len(facts.label_names)))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebbflow.core.predictions import Estimate
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance.branches import Interval, acts, check_interval, combine, takes_condition
+from ebbflow.methods.guidance.branches import Interval, check_interval, combine, inside, pick, takes_condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,13 @@ class Autoguidance(Denoiser):
         return self.good.null(num)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        if self.guidance == 1 or not acts(self.path, t, self.interval):
+        active = inside(self.path, t, self.interval)
+        if self.guidance == 1 or not bool(active.any()):
             return self.good(x_t, t)
-        if self.guidance == 0:
+        if self.guidance == 0 and bool(active.all()):
             return self.bad(x_t, t)
-        return combine(self.bad(x_t, t), self.good(x_t, t), self.guidance)
+        good = self.good(x_t, t)
+        return pick(active, combine(self.bad(x_t, t), good, self.guidance), good)
 
 
 def autoguidance(denoiser: Denoiser, *, bad: Denoiser, guidance: float, interval: Interval = None) -> Autoguidance:

@@ -45,12 +45,20 @@ def check_interval(interval: Interval) -> None:
         raise ValueError(f"`interval` must be (low, high) in log-SNR with low < high, got {interval}.")
 
 
-def acts(path: Path, t: float | Tensor, interval: Interval) -> bool:
-    """Whether every t lies in the log-SNR window, ends included."""
-    if interval is None:
-        return True
+def inside(path: Path, t: float | Tensor, interval: Interval) -> Tensor:
+    """Whether each t lies in the log-SNR window, ends included; bool of the shape of t."""
     level = path.log_snr(t)
-    return bool(((level >= interval[0]) & (level <= interval[1])).all())
+    if interval is None:
+        return torch.ones_like(level, dtype=torch.bool)
+    return (level >= interval[0]) & (level <= interval[1])
+
+
+def pick(where: Tensor, guided: Estimate, plain: Estimate) -> Estimate:
+    """`guided` for the samples for which `where`, shape () or (B,), holds, `plain` for the others."""
+    if where.ndim == 0:
+        return guided if bool(where) else plain
+    rows = where.to(plain.x0.device).reshape(-1, *[1] * (plain.x0.ndim - 1))
+    return replace(guided, x0=torch.where(rows, guided.x0, plain.x0), eps=torch.where(rows, guided.eps, plain.eps))
 
 
 def takes_condition(denoiser: Denoiser) -> bool:
@@ -127,16 +135,17 @@ class Branches(Denoiser):
         num = x_t.shape[0]
         cond = _rows(self.inner.null(num) if self.cond is None else self.cond, num)
         negative = _rows(self.inner.null(num) if self.negative is None else self.negative, num)
-        if self.guidance == 1 or not acts(self.path, t, self.interval):
+        active = inside(self.path, t, self.interval)
+        if self.guidance == 1 or not bool(active.any()):
             return self.inner.given(cond)(x_t, t)
-        if self.guidance == 0 and self.unconditional_at_zero:
+        if self.guidance == 0 and self.unconditional_at_zero and bool(active.all()):
             return self.inner.given(negative)(x_t, t)
         u, c = self._branches(x_t, t, negative, cond)
         guided = self.guided(u, c, x_t, t)
-        if self.rescale == 0:
-            return guided
-        ratio = _std(c.x0) / _std(guided.x0)
-        return with_x0(self, guided, guided.x0 * (self.rescale * ratio + 1 - self.rescale), x_t, t)
+        if self.rescale > 0:
+            ratio = _spread_ratio(c.x0, guided.x0)
+            guided = with_x0(self, guided, guided.x0 * (self.rescale * ratio + 1 - self.rescale), x_t, t)
+        return pick(active, guided, c)
 
     def _branches(self, x_t: Tensor, t: float | Tensor, negative: Tensor, cond: Tensor) -> tuple[Estimate, Estimate]:
         num = x_t.shape[0]
@@ -163,5 +172,7 @@ def _rows_of(estimate: Estimate, rows: slice) -> Estimate:
     )
 
 
-def _std(x: Tensor) -> Tensor:
-    return expand(x.flatten(1).std(dim=1), x)
+def _spread_ratio(x: Tensor, other: Tensor) -> Tensor:
+    """std(x) / std(other) of each sample, over its elements; 1 where the other has no spread."""
+    own, others = (values.flatten(1).std(dim=1, correction=0) for values in (x, other))
+    return expand(torch.where(others > 0, own / others, 1.0), x)

@@ -15,7 +15,7 @@ from ebbflow.core.shape import as_time, expand
 from ebbflow.core.times import TIME_SAMPLERS
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser, clock_of
-from ebbflow.methods.guidance.branches import Interval, acts, check_interval, moved
+from ebbflow.methods.guidance.branches import Interval, check_interval, inside, moved, pick
 
 LOG_SNR_FLOOR = -14.0  # below, alpha / sigma < 1e-3 and grad / alpha is at its limit, which is taken from here
 
@@ -117,12 +117,13 @@ class ClassifierGuidance(Denoiser):
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         estimate = self.inner(x_t, t)
-        if self.scale == 0 or not acts(self.path, t, self.interval):
+        active = inside(self.path, t, self.interval)
+        if self.scale == 0 or not bool(active.any()):
             return estimate
         near = _not_pure_noise(self.path, t)
         c = self.path.at(near)
         slope = gradient(lambda x: self._log_prob(x, near), x_t)
-        return moved(self, estimate, self.scale * expand(c.sigma**2 / c.alpha, x_t) * slope, t)
+        return pick(active, moved(self, estimate, self.scale * expand(c.sigma**2 / c.alpha, x_t) * slope, t), estimate)
 
     def _log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         labels = self.labels.to(x.device).expand(x.shape[0])

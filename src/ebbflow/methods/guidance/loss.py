@@ -13,7 +13,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance.branches import Interval, acts, check_interval, moved
+from ebbflow.methods.guidance.branches import Interval, check_interval, inside, moved, pick
 from ebbflow.methods.guidance.losses import Loss
 
 EMPHASES: dict[str, Callable[[Coefficients], Tensor]] = {
@@ -66,14 +66,16 @@ class LossGuidance(Denoiser):
         return self.inner.null(num)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        if self.weight == 0 or not acts(self.path, t, self.interval):
+        active = inside(self.path, t, self.interval)
+        if self.weight == 0 or not bool(active.any()):
             return self.inner(x_t, t)
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             estimate = self.inner(x, t)
             (slope,) = torch.autograd.grad(self.loss(estimate.x0).sum(), x)
         k = expand(EMPHASES[self.emphasis](self.path.at(t)), x_t)
-        return moved(self, _detached(estimate), -self.weight * k * slope, t)
+        plain = _detached(estimate)
+        return pick(active, moved(self, plain, -self.weight * k * slope, t), plain)
 
 
 def _detached(estimate: Estimate) -> Estimate:

@@ -106,7 +106,8 @@ class Sampler:
     Args:
         run: generator function (denoise, x, levels, *, options...) -> Steps.
         order: declared order of accuracy in the largest step (weak order for stochastic samplers).
-        evaluations: number of steps -> number of network evaluations, for a grid that ends at 0.
+        evaluations: number of steps -> number of network evaluations, for a grid that ends at 0; fewer are made where
+            a path of infinite speed forces a DDIM step.
         stochastic: whether it always draws noise.
     """
 

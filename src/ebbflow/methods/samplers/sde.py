@@ -12,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.samplers.base import Level, Step, sampler, slope
+from ebbflow.methods.samplers.base import Level, Step, remix, sampler, slope
 
 Diffusion = Literal["sigma", "forward"]
 
@@ -58,6 +58,8 @@ def sde(
         squared = scale * diffusion_squared(t, diffusion) if scale > 0 else 0.0
         if s.sigma == 0:
             x = estimate.x0
+        elif scale == 0 and not t.is_regular:
+            x = remix(estimate, s)
         elif t.is_regular and math.isfinite(squared):
             drift = slope(estimate, t) + squared / (2 * t.sigma) * estimate.eps
             x = x - h * drift + math.sqrt(squared * h) * noise.like(x)
