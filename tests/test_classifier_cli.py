@@ -114,9 +114,9 @@ def test_bad_classifier_commands(
 
 def test_runs_and_classifiers_are_not_mistaken_for_each_other(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(classifier_arguments(runs["plain"], 2)) == 2
-    assert "holds a model, not a classifier" in capsys.readouterr().err
+    assert "holds a model, and this command makes another kind (classifier)" in capsys.readouterr().err
     assert run_app(["info", str(runs["clf"])]) == 2
-    assert "noisy classifier, not a generative model" in capsys.readouterr().err
+    assert "holds a trained classifier, and a model is wanted here" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="train-classifier"):
         open_classifier(runs["plain"])
 
@@ -278,7 +278,7 @@ Wrong = Callable[[Runs], list[str]]
         ("cond", ["--autoguide", "COSINE"], "same path"),
         ("cond", ["--autoguide", "POINTS"], "is for data of 2, this run makes 1x8x8"),
         ("cond", ["--autoguide", "nowhere"], "does not exist"),
-        ("plain", ["--classifier", "PLAIN"], "holds a generative model, not a noisy classifier"),
+        ("plain", ["--classifier", "PLAIN"], "holds a trained model, and a classifier is wanted here"),
         ("plain", ["--classifier", "nowhere"], "does not exist"),
         ("plain", ["--classifier", "CLF", "--label", "11"], "label '11' is unknown"),
         ("plain", ["--classifier-scale", "2"], "says nothing without --classifier"),

@@ -281,6 +281,9 @@ def test_inversion_and_sampling_together_have_the_order_of_the_sampler(path: Pat
     """At points where the data is; between the modes the flow stretches so much that the asymptotic rate comes late."""
     x = torch.tensor([-2.3, -2.0, -1.8, 0.2, 0.8, 2.3, 2.7], dtype=F64)[:, None]
     data, errors = mixture(path), []
+    if SAMPLERS[name].is_adaptive:  # its accuracy is its tolerance's, whatever the grid
+        assert torch.allclose(reconstruct(data, x, line(0.98, 0.02, 8), sampler=name), x, atol=1e-2)
+        return
     for n in (64, 256) if SAMPLERS[name].evaluations(10) > 10 else (256, 1024):
         errors.append(float((reconstruct(data, x, line(0.98, 0.02, n), sampler=name) - x).abs().mean()))
     assert math.log2(errors[0] / errors[1]) / 2 >= SAMPLERS[name].order - 0.25

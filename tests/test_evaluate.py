@@ -288,8 +288,8 @@ def test_a_stopped_evaluation_goes_on_where_it_was(run_folder: Path, monkeypatch
     wanted = Evaluation(num=40, seed=100, request=request)
     genuine = evaluate_module.generate
 
-    def watched(*args: Any) -> Iterator[Any]:
-        for samples in genuine(*args):
+    def watched(*args: Any, **more: Any) -> Iterator[Any]:
+        for samples in genuine(*args, **more):
             seen.append(samples.seeds[0])
             yield samples
 
@@ -316,8 +316,8 @@ def test_control_c_says_that_the_same_command_goes_on(
 ) -> None:
     genuine = evaluate_module.generate
 
-    def interrupted(*args: Any) -> Iterator[Any]:
-        for samples in genuine(*args):
+    def interrupted(*args: Any, **more: Any) -> Iterator[Any]:
+        for samples in genuine(*args, **more):
             if samples.seeds[0] > 200:
                 raise KeyboardInterrupt
             yield samples
@@ -331,9 +331,9 @@ def test_control_c_says_that_the_same_command_goes_on(
 def test_samples_that_are_not_finite_are_refused(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     genuine = evaluate_module.generate
 
-    def broken(*args: Any) -> Iterator[Any]:
-        for samples in genuine(*args):
-            yield replace(samples, x=samples.x * float("nan"))
+    def broken(*args: Any, **more: Any) -> Iterator[Any]:
+        for samples in genuine(*args, **more):
+            yield replace(samples, state=samples.state * float("nan"))
 
     monkeypatch.setattr(evaluate_module, "generate", broken)
     request = replace(base_request(open_run(run_folder)), num_steps=1)

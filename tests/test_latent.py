@@ -381,7 +381,6 @@ def test_guides_respect_the_latent_space(
     capsys.readouterr()
     likelihood = ["likelihood", "--ckpt", str(run[0])]
     refused(capsys, run_app(likelihood), "works in a latent space")
-    refused(capsys, run_app(["reconstruct", "--ckpt", str(run[0])]), "works in a latent space")
     pixels = ["--max-steps", "2", "--batch-size", "8"]
     net = ["--set", "net.channels=[16]", "--set", "net.num_heads=2", "--set", "sample.num_steps=1"]
     assert run_app(["train", *pixels, *net, "--save-dir", str(tmp_path / "pixels")]) == 0

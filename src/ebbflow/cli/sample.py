@@ -123,9 +123,10 @@ def sample(
         weights=weights,
         device=pick_device(device),
     )
-    run = labelled(named(run, guides), guides)
-    wanted = _wanted(run, label=label, labels=labels, prompts=prompt, vectors=vector)
-    request = _request(run, wanted, num=num, seed=seed, seeds=seeds)
+    run = named(run, guides)
+    chooser = labelled(run, guides)
+    wanted = _wanted(chooser, label=label, labels=labels, prompts=prompt, vectors=vector)
+    request = _request(chooser, wanted, num=num, seed=seed, seeds=seeds)
     changes: dict[str, Any] = {
         "guidance": run.config.sample.guidance if guidance is None and autoguide is not None else guidance,
         "guides": guides,

@@ -21,6 +21,7 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import Sampler
 
 HIGH, LOW = 0.95, 0.05  # the interval on which orders are measured
+ADAPTIVE_ERROR = 2e-3
 SLACK = 0.25  # how far a measured order may stay below the declared one
 ROUNDING = 2e-8  # errors below this are those of rounding and of interpolated tables, not of steps
 
@@ -248,6 +249,9 @@ def order_fault(sampler: Sampler, errors: Sequence[float] | None, order: float |
     """A measured order that is not the declared one, or errors that are no numbers."""
     if errors is not None and not all(math.isfinite(e) for e in errors):
         return f"its error on t in [{LOW}, {HIGH}] is not finite"
+    if sampler.is_adaptive:  # it chooses its own steps: its tolerance, not the grid, says how exact it is
+        worst = max(errors or [0.0])
+        return f"its error is {worst:.1e} at its own tolerance" if worst > ADAPTIVE_ERROR else None
     if order is not None and order < sampler.order - SLACK:
         return (
             f"order {sampler.order} is declared, {order:.2f} is measured on t in [{LOW}, {HIGH}] "

@@ -165,7 +165,7 @@ def _examine(name: str, sampler: Sampler, bench: Bench, order_steps: Sequence[in
 
     def measure() -> str | None:
         errors = faults.order_errors(sampler, bench, order_steps)
-        orders.append(faults.measured_order(errors, order_steps))
+        orders.append(None if sampler.is_adaptive else faults.measured_order(errors, order_steps))
         return faults.order_fault(sampler, errors, orders[-1])
 
     reason = (
@@ -288,6 +288,8 @@ def _run_fault(sampler: Sampler, bench: Bench, run: Outcome) -> str | None:
     if not math.isfinite(run.error):
         return f"its result with {run.num_steps} steps is not finite{_asked(run)}"
     declared = sampler.evaluations(run.num_steps)
+    if declared is None:
+        return None
     if run.evaluations > declared or (run.evaluations < declared and regular):
         return f"{declared} evaluations are declared for {run.num_steps} steps, {run.evaluations} are made"
     return None

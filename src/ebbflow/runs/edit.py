@@ -252,11 +252,9 @@ def reconstructions(
 
 
 def require_images(facts: DataFacts, what: str) -> None:
-    """Refuse a run of points, or of latents, with a ConfigError."""
+    """Refuse a run of points with a ConfigError."""
     if not facts.is_image:
         raise ConfigError(f"this run is of {facts.dims[0]}-D points: {what} wants a run of images.")
-    if facts.latent_dims is not None:
-        raise ConfigError(f"this run works in a latent space: {what} wants a run that works on the images themselves.")
 
 
 def read_image(path: Path, facts: DataFacts) -> tuple[Tensor, str]:
