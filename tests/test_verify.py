@@ -120,7 +120,8 @@ def test_the_built_in_ones_pass_and_every_registry_is_covered(everything: list[V
     assert {row.grid for row in everything} == set(TIME_GRIDS)
     plain = [row for row in everything if not row.refused]
     assert all(row.error is not None and row.prediction_error is not None for row in plain)
-    assert all(row.order_measured is not None and row.order_measured >= row.order_declared - 0.25 for row in plain)
+    on_grid = [row for row in plain if not SAMPLERS[row.sampler].is_adaptive]
+    assert all(row.order_measured is not None and row.order_measured >= row.order_declared - 0.25 for row in on_grid)
 
 
 def test_every_registered_path_is_in_the_plan_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
