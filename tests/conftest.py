@@ -42,6 +42,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
     "ddpm": [{}, {"variance": "large"}, {"variance": "optimal"}],
     "sde": [{}, {"diffusion": "forward"}, {"scale": 0.5}],
+    "pc": [{}, {"corrector_steps": 2}],
 }
 
 
@@ -159,7 +160,7 @@ class Counted(Denoiser):
         self.asked: list[float] = []
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        self.asked.append(float(t))
+        self.asked.append(float(torch.as_tensor(t).min()))
         return self.inner(x_t, t)
 
     def given(self, cond: Tensor | None) -> Counted:
@@ -194,7 +195,8 @@ def line(high: float, low: float, num_steps: int) -> Tensor:
 
 def exact_variance(name: str, path: Path, times: Tensor, std: float, **options: object) -> float:
     """Variance of the result on data N(0, std^2), started from the exact marginal: a sum of squares, no Monte Carlo."""
-    x = torch.zeros(len(times) + 1, 1, dtype=F64)
+    draws = 1 + int(str(options.get("corrector_steps", 1))) if name == "pc" else 1  # a step
+    x = torch.zeros(draws * len(times) + 1, 1, dtype=F64)
     c = path.at(times[0])
     x[0] = torch.sqrt((c.alpha * std) ** 2 + c.sigma**2)
     last = walk(name, Gaussian(0.0, std, path), x, times, **with_noise(name, options, Impulses()))[-1]

@@ -13,6 +13,7 @@ from ebbflow.core.noise import generator_for
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.methods.denoise import Denoiser
+from ebbflow.nets import Wanted
 
 NUM_LEVELS = 29
 LOG_SNR_RANGE = (-14.0, 14.0)
@@ -75,6 +76,9 @@ class AnalyticVariance(Denoiser):
 
     def null(self, num: int) -> Tensor:
         return self.inner.null(num)
+
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        return self.inner.read(wanted)
 
 
 @torch.no_grad()

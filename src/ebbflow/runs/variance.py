@@ -62,9 +62,9 @@ def _read(file: Path) -> VarianceTable:
 
 def require_same_data(run: Run, data: Dataset) -> None:
     """Raise a DataError unless `data` has the shape and the classes that the run was trained on."""
-    facts = run.facts
-    if data.dims != facts.dims or data.label_names != facts.label_names:
+    facts = run.checkpoint.state["facts"]
+    if (list(data.dims), list(data.label_names)) != (facts["dims"], facts["label_names"]):
         raise DataError(
-            f"{run.folder} was trained on samples of {facts.dims} with {len(facts.label_names)} classes; data set "
-            f"{data.name!r} has {data.dims} with {len(data.label_names)}. Give the run's own data with --data-dir."
+            f"{run.folder} was trained on samples of {tuple(facts['dims'])} with {len(facts['label_names'])} classes; "
+            f"data set {data.name!r} has {data.dims} with {len(data.label_names)}. Give the run's own data."
         )

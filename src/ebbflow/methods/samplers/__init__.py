@@ -1,8 +1,11 @@
 """Samplers: generator functions from noise to data on any path. Adding one is one function and one row here."""
 
+from ebbflow.methods.samplers.adaptive import dopri5
 from ebbflow.methods.samplers.ancestral import ddim, ddpm
 from ebbflow.methods.samplers.base import Sampler, Step
+from ebbflow.methods.samplers.churn import edm
 from ebbflow.methods.samplers.exponential import dpmpp_2m, dpmpp_2m_sde, unipc
+from ebbflow.methods.samplers.langevin import pc
 from ebbflow.methods.samplers.ode import ab2, euler, heun, midpoint, rk4
 from ebbflow.methods.samplers.sde import sde
 
@@ -17,6 +20,9 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "sde": sde,
+    "pc": pc,
+    "edm": edm,
+    "dopri5": dopri5,
     "unipc": unipc,
 }
 

@@ -94,7 +94,13 @@ def slope(estimate: Estimate, t: Level) -> Tensor:
     return t.alpha_dot * estimate.x0 + t.sigma_dot * estimate.eps
 
 
+def jumps(t: Level, s: Level) -> bool:
+    """Whether the step from t to s has to be DDIM's: to clean data, or at infinite speed."""
+    return s.sigma == 0 or not (t.is_regular and s.is_regular)
+
+
 Run = Callable[..., Iterator[Step]]
+Cost = Callable[..., int]
 
 
 class Sampler:
@@ -106,15 +112,24 @@ class Sampler:
     Args:
         run: generator function (denoise, x, levels, *, options...) -> Steps.
         order: declared order of accuracy in the largest step (weak order for stochastic samplers).
-        evaluations: number of steps -> number of network evaluations, for a grid that ends at 0; fewer are made where
-            a path of infinite speed forces a DDIM step.
+        evaluations: (number of steps, the options that matter) -> number of network evaluations, for a grid that ends
+            at 0; fewer are made where a path of infinite speed forces a DDIM step. None where the sampler decides as it
+            goes.
         stochastic: whether it always draws noise.
     """
 
-    def __init__(self, run: Run, *, order: int, evaluations: Callable[[int], int], stochastic: bool = False) -> None:
+    def __init__(self, run: Run, *, order: int, evaluations: Cost | None, stochastic: bool = False) -> None:
         update_wrapper(self, run)
         self.name = run.__name__
-        self.run, self.order, self.evaluations, self.stochastic = run, order, evaluations, stochastic
+        self.run, self.order, self.cost, self.stochastic = run, order, evaluations, stochastic
+
+    def evaluations(self, num_steps: int, **options: object) -> int | None:
+        """Network evaluations of `num_steps` steps down to t = 0 with these options; None where they depend on the
+        data."""
+        if self.cost is None:
+            return None
+        known = inspect.signature(self.cost).parameters
+        return self.cost(num_steps, **{name: value for name, value in options.items() if name in known})
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -145,7 +160,7 @@ class Sampler:
         return torch.no_grad()(self.run)(denoise, x, levels_of(denoise.path, times), **options)
 
 
-def sampler(*, order: int, evaluations: Callable[[int], int], stochastic: bool = False) -> Callable[[Run], Sampler]:
+def sampler(*, order: int, evaluations: Cost | None, stochastic: bool = False) -> Callable[[Run], Sampler]:
     """Declare a generator function a sampler of some order and cost."""
     return partial(Sampler, order=order, evaluations=evaluations, stochastic=stochastic)
 

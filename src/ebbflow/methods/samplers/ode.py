@@ -12,12 +12,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.samplers.base import Level, Step, level_at, remix, sampler, slope
-
-
-def _jumps(t: Level, s: Level) -> bool:
-    """Whether the step from t to s has to be DDIM's."""
-    return s.sigma == 0 or not (t.is_regular and s.is_regular)
+from ebbflow.methods.samplers.base import Level, Step, jumps, level_at, remix, sampler, slope
 
 
 @sampler(order=1, evaluations=lambda n: n)
@@ -25,7 +20,7 @@ def euler(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step]:
     """x_s = x_t + (s - t) v(x_t, t). Order 1; the same as DDIM on the flow path. Song et al. (2020), 2011.13456."""
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)
-        x = remix(estimate, s) if _jumps(t, s) else x + (s.t - t.t) * slope(estimate, t)
+        x = remix(estimate, s) if jumps(t, s) else x + (s.t - t.t) * slope(estimate, t)
         yield Step(s.t, x, estimate)
 
 
@@ -35,7 +30,7 @@ def heun(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step]:
     2206.00364."""
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)
-        if _jumps(t, s):
+        if jumps(t, s):
             x = remix(estimate, s)
         else:
             h, k1 = s.t - t.t, slope(estimate, t)
@@ -49,7 +44,7 @@ def midpoint(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step
     """The slope half a step ahead, used for the whole step. Order 2 (Runge, 1895)."""
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)
-        if _jumps(t, s):
+        if jumps(t, s):
             x = remix(estimate, s)
         else:
             h, m = s.t - t.t, level_at(denoise.path, (t.t + s.t) / 2)
@@ -62,7 +57,7 @@ def rk4(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step]:
     """The classical four-stage method. Order 4 (Kutta, 1901)."""
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)
-        if _jumps(t, s):
+        if jumps(t, s):
             x = remix(estimate, s)
         else:
             h, m = s.t - t.t, level_at(denoise.path, (t.t + s.t) / 2)
@@ -83,7 +78,7 @@ def ab2(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step]:
     previous: tuple[float, Tensor] | None = None
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)
-        if _jumps(t, s):
+        if jumps(t, s):
             x, previous = remix(estimate, s), None
         else:
             h, v = s.t - t.t, slope(estimate, t)
