@@ -36,7 +36,7 @@ ERRORS = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 @sampler(order=5, evaluations=None)
 def dopri5(
-    denoise: Denoiser, x: Tensor, levels: list[Level], *, rtol: float = 1e-5, atol: float = 1e-5
+    denoise: Denoiser, x: Tensor, levels: list[Level], *, rtol: float = 1e-4, atol: float = 1e-4
 ) -> Iterator[Step]:
     """The Dormand-Prince pair 5(4) on dx/dt = v: between two entries of the grid each sample takes as many steps as
     keep the root mean square of error / (atol + rtol |x|) below 1 (Dormand & Prince, 1980).
