@@ -52,6 +52,8 @@ class ObjectiveConfig:
         clock: what the net is told of t.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
+        time_bins: bins of times = "importance"; the path's table bounds them.
+        uncertainty: learn beside the net how large the loss has to be at each noise level, and divide by it.
     """
 
     prediction: str = "velocity"
@@ -60,6 +62,8 @@ class ObjectiveConfig:
     clock: Literal["log_snr", "time"] = "log_snr"
     variance: Literal["fixed", "learned"] = "fixed"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
+    time_bins: Count = 100
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,7 @@ TIME_SAMPLERS: dict[str, TimeSampler] = {
     "log_normal_sigma": log_normal_sigma(),
     "mode": mode(),
     "cosmap": TimeSampler(draw=_cosmap, density=lambda t, path: 2 / (math.pi * (1 - 2 * t + 2 * t * t))),
+    "importance": TimeSampler(draw=_uniform, density=_flat),  # the law that training, by importance, is an estimate of
 }
 
 

@@ -14,7 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ebbflow.core.paths import Coefficients
+from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.predictions import PREDICTIONS
+from ebbflow.core.times import TIME_SAMPLERS
+from ebbflow.errors import choose
 
 Weight = Callable[[Coefficients, Tensor], Tensor]
 
@@ -75,3 +78,26 @@ WEIGHTS: dict[str, Weight] = {
 def loss_weight(weight: Weight, c: Coefficients, d: Tensor) -> Tensor:
     """The factor W / d^2 on ||out - target||^2, float64 of the shape of t."""
     return weight(c, d) / d**2
+
+
+def effective_weight(path: Path, prediction: str, times: str, weight: str, log_snr: Tensor) -> Tensor:
+    """w(L) = 2 pi(t) k(t) / |dL/dt| with k the weight of the loss on eps: any objective is 1/2 int w(L) E ||eps -
+    eps(x)||^2 dL (Kingma & Gao, 2023, eq. 5 to 8, 2303.00848).
+
+    Objectives with the same w up to a constant have the same optimum and the same gradient in expectation, whatever
+    path, prediction and time sampling they are written in; they differ in the variance of the gradient.
+
+    Args:
+        path: the path.
+        prediction, times, weight: names of `PREDICTIONS`, `TIME_SAMPLERS` and `WEIGHTS`.
+        log_snr: float64, any shape, inside the path's range.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    t = path.time_of(log_snr)
+    c = path.at(t)
+    a, b = choose(PREDICTIONS, prediction, "prediction")(c)
+    common = choose(WEIGHTS, weight, "weighting")(c, a * c.sigma - b * c.alpha)
+    density = choose(TIME_SAMPLERS, times, "time sampling").density(t, path)
+    return density * common * c.sigma / (c.alpha * c.determinant)

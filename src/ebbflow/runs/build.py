@@ -16,6 +16,7 @@ from ebbflow.latent import Encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.nets.autoencoder import Autoencoder
+from ebbflow.training.adaptive import ImportanceTimes, Uncertainty
 from ebbflow.training.loop import Batch
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
@@ -91,6 +92,17 @@ def build_autoencoder(config: AutoencoderConfig, dims: tuple[int, ...]) -> Autoe
     """A freshly initialised autoencoder, the same for the same `train.seed`."""
     with fresh_weights(config.train.seed):
         return config.autoencoder.build(dims)
+
+
+def build_times(config: RunConfig) -> ImportanceTimes | None:
+    """The memory of importance sampling, for runs that draw their times so."""
+    o = config.objective
+    return ImportanceTimes(config.path, o.time_bins) if o.times == "importance" else None
+
+
+def build_uncertainty(config: RunConfig) -> Uncertainty | None:
+    """The learned weighting, for runs that have one."""
+    return Uncertainty(config.path) if config.objective.uncertainty else None
 
 
 def conditioner_of(denoiser: NetDenoiser) -> Conditioner | None:

@@ -19,6 +19,8 @@ from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
     build_objective,
+    build_times,
+    build_uncertainty,
     conditioner_of,
     drop_of,
     facts_of,
@@ -85,7 +87,11 @@ class Trainer:
         claim(folder, config, self.facts)
         self.space_file = keep(self.space, folder)
         self.ema = EMA(self.net, config.ema.decay)
-        self.optimiser = adamw(self.net.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay)
+        self.times, self.uncertainty = build_times(config), build_uncertainty(config)
+        beside = [] if self.uncertainty is None else self.uncertainty.to(self.device).parameters()
+        self.optimiser = adamw(
+            [*self.net.parameters(), *beside], lr=config.train.lr, weight_decay=config.train.weight_decay
+        )
         self.best: dict[str, Any] | None = None
         self.start = self._restore()
         self.held_out = self._make_held_out()
@@ -141,6 +147,8 @@ class Trainer:
             seed=train.seed,
             clip=train.clip,
             dtype=self.dtype,
+            times=self.times,
+            uncertainty=self.uncertainty,
         )
 
     def _between(self, step: TrainStep, stop: bool) -> Iterator[Progress]:
@@ -223,6 +231,10 @@ class Trainer:
             return 0
         found = checkpoint.read(folder)
         checkpoint.restore(found, self.net, self.ema, self.optimiser)
+        if self.times is not None:
+            self.times.load(found.tensors("times"))
+        if self.uncertainty is not None:
+            checkpoint.load_weights(self.uncertainty, found.tensors("uncertainty"), found.folder / "uncertainty.safetensors")
         self.best = found.state.get("best")
         forget_after(self.folder, found.step)
         return found.step
@@ -234,8 +246,17 @@ class Trainer:
                 self.best = {"step": step, "held_out": loss}
         folder = self.folder / "checkpoints" / f"step_{step:06d}"
         state = {"step": step, "best": self.best, **describe(self.config, self.facts)}
+        parts = {} if self.times is None else {"times": self.times.state()}
+        if self.uncertainty is not None:
+            parts["uncertainty"] = self.uncertainty.state_dict()
         checkpoint.save(
-            folder, model=self.net, ema=self.ema, optimiser=self.optimiser, state=state, beside=self.space_file
+            folder,
+            model=self.net,
+            ema=self.ema,
+            optimiser=self.optimiser,
+            state=state,
+            beside=self.space_file,
+            parts=parts,
         )
         prune(self.folder, keep=self.config.train.keep, best=self.best["step"] if self.best else None)
         write_text(self.folder / "README.md", self._card(step))

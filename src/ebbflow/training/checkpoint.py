@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """The tensors of `part`: "model", "ema" or "optimiser".
+        """The tensors of `part`: "model", "ema", "optimiser" or a further one.
 
         Raises:
             CheckpointError: the file is missing or not safetensors.
@@ -55,10 +57,12 @@ def save(
     optimiser: torch.optim.Optimizer | None,
     state: dict[str, Any],
     beside: Path | None = None,
+    parts: Mapping[str, dict[str, Tensor]] = MappingProxyType({}),
 ) -> Checkpoint:
     """Write a checkpoint into `folder`, which appears only when it is complete.
 
-    `state` must hold "step"; the EMA's counter is added to it. The file `beside`, one that never changes, goes in too.
+    `state` must hold "step"; the EMA's counter is added to it. The file `beside`, one that never changes, goes in too,
+    and so do `parts`, further tensors by the name of their file.
     """
     from safetensors.torch import save_file
 
@@ -74,6 +78,8 @@ def save(
             save_file(_contiguous(_optimiser_tensors(optimiser)), partial / "optimiser.safetensors")
         if beside is not None:
             link_or_copy(beside, partial / beside.name)
+        for name, tensors in parts.items():
+            save_file(_contiguous(tensors), partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps(state, indent=2))
         if folder.exists():
             shutil.rmtree(folder)

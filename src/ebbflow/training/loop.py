@@ -13,6 +13,7 @@ from torch import Tensor
 from ebbflow.core.noise import generator_for
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Losses, Objective
+from ebbflow.training.adaptive import ImportanceTimes, Uncertainty
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import WorkingCopy, descend
 from ebbflow.training.optim import LearningRate
@@ -69,6 +70,8 @@ def fit(
     seed: int = 0,
     clip: float = 1.0,
     dtype: torch.dtype = torch.float32,
+    times: ImportanceTimes | None = None,
+    uncertainty: Uncertainty | None = None,
 ) -> Iterator[TrainStep]:
     """Train `denoiser.net` in place from step `start` to `num_steps`.
 
@@ -85,6 +88,8 @@ def fit(
         lr: learning rate by step; the optimiser's own when None.
         clip: largest gradient norm.
         dtype: bfloat16 trains a copy in that precision beside the float32 master.
+        times: draws t, and is told the losses, for an objective whose times are "importance"; a fresh one when None.
+        uncertainty: divides the losses by what it learns of them; its parameters belong in the optimiser too.
 
     Raises:
         FloatingPointError: a loss or gradient that is not finite, before it touches the weights.
@@ -95,11 +100,13 @@ def fit(
         raise ValueError("fit() trains a model whose net is a torch module.")
     working = WorkingCopy(denoiser.net.train(), dtype)
     model = replace(denoiser, net=working.module)
+    if times is None and isinstance(objective, Objective) and objective.times == "importance":
+        times = ImportanceTimes(objective.path)
     device = next(denoiser.net.parameters()).device
+    measure = _Measure(objective=objective, times=times, uncertainty=uncertainty, device=device)
     for step in range(start, num_steps):
         rate = optimiser.param_groups[0]["lr"] if lr is None else lr.at(step)
-        t, losses = _draw_losses(model, objective, loader.batch(step), generator_for(seed, "step", step), device)
-        loss = losses.mean()
+        t, losses, loss = measure(model, loader.batch(step), generator_for(seed, "step", step))
         require_finite = partial(_require_finite, step=step + 1, rate=rate, t=t, losses=losses)
         norm = descend(loss, working, optimiser, lr=rate, clip=clip, require_finite=require_finite)
         if ema is not None:
@@ -114,14 +121,31 @@ def _require_same_meaning(denoiser: NetDenoiser, objective: Objective) -> None:
         raise ValueError("the denoiser and the objective must share their path and prediction.")
 
 
-def _draw_losses(
-    model: Model, objective: Losses, batch: Batch, generator: torch.Generator, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    x0 = batch.x0.to(device)
-    t = objective.draw_times(len(x0), generator)
-    eps = torch.randn(batch.x0.shape, generator=generator).to(device)
-    cond = None if batch.cond is None else batch.cond.to(device)
-    return t, objective.losses(model, x0, cond, eps, t)
+@dataclass(frozen=True, kw_only=True)
+class _Measure:
+    """(model, batch, generator) -> t, the loss of each sample, and what is minimised."""
+
+    objective: Losses
+    times: ImportanceTimes | None
+    uncertainty: Uncertainty | None
+    device: torch.device
+
+    def __call__(self, model: Model, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        x0, num, weights = batch.x0.to(self.device), len(batch.x0), None
+        if self.times is None:
+            t = self.objective.draw_times(num, generator)
+        else:
+            t, weights = self.times.draw(num, generator)
+        eps = torch.randn(batch.x0.shape, generator=generator).to(self.device)
+        cond = None if batch.cond is None else batch.cond.to(self.device)
+        losses = total = self.objective.losses(model, x0, cond, eps, t)
+        if self.uncertainty is not None:
+            u = self.uncertainty(t)
+            total = losses * torch.exp(-u) + u
+        if self.times is not None and weights is not None:
+            self.times.observe(t, losses if self.uncertainty is None else losses * torch.exp(-u))
+            total = total * weights.to(total)
+        return t, losses, total.mean()
 
 
 def _require_finite(value: Tensor, step: int, rate: float, t: Tensor, losses: Tensor) -> None:
