@@ -288,6 +288,8 @@ def _run_fault(sampler: Sampler, bench: Bench, run: Outcome) -> str | None:
     if not math.isfinite(run.error):
         return f"its result with {run.num_steps} steps is not finite{_asked(run)}"
     declared = sampler.evaluations(run.num_steps)
+    if declared is None:
+        return None
     if run.evaluations > declared or (run.evaluations < declared and regular):
         return f"{declared} evaluations are declared for {run.num_steps} steps, {run.evaluations} are made"
     return None

@@ -46,6 +46,7 @@ class Objective:
         weight: a name of `WEIGHTS`.
         variance: "learned" takes a net of 2C output channels, whose second half is trained by `vlb_weight` times the
             variational bound: the hybrid objective of Nichol & Dhariwal (2021, eq. 16, 2102.09672).
+        levels: whether images are levels u8 / 127.5 - 1, whose mass the bound measures; False for latents.
         vlb_weight: 0.001 as there; the bound is in bits a dimension, a sum over all steps of the chain.
 
     Raises:
@@ -59,6 +60,7 @@ class Objective:
     weight: str = field(default="uniform", kw_only=True)
     variance: Literal["fixed", "learned"] = field(default="fixed", kw_only=True)
     vlb_weight: float = field(default=0.001, kw_only=True)
+    levels: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         choose(TIME_SAMPLERS, self.times, "time sampling")
@@ -131,6 +133,6 @@ class Objective:
         known, large = expand(log_small, x0), expand(kernel.large.log(), x0)
         log_variance = torch.lerp(known, large, fraction.to(x0))
         shift = expand(kernel.from_x0, x0) * (guess - x0)
-        decoder = -(log_level if x0.ndim == 4 else log_density)(x0, guess, log_variance)
+        decoder = -(log_level if self.levels and x0.ndim == 4 else log_density)(x0, guess, log_variance)
         terms = torch.where(expand(first, x0) > 0, decoder, step_divergence(shift, known, log_variance))
         return num_steps / math.log(2) * terms.flatten(1).mean(1)

@@ -58,6 +58,7 @@ def build_objective(config: RunConfig) -> Objective:
         weight=o.weight,
         variance=o.variance,
         vlb_weight=o.vlb_weight,
+        levels=config.latent.autoencoder is None,
     )
 
 

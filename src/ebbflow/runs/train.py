@@ -234,7 +234,8 @@ class Trainer:
         if self.times is not None:
             self.times.load(found.tensors("times"))
         if self.uncertainty is not None:
-            checkpoint.load_weights(self.uncertainty, found.tensors("uncertainty"), found.folder / "uncertainty.safetensors")
+            file = found.folder / "uncertainty.safetensors"
+            checkpoint.load_weights(self.uncertainty, found.tensors("uncertainty"), file)
         self.best = found.state.get("best")
         forget_after(self.folder, found.step)
         return found.step
