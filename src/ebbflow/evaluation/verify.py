@@ -44,7 +44,8 @@ class Verdict:
     data.
 
     Args:
-        order_declared, order_measured: None measured where all errors are rounding, or no order can be told.
+        order_declared, order_measured: None measured where all errors are rounding, or no order can be told
+            (a sampler that chooses its own steps has none in those of the grid).
         evaluations: counted, for `num_steps` steps.
         error: mean distance of the points from their exact transport; of a stochastic sampler, that of mean and
             variance.
@@ -165,7 +166,7 @@ def _examine(name: str, sampler: Sampler, bench: Bench, order_steps: Sequence[in
 
     def measure() -> str | None:
         errors = faults.order_errors(sampler, bench, order_steps)
-        orders.append(faults.measured_order(errors, order_steps))
+        orders.append(None if sampler.cost is None else faults.measured_order(errors, order_steps))
         return faults.order_fault(sampler, errors, orders[-1])
 
     reason = (
