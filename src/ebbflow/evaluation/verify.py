@@ -44,7 +44,8 @@ class Verdict:
     data.
 
     Args:
-        order_declared, order_measured: None measured where all errors are rounding, or no order can be told.
+        order_declared, order_measured: None measured where all errors are rounding, or no order can be told
+            (a sampler that chooses its own steps has none in those of the grid).
         evaluations: counted, for `num_steps` steps.
         error: mean distance of the points from their exact transport; of a stochastic sampler, that of mean and
             variance.
