@@ -32,6 +32,7 @@ from ebbflow.cli.app import run_app
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Path
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
+from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
@@ -211,6 +212,16 @@ def test_adaptive_steps_do_not_know_their_batch_mates() -> None:
         alone = walk("dopri5", oracle, x[i : i + 1], line(1, 0, 3), rtol=1e-3, atol=1e-3)
         for step, mine in zip(together, alone, strict=True):
             torch.testing.assert_close(mine.x[0], step.x[i], rtol=1e-11, atol=1e-12)
+
+
+def test_a_guidance_interval_does_not_couple_the_batch() -> None:
+    """Samples cross the window's edge at steps of their own."""
+    guided = classifier_free(mixture(FLOW), guidance=2.0, interval=(-1.0, 1.5)).given(torch.tensor([0, 1, 2, 1]))
+    x = noise_start(FLOW, 4)
+    together = walk("dopri5", guided, x, line(1, 0, 3))[-1].x
+    for i, cond in enumerate((0, 1, 2, 1)):
+        alone = walk("dopri5", guided.given(torch.tensor([cond])), x[i : i + 1], line(1, 0, 3))[-1].x
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-9, atol=1e-9)
 
 
 def test_another_library_solves_the_same_equation() -> None:

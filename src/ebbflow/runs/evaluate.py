@@ -25,10 +25,11 @@ from ebbflow.evaluation.features import Classifier, Counts, FeatureMap
 from ebbflow.evaluation.measure import Sets, check_num, measure, memorisation
 from ebbflow.evaluation.metrics import Comparison
 from ebbflow.latent import LatentSpace, encoded
-from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.runs.build import conditioner_of, facts_of, load_splits
 from ebbflow.runs.generate import Request, Samples, default_request, generate
 from ebbflow.runs.store import Run, Weights, describe, write_text
+from ebbflow.runs.variance import knowing_variance
 from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
@@ -125,7 +126,8 @@ def evaluate(
     eyes = yield from _eyes(splits, wanted, len(reference), device)
     settings = _settings(run, wanted, request, eyes, reference)
     partial = run.folder / "eval" / f".partial-{key_of(settings)}"
-    yield from _sample(run, denoiser, request, eyes, partial, device)
+    knowing = knowing_variance(run, denoiser, request, wanted.weights, device)
+    yield from _sample(run, knowing, request, eyes, partial, device)
     sets, first = yield from _sets(_read(partial), request, wanted, eyes, reference, other)
     errors = yield from _denoising(denoiser, splits.held_out, run.space(device), device)
     yield Stage(name="measure", done=0, total=1)
@@ -269,7 +271,7 @@ def _name(wanted: Evaluation, request: Request) -> str:
 
 
 def _sample(
-    run: Run, denoiser: NetDenoiser, request: Request, eyes: Eyes, partial: Path, device: torch.device
+    run: Run, denoiser: Denoiser, request: Request, eyes: Eyes, partial: Path, device: torch.device
 ) -> Generator[Stage, None, None]:
     """Samples to features, each finished batch into a file of `partial`; those already there are not made again."""
     done, total = sum(len(batch["features"]) for batch in _batches(partial)), len(request.seeds)

@@ -43,8 +43,7 @@ def dopri5(
     keep the root mean square of error / (atol + rtol |x|) below 1 (Dormand & Prince, 1980).
 
     The grid says where states are wanted, not how accurate they are; its last piece, down to t = 0, is one step to x0,
-    so let it be short. Six evaluations a step, of the batch until its slowest sample has arrived. A guidance interval
-    is compared with the times of the whole batch.
+    so let it be short. Six evaluations a step, of the batch until its slowest sample has arrived.
     """
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < 1:
