@@ -1,0 +1,92 @@
+"""Every command in the README runs, on small data and for few steps; both languages show the same commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebbflow.cli.app import run_app
+
+ROOT = Path(__file__).parents[1]
+FEW = {
+    "train": ["--max-steps", "3", "--batch-size", "8", "--set", "sample.num_steps=1", "--set", "train.held_out_size=8"],
+    "evaluate": ["--num", "140", "--steps", "1"],
+    "likelihood": ["--num", "2", "--steps", "2"],
+    "reconstruct": ["--steps", "2", "--num", "2"],
+    "compare": ["--num", "140", "--steps", "1"],
+}
+SLOW = ("verify", "evaluate", "compare", "claims")  # their own tests run them
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("ebbflow ")]
+
+
+def my_pictures(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    for kind in ("cats", "dogs"):
+        (folder / kind).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / kind / f"{i}.png")
+
+
+def tiny_mnist(folder: Path) -> None:
+    """MNIST's four files with a few random digits each."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for part, num in (("train", 40), ("t10k", 20)):
+        header = np.array([2051, num, 28, 28], dtype=">i4").tobytes()
+        images = generator.integers(0, 256, (num, 28, 28), dtype=np.uint8).tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images)
+        labels = (np.arange(num) % 10).astype(np.uint8).tobytes()
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(np.array([2049, num], dtype=">i4").tobytes() + labels)
+
+
+def test_every_command_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EBBFLOW_DATA", str(tmp_path / "data"))
+    my_pictures(tmp_path / "my_pictures")
+    tiny_mnist(tmp_path / "data" / "mnist")
+    for arguments in commands():
+        if arguments[0] in SLOW:
+            assert run_app([arguments[0], "--help"]) == 0
+            continue
+        assert run_app([*arguments, *FEW.get(arguments[0], [])]) == 0, f"{arguments}: {capsys.readouterr().err}"
+    for picture in ("four.png", "grid.png", "mine.png", "text.png", "edited.png", "one.webp"):
+        assert (tmp_path / picture).is_file(), f"{picture} was not made"
+
+
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks("README.md", "python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_both_languages_show_the_same_commands_and_picture() -> None:
+    for language in ("sh", "python"):
+        own, other = (
+            [re.sub(r"\s*#.*", "", block) for block in blocks(name, language)] for name in ("README.md", "README.zh-CN.md")
+        )
+        assert own == other
+    images = [re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "README.zh-CN.md")]
+    assert images[0] == images[1]
+    for image in images[0]:
+        assert (ROOT / image).is_file()
+
+
+def test_make_knows_what_the_readme_calls() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = [line.split()[1] for block in blocks("README.md", "sh") for line in block.splitlines() if line.startswith("make ")]
+    assert called and set(called) <= set(targets)
