@@ -19,6 +19,7 @@ from ebbflow.cli.invert import invert, reconstruct
 from ebbflow.cli.likelihood import likelihood
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
+from ebbflow.cli.search_grid import search_grid
 from ebbflow.cli.train import train
 from ebbflow.cli.verify import verify
 
@@ -41,6 +42,7 @@ app.command()(edit)
 app.command()(invert)
 app.command()(reconstruct)
 app.command()(evaluate)
+app.command("search-grid")(search_grid)
 app.command()(likelihood)
 app.command()(info)
 app.command("list")(list_names)

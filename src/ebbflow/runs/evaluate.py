@@ -28,6 +28,7 @@ from ebbflow.latent import LatentSpace, encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.runs.build import conditioner_of, facts_of, load_splits
 from ebbflow.runs.generate import Request, Samples, default_request, generate
+from ebbflow.runs.grids import with_times
 from ebbflow.runs.store import Run, Weights, describe, write_text
 from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
 
@@ -193,7 +194,7 @@ def _request(run: Run, wanted: Evaluation, conditional: bool) -> Request:
     labels = tuple(i % wanted.num % classes for i in range(total)) if _by_label(run) else None
     request = replace(wanted.request, seeds=tuple(range(wanted.seed, wanted.seed + total)), labels=labels)
     request.check(run.facts, conditional)
-    return request
+    return with_times(run, request, wanted.weights)
 
 
 def _eyes(
@@ -238,6 +239,7 @@ def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, refere
         "sampler": request.sampler,
         "steps": request.num_steps,
         "grid": request.grid,
+        **({} if request.times is None else {"times": list(request.times)}),
         "options": request.options,
         "guidance": request.guidance,
         "rescale": request.rescale,
