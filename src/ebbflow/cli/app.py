@@ -12,6 +12,7 @@ import typer
 
 from ebbflow.cli.autoencoder import train_autoencoder
 from ebbflow.cli.classify import train_classifier
+from ebbflow.cli.compare import compare
 from ebbflow.cli.edit import edit
 from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
@@ -42,6 +43,7 @@ app.command()(edit)
 app.command()(invert)
 app.command()(reconstruct)
 app.command()(evaluate)
+app.command()(compare)
 app.command("search-grid")(search_grid)
 app.command()(likelihood)
 app.command()(info)

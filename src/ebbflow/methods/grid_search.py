@@ -110,7 +110,7 @@ def cheapest_path(costs: Tensor, num_steps: int) -> tuple[list[int], float]:
     """
     last = costs.shape[1] - 1
     if not 1 <= num_steps <= last:
-        raise ValueError(f"a grid of {num_steps} steps cannot be chosen out of {last} candidate steps. Use 1 to {last}.")
+        raise ValueError(f"a grid of {num_steps} steps cannot be chosen out of {last} candidates. Use 1 to {last}.")
     later = torch.arange(last + 1) > torch.arange(len(costs))[:, None]
     allowed = torch.where(later, costs, torch.inf)
     rest = torch.full((last + 1,), torch.inf, dtype=torch.float64)
