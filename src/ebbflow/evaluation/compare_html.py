@@ -26,6 +26,7 @@ pre { white-space: pre-wrap; font-size: .85em; color: var(--faint); }
 @media print { img.strip { height: 26px; } figure svg { width: 19rem; } }
 """
 )
+SETTING = ("run", '<th class="word">sampler</th>', "steps", '<th class="word">grid</th>', "guidance", "evaluations")
 METRICS = (("frechet", "Frechet"), ("kid", "KID"), ("precision", "precision"), ("recall", "recall"))
 LEGEND = """<p>Every cell makes samples of the same seeds and labels. <b>Frechet</b> distance and <b>KID</b> compare
 their features with those of real data, lower is better; +- is a standard error by the jackknife over ten blocks.
@@ -168,9 +169,9 @@ def _curves(report: Report, cells: Sequence[Cell], ringed: Sequence[str], second
 def _cells(report: Report) -> str:
     by_evaluations, by_seconds = report.by_evaluations, report.by_seconds
     rated = any(cell.values.get("label_accuracy") is not None for cell in report.cells)
-    head = ["run", "sampler", "steps", "grid", "guidance", "evaluations", "ms", *(name for _, name in METRICS)]
+    head = [*SETTING, "ms", *(name for _, name in METRICS)]
     head.insert(8, "+-")
-    lines = [head + (["label accuracy"] if rated else []) + ["frontier"]]
+    lines = [head + (["label accuracy"] if rated else []) + ['<th class="word">frontier</th>']]
     for cell in sorted(report.cells, key=lambda cell: cell.frechet):
         marks = " ".join(m for m, keys in (("*", by_evaluations), ("t", by_seconds)) if cell.key in keys)
         lines.append(_line(cell, rated, marks))
@@ -206,7 +207,7 @@ def _share(value: float | None) -> str:
 
 
 def _strips(report: Report) -> str:
-    lines = [["run", "sampler", "steps", "grid", "guidance", "evaluations", "Frechet", "first samples"]]
+    lines = [[*SETTING, "Frechet", '<th class="word">first samples</th>']]
     kind = "strip" if report.is_image else "strip points"
     for cell in report.cells:
         if cell.strip:
@@ -221,7 +222,7 @@ def _strips(report: Report) -> str:
 def _runs(report: Report) -> str:
     """Facts of each run, then what their configurations do not share."""
     facts = list(dict.fromkeys(key for run in report.runs.values() for key in run))
-    head = ["", *map(escape, report.runs)]
+    head = ["", *(f'<th class="word">{escape(name)}</th>' for name in report.runs)]
     lines = [
         head,
         *([escape(k), *(f'<td class="word">{_text(run.get(k))}</td>' for run in report.runs.values())] for k in facts),

@@ -45,9 +45,9 @@ def shell(title: str, command: str, parts: Sequence[str], *, style: str = "") ->
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """A header and rows of HTML; an entry that begins with <td stands as it is."""
+    """A header and rows of HTML; an entry that begins with <th or <td stands as it is."""
     head, *body = lines
-    top = "".join(f"<th>{entry}</th>" for entry in head)
+    top = "".join(entry if entry.startswith("<th") else f"<th>{entry}</th>" for entry in head)
     rest = "\n".join("<tr>" + "".join(map(_entry, line)) + "</tr>" for line in body)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{rest}\n</tbody></table></div>'
 

@@ -68,17 +68,19 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round values: 1, 2, 5 times powers of ten, or every so much."""
         if not self.is_log:
-            step = _round_step((self.high - self.low) / 4)
+            step = _round_step((self.high - self.low) / 6)
             first = math.ceil(self.low / step)
             return [step * i for i in range(first, int(self.high / step) + 1)]
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         found = [m * 10.0**d for d in decades for m in (1, 2, 5) if self.low <= m * 10.0**d <= self.high]
-        return found if len(found) <= 9 else found[::3]
+        if len(found) <= 9:
+            return found
+        return [10.0**d for d in decades[:: -(-len(decades) // 9)] if self.low <= 10.0**d <= self.high]
 
 
 def _round_step(step: float) -> float:
     unit = 10 ** math.floor(math.log10(step))
-    return next(m * unit for m in (1, 2, 5, 10) if m * unit >= step)
+    return next(m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= step)
 
 
 def axis(label: str, values: Sequence[float], start: float, end: float, *, log: bool | None = None) -> Axis:

@@ -372,6 +372,6 @@ def _notes(runs: Sequence[Run], wanted: Comparing) -> list[str]:
     if not unguided or wanted.guidance == (1.0,):
         return []
     return [
-        f"Guidance is 1 only for {', '.join(unguided)}: no label was dropped in training, so there is nothing to guide "
-        "from."
+        f"Guidance is 1 only for {', '.join(unguided)}: no labels, or none dropped in training, so there is nothing to "
+        "guide from."
     ]

@@ -91,9 +91,7 @@ def as_json(report: Report) -> dict[str, Any]:
     for cell in report.cells:
         row = {key: value for key, value in asdict(cell).items() if key not in ("strip", "values", "errors")}
         row |= {**cell.values, "standard_errors": cell.errors, "milliseconds": cell.milliseconds}
-        rows.append(
-            row | {"on_frontier": cell.key in report.by_evaluations, "on_time_frontier": cell.key in report.by_seconds}
-        )
+        rows.append(row | {"on_frontier": cell.key in on_frontier, "on_time_frontier": cell.key in on_time_frontier})
     return {
         "command": report.command,
         "within": report.within,
