@@ -12,6 +12,7 @@ import typer
 
 from ebbflow.cli.autoencoder import train_autoencoder
 from ebbflow.cli.classify import train_classifier
+from ebbflow.cli.compare import compare
 from ebbflow.cli.edit import edit
 from ebbflow.cli.evaluate import evaluate
 from ebbflow.cli.inspect import doctor, info, list_names
@@ -19,6 +20,7 @@ from ebbflow.cli.invert import invert, reconstruct
 from ebbflow.cli.likelihood import likelihood
 from ebbflow.cli.plot import plot
 from ebbflow.cli.sample import sample
+from ebbflow.cli.search_grid import search_grid
 from ebbflow.cli.train import train
 from ebbflow.cli.verify import verify
 
@@ -41,6 +43,8 @@ app.command()(edit)
 app.command()(invert)
 app.command()(reconstruct)
 app.command()(evaluate)
+app.command()(compare)
+app.command("search-grid")(search_grid)
 app.command()(likelihood)
 app.command()(info)
 app.command("list")(list_names)

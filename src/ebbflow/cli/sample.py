@@ -83,7 +83,7 @@ def sample(
     mask: Mask = None,
     sampler: Annotated[str | None, typer.Option(help="See `ebbflow list samplers`.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Where the steps lie; see `ebbflow list grids`.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Where the steps lie: `ebbflow list grids`, or learned.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Option of the sampler, such as eta=0.5; may be repeated.")
     ] = None,
@@ -232,10 +232,12 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
 
     from ebbflow import canvas
     from ebbflow.runs import generate
+    from ebbflow.runs.grids import with_times
     from ebbflow.runs.variance import knowing_variance
 
     kind: Weights = "ema" if weights == "ema" else "raw"
     model = run.denoiser(kind, device=device)
+    request = with_times(run, request, kind)
     request.check(run.facts, model.make_null is not None)
     denoiser = knowing_variance(run, model, request, kind, device)
     singly, kept, frames = not output.suffix, [], []

@@ -5,28 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from ebbflow.evaluation.page import shell, table
 from ebbflow.evaluation.verify import Verdict
 from ebbflow.evaluation.verify_tables import Cell, cells, failures, order_mark, sampler_table, summary
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --paper: #ffffff; --rule: #d5dbe3; --soft: #f3f5f8; --faint: #5d6875;
-  --good: #17663a; --good-back: #e3f3e8; --bad: #a11a1a; --bad-back: #fbe4e4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #dfe6ee; --paper: #14181d; --rule: #343c46; --soft: #1d232a;
-  --faint: #98a4b1; --good: #7fd3a0; --good-back: #16301f; --bad: #ff9a9a; --bad-back: #421a1a; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 84rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-p.note, td.note { color: var(--faint); } code { font-size: .92em; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th { color: var(--faint); font-weight: 600; } th:first-child, td:first-child, td.word, th.word { text-align: left; }
-td.why { text-align: left; white-space: normal; min-width: 22rem; font-size: .88em; line-height: 1.35; }
-td.good { background: var(--good-back); color: var(--good); } td.bad { background: var(--bad-back); color: var(--bad); }
-td a { color: inherit; text-decoration: none; display: block; } td a:hover { text-decoration: underline; }
-details { border-top: 1px solid var(--rule); padding: .25rem 0; } summary { cursor: pointer; padding: .2rem 0; }
-summary b.bad { color: var(--bad); } summary span { color: var(--faint); }
-"""
 
 LEGEND = """
 <p>Each row is one combination of sampler, path, prediction and time grid, run on data whose law is known in closed
@@ -53,38 +34,25 @@ WORDS = ("prediction", "grid", "verdict")
 def page(rows: Sequence[Verdict], command: str) -> str:
     """The page of all rows; `command` is shown as what made it."""
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>ebbflow verify</title><style>{STYLE}</style></head><body>",
-        "<h1>ebbflow verify</h1>",
-        f'<p class="note"><code>{escape(command)}</code></p>',
         f"<p><b>{escape(summary(rows))}</b></p>",
         *_failures(rows),
         "<h2>Measured order, by sampler and path</h2>",
         _matrix(rows),
         "<h2>Cost and errors, by sampler: the median over its rows</h2>",
-        _table([[escape(entry) for entry in line] for line in sampler_table(rows)]),
+        table([[escape(entry) for entry in line] for line in sampler_table(rows)]),
         "<h2>What is measured</h2>",
         LEGEND,
         "<h2>All rows</h2>",
         *(_details(cell) for cell in cells(rows).values()),
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = lines
-    top = "".join(f"<th>{entry}</th>" for entry in head)
-    rest = "\n".join("<tr>" + "".join(f"<td>{entry}</td>" for entry in line) + "</tr>" for line in body)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{rest}\n</tbody></table></div>'
+    return shell("ebbflow verify", command, parts)
 
 
 def _failures(rows: Sequence[Verdict]) -> list[str]:
     found = failures(rows)
     if not found:
         return []
-    return ["<h2>Not ok</h2>", _table([["what", "rows"], *([escape(why), str(len(rows))] for why, rows in found)])]
+    return ["<h2>Not ok</h2>", table([["what", "rows"], *([escape(why), str(len(rows))] for why, rows in found)])]
 
 
 def _anchor(cell: Cell) -> str:
@@ -92,12 +60,12 @@ def _anchor(cell: Cell) -> str:
 
 
 def _matrix(rows: Sequence[Verdict]) -> str:
-    table = cells(rows)
+    of_all = cells(rows)
     paths, samplers = (list(dict.fromkeys(getattr(row, kind) for row in rows)) for kind in ("path", "sampler"))
     head = "".join(f"<th>{escape(name)}</th>" for name in ("sampler", "declared", *paths))
     lines = []
     for name in samplers:
-        of = [table.get((name, path)) for path in paths]
+        of = [of_all.get((name, path)) for path in paths]
         declared = next(cell.rows[0].order_declared for cell in of if cell is not None)
         lines.append(f"<tr><td>{escape(name)}</td><td>{declared}</td>{''.join(map(_order_entry, of))}</tr>")
     body = "\n".join(lines)

@@ -23,6 +23,7 @@ def walk(
     num_steps: int = 50,
     grid: str = "uniform",
     options: Mapping[str, object] | None = None,
+    times: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Step]:
     """The steps of one batch from pure noise, sample i from `seeds[i]` alone.
@@ -34,15 +35,19 @@ def walk(
         sampler, grid: names of `SAMPLERS` and `TIME_GRIDS`.
         num_steps: at least 1.
         options: keyword options of the sampler.
+        times: the grid itself, num_steps + 1 falling times, in the place of `grid`.
         device: where the state lives.
 
     Raises:
         ConfigError: unknown sampler, grid or option.
         ValueError: `num_steps` below 1, or an option out of range.
     """
-    times, noise = grid_times(denoiser, grid, num_steps), Noise(seeds)
-    x = pure_noise(denoiser, noise.draw(dims).to(device), times)
-    return walk_from(denoiser, x, times, noise, sampler=sampler, options=options)
+    noise = Noise(seeds)
+    levels = grid_times(denoiser, grid, num_steps) if times is None else torch.tensor(times, dtype=torch.float64)
+    if len(levels) != num_steps + 1:
+        raise ValueError(f"{num_steps} steps need {num_steps + 1} `times`, got {len(levels)}.")
+    x = pure_noise(denoiser, noise.draw(dims).to(device), levels)
+    return walk_from(denoiser, x, levels, noise, sampler=sampler, options=options)
 
 
 def pure_noise(denoiser: Denoiser, eps: Tensor, times: Tensor) -> Tensor:

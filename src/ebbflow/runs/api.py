@@ -19,6 +19,7 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.nets import Wanted
 from ebbflow.runs import Request, generate, open_run
 from ebbflow.runs.generate import deal, default_request
+from ebbflow.runs.grids import with_times
 from ebbflow.runs.store import Weights
 from ebbflow.runs.variance import knowing_variance
 
@@ -99,7 +100,7 @@ def sample(
     others: list[Wanted] = [*(prompts or ()), *(tuple(map(float, vector)) for vector in vectors or ())]
     wanted = None if prompts is None and vectors is None else deal(others, num)
     default = default_request(run, seeds=tuple(range(seed, seed + num)), labels=dealt, wanted=wanted)
-    chosen = Request(**{**vars(default), **request})
+    chosen = with_times(run, Request(**{**vars(default), **request}), weights)
     denoiser = run.denoiser(weights, device=device)
     chosen.check(run.facts, denoiser.make_null is not None)
     knowing = knowing_variance(run, denoiser, chosen, weights, device)

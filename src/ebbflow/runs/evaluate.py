@@ -28,6 +28,7 @@ from ebbflow.latent import LatentSpace, encoded
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.runs.build import conditioner_of, facts_of, load_splits
 from ebbflow.runs.generate import Request, Samples, default_request, generate
+from ebbflow.runs.grids import with_times
 from ebbflow.runs.store import Run, Weights, describe, write_text
 from ebbflow.runs.variance import knowing_variance
 from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
@@ -102,7 +103,7 @@ class Made:
 
 def base_request(run: Run) -> Request:
     """How a run is sampled for an evaluation when nothing else is said."""
-    return default_request(run, seeds=(), labels=() if _by_label(run) else None)
+    return default_request(run, seeds=(), labels=() if by_label(run) else None)
 
 
 def evaluate(
@@ -120,10 +121,10 @@ def evaluate(
     began = time.perf_counter()
     maps.check_kind(wanted.features)
     splits = splits_of(run, wanted.data_dir)
-    reference, other = _sides(splits, wanted)
-    denoiser = _denoiser(run, wanted, device)
-    request = _request(run, wanted, denoiser.make_null is not None)
-    eyes = yield from _eyes(splits, wanted, len(reference), device)
+    reference, other = sides_of(splits, wanted)
+    denoiser = working_denoiser(run, wanted, device)
+    request = request_of(run, wanted, denoiser.make_null is not None)
+    eyes = yield from eyes_of(splits, wanted, len(reference), device)
     settings = _settings(run, wanted, request, eyes, reference)
     partial = run.folder / "eval" / f".partial-{key_of(settings)}"
     knowing = knowing_variance(run, denoiser, request, wanted.weights, device)
@@ -168,7 +169,7 @@ def splits_of(run: Run, data_dir: str | None) -> Splits:
     return splits
 
 
-def _sides(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
+def sides_of(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
     """The reference, and `num` entries of the other split, spread over it."""
     if len(splits.held_out) == 0 and wanted.reference == "held_out":
         raise ConfigError("this data has no held-out entries. Use --reference train.")
@@ -179,26 +180,26 @@ def _sides(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
     return reference, other.select(torch.arange(num) * len(other) // max(num, 1))
 
 
-def _denoiser(run: Run, wanted: Evaluation, device: torch.device) -> NetDenoiser:
+def working_denoiser(run: Run, wanted: Evaluation, device: torch.device) -> NetDenoiser:
     denoiser = run.denoiser(wanted.weights, device=device)
     assert isinstance(denoiser.net, torch.nn.Module)
     return replace(denoiser, net=WorkingCopy(denoiser.net, pick_precision(wanted.precision, device)).module)
 
 
-def _by_label(run: Run) -> bool:
+def by_label(run: Run) -> bool:
     return isinstance(run.config.conditioning, LabelConditioning)
 
 
-def _request(run: Run, wanted: Evaluation, conditional: bool) -> Request:
+def request_of(run: Run, wanted: Evaluation, conditional: bool) -> Request:
     """Consecutive seeds; labels dealt in turn, so that every stretch of samples holds all classes alike."""
     total, classes = wanted.num * wanted.repeats, len(run.facts.label_names)
-    labels = tuple(i % wanted.num % classes for i in range(total)) if _by_label(run) else None
+    labels = tuple(i % wanted.num % classes for i in range(total)) if by_label(run) else None
     request = replace(wanted.request, seeds=tuple(range(wanted.seed, wanted.seed + total)), labels=labels)
     request.check(run.facts, conditional)
-    return request
+    return with_times(run, request, wanted.weights)
 
 
-def _eyes(
+def eyes_of(
     splits: Splits, wanted: Evaluation, reference_size: int, device: torch.device
 ) -> Generator[Stage, None, Eyes]:
     """The feature map that was asked for; sizes are checked before anything is trained."""
@@ -212,13 +213,13 @@ def _eyes(
         check_num(wanted.num, features.dim, reference_size)
     judge = None
     if features is None or train.num_classes > 1:
-        judge = yield from _stages("train classifier", maps.classifier(splits, device))
+        judge = yield from staged("train classifier", maps.classifier(splits, device))
     found = features or judge
     assert found is not None
     return Eyes(features=found, judge=judge)
 
 
-def _stages(name: str, work: Generator[Counts, None, T]) -> Generator[Stage, None, T]:
+def staged(name: str, work: Generator[Counts, None, T]) -> Generator[Stage, None, T]:
     """`work` with its counts as stages."""
     while True:
         try:
@@ -240,6 +241,7 @@ def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, refere
         "sampler": request.sampler,
         "steps": request.num_steps,
         "grid": request.grid,
+        **({} if request.times is None else {"times": list(request.times)}),
         "options": request.options,
         "guidance": request.guidance,
         "rescale": request.rescale,
@@ -327,8 +329,8 @@ def _sets(
     made: Made, request: Request, wanted: Evaluation, eyes: Eyes, reference: Dataset, other: Dataset
 ) -> Generator[Stage, None, tuple[Sets, Tensor]]:
     """Real and generated features side by side, and the first samples."""
-    real = yield from _stages("real features", maps.features_of(eyes.features, reference))
-    apart = yield from _stages("real features", maps.features_of(eyes.features, other))
+    real = yield from staged("real features", maps.features_of(eyes.features, reference))
+    apart = yield from staged("real features", maps.features_of(eyes.features, other))
     comparison = Comparison(
         real=real,
         generated=made.features,
@@ -356,4 +358,4 @@ def _denoising(
     conditioner = conditioner_of(denoiser)
     cond = None if conditioner is None else conditioner.conditions(data)
     work = denoising_errors(denoiser, data.x0(torch.arange(len(data))), cond, device=device)
-    return (yield from _stages("denoise", work))
+    return (yield from staged("denoise", work))

@@ -43,6 +43,7 @@ class Request:
         rescale: phi in [0, 1] of the guidance.
         guides: what else guides, see `Guides`.
         sampler, num_steps, grid, options: as in `methods.sampling.walk`.
+        times: the times themselves, in the place of `grid`; see `runs.grids`.
         batch_size: samples a network evaluation.
     """
 
@@ -58,6 +59,7 @@ class Request:
     num_steps: int = 10
     grid: str = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
+    times: tuple[float, ...] | None = None
     batch_size: int = 64
 
     @property
@@ -168,6 +170,7 @@ def _steps(
         num_steps=request.num_steps,
         grid=request.grid,
         options=request.options,
+        times=request.times,
         device=device,
     )
 
