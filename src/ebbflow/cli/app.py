@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from ebbflow.cli.autoencoder import train_autoencoder
+from ebbflow.cli.claims import claims
 from ebbflow.cli.classify import train_classifier
 from ebbflow.cli.edit import edit
 from ebbflow.cli.evaluate import evaluate
@@ -41,6 +42,7 @@ app.command()(edit)
 app.command()(invert)
 app.command()(reconstruct)
 app.command()(evaluate)
+app.command()(claims)
 app.command()(likelihood)
 app.command()(info)
 app.command("list")(list_names)

@@ -122,7 +122,7 @@ def evaluate(
     reference, other = _sides(splits, wanted)
     denoiser = _denoiser(run, wanted, device)
     request = _request(run, wanted, denoiser.make_null is not None)
-    eyes = yield from _eyes(splits, wanted, len(reference), device)
+    eyes = yield from eyes_of(splits, wanted, len(reference), device)
     settings = _settings(run, wanted, request, eyes, reference)
     partial = run.folder / "eval" / f".partial-{key_of(settings)}"
     yield from _sample(run, denoiser, request, eyes, partial, device)
@@ -196,7 +196,7 @@ def _request(run: Run, wanted: Evaluation, conditional: bool) -> Request:
     return request
 
 
-def _eyes(
+def eyes_of(
     splits: Splits, wanted: Evaluation, reference_size: int, device: torch.device
 ) -> Generator[Stage, None, Eyes]:
     """The feature map that was asked for; sizes are checked before anything is trained."""
