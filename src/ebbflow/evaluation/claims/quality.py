@@ -305,7 +305,7 @@ def measure_toy(bench: Bench) -> Work[Finding]:
     return Finding(
         verdict="supported" if clearly(gap) > 0 and far > 3 * near else "depends" if clearly(gap) > 0 else "refuted",
         because=(
-            f"{TOY_STEPS} subtractions score {far:.3g}, the real sampler on the same times {near:.3g}.",
+            f"After {TOY_STEPS} subtractions the toy scores {far:.3g}, the real sampler on the same times {near:.3g}.",
             "What is missing is the scale of each step: the notes' s1 and s2, or alpha and sigma of the next time.",
         ),
         tables=(Table(title=f"{TOY_STEPS} steps from the same noise", rows=rows),),
