@@ -197,10 +197,14 @@ def remarks(diffusion: Run, flow: Run) -> list[str]:
     """What a reader must know of the pair: where they differ in more than path and loss."""
     one, other = (budget(run) for run in (diffusion, flow))
     apart = [name for name in one if one[name] != other[name]]
+    size = " x ".join(str(side) for side in diffusion.facts.dims)
+    data = (
+        f"Measured on the data set {diffusion.config.data.name!r} ({size}), models of {one['examples seen']} examples."
+    )
     if not apart:
-        return ["The two models share their net, their conditioning and their training budget."]
+        return [f"{data} The two share their net, their conditioning and their training budget."]
     said = "; ".join(f"{name}: {one[name]} (diffusion), {other[name]} (flow)" for name in apart)
-    return [f"The two models differ in more than path and loss: {said}."]
+    return [f"{data} The two models differ in more than path and loss: {said}."]
 
 
 def budget(run: Run) -> dict[str, str]:

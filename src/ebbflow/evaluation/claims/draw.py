@@ -28,7 +28,7 @@ def curves(
 ) -> Image.Image:
     """Curves with bars of two standard errors, and dashed lines at named levels; `log` names the logarithmic axes."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
     axes = figure.add_subplot()
@@ -38,6 +38,7 @@ def curves(
     for name, level in (levels or {}).items():
         axes.axhline(level, color="grey", linestyle="--", linewidth=1, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    tops = [value for _, values in lines.values() for value, _ in values]
     if "x" in log:
         marks = sorted({mark for x, _ in lines.values() for mark in x})
         axes.set_xscale("log")
@@ -45,6 +46,10 @@ def curves(
         axes.xaxis.set_minor_locator(NullLocator())
     if "y" in log:
         axes.set_yscale("log")
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        if max(tops) < 10 * min(tops):
+            axes.yaxis.set_minor_formatter(plain)
     axes.grid(alpha=0.3)
     axes.legend()
     return to_picture(figure)

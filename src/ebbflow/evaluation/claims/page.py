@@ -16,11 +16,14 @@ def page(settings: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], pi
     """
     parts = [
         "# The notes' claims, measured",
-        "This page is written by `ebbflow claims`. Every claim of the study notes is measured on one pair of models of "
-        "equal budget; a number after +- is one standard error, and a difference counts as clear beyond two. "
+        "This page is written by `ebbflow claims`. Every claim of the study notes is measured on one pair of "
+        "models; a number after +- is one standard error, and a difference counts as clear beyond two. "
         "Verdicts hold for this pair, this data and this number of samples; they are no laws. Supported: the "
         "numbers say what the notes say. Refuted: they say the opposite. "
         "Depends: it is true of a part, or only under conditions.",
+        "'Real data' is the floor: as many training entries in the place of samples. It holds the gap between the two "
+        "splits, which the classifier that makes the features knows unequally well, so on small data samples may score "
+        "below it; compare the samplers with each other rather than with the floor.",
         *settings["notes"],
         _summary(found),
         *(_section(number, name, one, pictures) for number, (name, one) in enumerate(found.items(), start=1)),
