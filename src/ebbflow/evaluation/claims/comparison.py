@@ -187,7 +187,7 @@ def table_verdict(rows: list[dict[str, Any]], level: float) -> tuple[Verdict, tu
         "sampler, not of the model.",
         f"A training step of the flow takes {flow['training step, ms'][0]:.0f} ms, of the diffusion "
         f"{diffusion['training step, ms'][0]:.0f} ms: {'a clear' if clearly(train) else 'no clear'} difference; "
-        "the losses cost the same, what differs is how the nets take their condition.",
+        "both losses cost one evaluation of the net and its gradient.",
         f"To a Frechet distance of {level:.3g} the flow needs {counts['flow'][0]} steps of its ODE and "
         f"{counts['flow'][1]} of its SDE, the diffusion {counts['diffusion'][0]} and {counts['diffusion'][1]}.",
         f"Inverted with {INVERTED_STEPS} steps the flow reaches {flow[inversion][0]:.1f} dB and the diffusion "
