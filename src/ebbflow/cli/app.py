@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from ebbflow.cli.autoencoder import train_autoencoder
+from ebbflow.cli.claims import claims
 from ebbflow.cli.classify import train_classifier
 from ebbflow.cli.compare import compare
 from ebbflow.cli.edit import edit
@@ -45,6 +46,7 @@ app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(compare)
 app.command("search-grid")(search_grid)
+app.command()(claims)
 app.command()(likelihood)
 app.command()(info)
 app.command("list")(list_names)
