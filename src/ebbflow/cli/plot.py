@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ebbflow.cli import plot_process
+from ebbflow.cli import plot_process, plot_runs
 from ebbflow.cli.common import read_items, this_command
 
 plot = typer.Typer(
@@ -44,3 +44,4 @@ plot.command()(plot_process.noising)
 plot.command()(plot_process.denoising)
 plot.command("toy-sampler")(plot_process.toy_sampler)
 plot.command()(plot_process.trajectories)
+plot.command("run")(plot_runs.run)
