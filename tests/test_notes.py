@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import math
 import re
 import shlex
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -431,3 +433,39 @@ def test_the_other_convention_of_guidance_is_one_less() -> None:
     u, c = (Estimate(x0=torch.full((1, 2), a), eps=torch.full((1, 2), -a)) for a in (0.25, 1.0))
     assert combine(u, c, 1.0).x0.equal(c.x0) and combine(u, c, 0.0).x0.equal(u.x0)
     torch.testing.assert_close(combine(u, c, 3.0).x0, c.x0 + 2 * (c.x0 - u.x0))
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert written == module.page(), "run `python docs/make_reference.py`"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([\w./-]+\.md)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_python_on_a_page_runs(page: Path) -> None:
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(code, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("w", [1.0, 2.0, 3.0])
+def test_guided_samples_are_narrower_than_the_tilted_density(w: float) -> None:
+    """The example of docs/concepts.md: u of variance 2, c of variance 1; the guided ODE leaves 2^(1 - w), while the
+    tilted density has 2 / (w + 1)."""
+    path = PATHS["ve"](sigma_min=0.01, sigma_max=300.0)
+    u, c = (oracles.Gaussian(mean=0.0, std=math.sqrt(v), path=path) for v in (2.0, 1.0))
+    times = torch.linspace(1, 0, 3001, dtype=F64).tolist()
+    x = path.at(1.0).sigma * torch.ones(1, 1, dtype=F64)
+    for t, s in pairwise(times):
+        e = combine(u(x, t), c(x, t), w)
+        x = path.mix(e.x0, e.eps, s) if s > 0 else e.x0
+    assert float(x) ** 2 == pytest.approx(2 ** (1 - w), rel=0.02)
+    assert w == 1 or float(x) ** 2 < 0.8 * 2 / (w + 1)

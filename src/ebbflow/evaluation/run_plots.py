@@ -81,8 +81,9 @@ def draw_runs(runs: Mapping[str, Sequence[Row]]) -> Image.Image:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 11), dpi=100, layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1.1))
-    panels = upper.subplots(2, 3).ravel()  # type: ignore[attr-defined]
+    halves: Any = figure.subfigures(2, 1, height_ratios=(2, 1.1))
+    upper, lower = halves
+    panels = upper.subplots(2, 3).ravel()
     for number, (name, rows) in enumerate(runs.items()):
         _compare(panels, name, rows, f"C{number % 10}")
     for panel in panels:
