@@ -77,10 +77,14 @@ def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> No
 def test_both_languages_show_the_same_commands_and_picture() -> None:
     for language in ("sh", "python"):
         own, other = (
-            [re.sub(r"\s*#.*", "", block) for block in blocks(name, language)] for name in ("README.md", "README.zh-CN.md")
+            [re.sub(r"\s*#.*", "", block) for block in blocks(name, language)]
+            for name in ("README.md", "README.zh-CN.md")
         )
         assert own == other
-    images = [re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "README.zh-CN.md")]
+    images = [
+        re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / name).read_text(encoding="utf-8"))
+        for name in ("README.md", "README.zh-CN.md")
+    ]
     assert images[0] == images[1]
     for image in images[0]:
         assert (ROOT / image).is_file()
@@ -88,5 +92,10 @@ def test_both_languages_show_the_same_commands_and_picture() -> None:
 
 def test_make_knows_what_the_readme_calls() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    called = [line.split()[1] for block in blocks("README.md", "sh") for line in block.splitlines() if line.startswith("make ")]
+    called = [
+        line.split()[1]
+        for block in blocks("README.md", "sh")
+        for line in block.splitlines()
+        if line.startswith("make ")
+    ]
     assert called and set(called) <= set(targets)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ebbflow.cli import plot_process, plot_weights
+from ebbflow.cli import plot_process, plot_runs, plot_weights
 from ebbflow.cli.common import read_items, this_command
 
 plot = typer.Typer(
@@ -45,3 +45,4 @@ plot.command()(plot_process.denoising)
 plot.command("toy-sampler")(plot_process.toy_sampler)
 plot.command()(plot_process.trajectories)
 plot.command()(plot_weights.weights)
+plot.command("run")(plot_runs.run)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -111,6 +112,37 @@ def posterior(t: Coefficients, s: Coefficients) -> Posterior:
     """The kernel of one pair as plain numbers; see `posteriors`."""
     k = posteriors(t, s)
     return Posterior(from_x_t=float(k.from_x_t), from_x0=float(k.from_x0), small=float(k.small), large=float(k.large))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """The factors of DDPM's mean form, x_s = s1 (x_t - s2 eps) + s3 z: computed from the path, never predicted."""
+
+    s1: float
+    s2: float
+    s3: float
+
+
+def ddpm_factors(t: Coefficients, s: Coefficients, variance: Literal["small", "large"] = "small") -> Factors:
+    """The ancestral step from `t` to `s` in eps: s1 = alpha_s / alpha_t, s2 = s2(t|s) / sigma_t, s3 = sqrt(variance).
+
+    On neighbours of DDPM's table s1 = 1 / sqrt(1 - beta_t) and s2 = beta_t / sqrt(1 - alpha_bar_t) (Ho et al., 2020,
+    algorithm 2, 2006.11239). It is `posterior` with x0 = (x_t - sigma_t eps) / alpha_t; s3 = 0 where s is clean data.
+
+    Args:
+        t, s: coefficients of one time each, s < t, with alpha_t > 0.
+        variance: "small" is the posterior variance (beta-tilde), "large" the forward step's (beta).
+
+    Raises:
+        ValueError: alpha_t = 0, where eps does not say x0; or an unknown variance.
+    """
+    if float(t.alpha) == 0:
+        raise ValueError("the mean form needs alpha_t > 0, got alpha_t = 0. Use `posterior` with x0.")
+    if variance not in ("small", "large"):
+        raise ValueError(f"`variance` must be small or large, got {variance!r}.")
+    k = posteriors(t, s)
+    chosen = 0.0 if float(s.sigma) == 0 else float(k.small if variance == "small" else k.large)
+    return Factors(s1=float(s.alpha / t.alpha), s2=float(k.large / t.sigma), s3=math.sqrt(chosen))
 
 
 def step_divergence(shift: Tensor, log_small: Tensor, log_variance: Tensor) -> Tensor:

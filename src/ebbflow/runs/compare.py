@@ -55,6 +55,7 @@ from ebbflow.runs.store import Run, describe
 
 STRIP = 10  # samples of a cell that are shown
 STRIP_POINTS = 1000
+ADAPTIVE_COST = 6  # a guess, for the progress bar, of evaluations a grid step where the sampler chooses its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +238,7 @@ def _plan(i: int, run: Run, request: Request, wanted: Comparing, bench: Bench, d
         (wanted.base.reference, data_hash(bench.reference), bench.eyes.features.facts["sha256"]),
     )
     branches = 1 if request.guidance in (0, 1) else 2
-    cost = SAMPLERS[request.sampler].evaluations(request.num_steps) * branches
+    cost = (SAMPLERS[request.sampler].evaluations(request.num_steps) or ADAPTIVE_COST * request.num_steps) * branches
     return Plan(run=i, request=request, key=key, cost=cost)
 
 

@@ -159,7 +159,8 @@ class Trainer:
         yield here
         if self.held_out is not None and (is_due(done, train.held_out_every) or finished):
             loss, by_level = self.held_out(replace(self.denoiser, net=self.ema.module), self.device)
-            self._log({"step": done, "held_out": loss, "held_out_by_log_snr": by_level})
+            raw, _ = self.held_out(self.denoiser, self.device)
+            self._log({"step": done, "held_out": loss, "held_out_raw": raw, "held_out_by_log_snr": by_level})
             self._last_held_out = (done, loss)
             yield replace(here, held_out=loss)
         if is_due(done, train.sample_every) or finished:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ebbflow.canvas import whole_file
 from ebbflow.config import TrainConfig
+from ebbflow.errors import DataError
 from ebbflow.training.optim import LearningRate
 
 METRICS = "metrics.jsonl"
@@ -30,6 +31,31 @@ def log_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Append a line to the metrics of a folder."""
     with (folder / METRICS).open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the metrics of a folder; a last line that is still being written is left out.
+
+    Raises:
+        DataError: no such file, nothing in it, or lines that are no metrics.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        raise DataError(f"{folder} holds no {METRICS}. Name the folder of a run of `ebbflow train`.")
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+        elif number < len(lines):
+            raise DataError(f"line {number} of {path} is not a line of metrics. Mend or remove it.")
+    if not rows:
+        raise DataError(f"{path} holds no steps yet. Train the run for longer.")
+    return rows
 
 
 def forget_after(folder: Path, step: int) -> None:
