@@ -101,12 +101,14 @@ def test_guidance_and_the_negative_label_change_samples(run: Path, tmp_path: Pat
         "guided": ["--guidance", "5"],
         "negative": ["--guidance", "5", "--negative-label", "9"],
         "window": ["--guidance", "5", "--interval", "-2,2"],
+        "clipped": ["--guidance", "5", "--clip"],
     }.items():
         assert sample(run, tmp_path / f"{name}.npz", *base, *more) == 0
-    arrays = {n: np.load(tmp_path / f"{n}.npz")["arr_0"] for n in ("plain", "guided", "negative", "window")}
+    arrays = {n: np.load(tmp_path / f"{n}.npz")["arr_0"] for n in ("plain", "guided", "negative", "window", "clipped")}
     assert not np.array_equal(arrays["plain"], arrays["guided"])
     assert not np.array_equal(arrays["guided"], arrays["negative"])
     assert not np.array_equal(arrays["guided"], arrays["window"])
+    assert not np.array_equal(arrays["guided"], arrays["clipped"])
 
 
 def test_json_of_every_reporting_verb(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

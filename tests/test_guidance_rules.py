@@ -13,6 +13,7 @@ from ebbflow.core.paths import PATHS, VP, Cosine, Flow, Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate, check_pair, solve
 from ebbflow.core.shape import expand
 from ebbflow.errors import ConfigError
+from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser, NetDenoiser, UntrainedNullError
 from ebbflow.methods.guidance import (
     CONDITION_RULES,
@@ -25,7 +26,7 @@ from ebbflow.methods.guidance import (
     loss_guidance,
 )
 from ebbflow.methods.guidance.apg import split
-from ebbflow.methods.oracles import Gaussian, GaussianMixture
+from ebbflow.methods.oracles import FiniteData, Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.nets.classifier import ClassifierOptions
 
@@ -507,3 +508,25 @@ def test_rules_nest() -> None:
     assert bool(lossy.x0.isfinite().all()) and not torch.equal(lossy.x0, both(x, 0.6).x0)
     check_pair("velocity", Flow())
     torch.testing.assert_close(solve("velocity", lossy.eps - lossy.x0, x, 0.6, Flow()).x0, lossy.x0)
+
+
+# -- clipping ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["flow", "vp", "ve"])
+def test_clipping_keeps_x0_in_range_and_the_state_explained(name: str) -> None:
+    path = PATHS[name]()
+    inner, x, t = Gaussian(0.8, 0.7, path), normal(64, 3, seed=3), 0.3
+    x = path.mix(0.8 + 0.7 * x, normal(64, 3, seed=4), t)
+    assert float(inner(x, t).x0.abs().max()) > 1, "nothing to clip: this test sees nothing"
+    clipped = Clipped(inner=inner)(x, t)
+    torch.testing.assert_close(clipped.x0, inner(x, t).x0.clamp(-1, 1))
+    torch.testing.assert_close(path.mix(clipped.x0, clipped.eps, t), x, rtol=1e-9, atol=1e-9)
+
+
+def test_clipping_does_nothing_to_an_exact_model_of_bounded_data() -> None:
+    inner = FiniteData(torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=F64), PATHS["flow"]())
+    x = normal(16, 2, seed=5)
+    torch.testing.assert_close(Clipped(inner=inner)(x, 0.6).eps, inner(x, 0.6).eps, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="`limit` must be above 0, got 0"):
+        Clipped(inner=inner, limit=0)

@@ -134,6 +134,7 @@ class SampleConfig:
     num_steps: Count = 10
     grid: str = "uniform"
     guidance: float = 2.0
+    clip: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -91,6 +91,10 @@ def sample(
     seeds: Annotated[
         str | None, typer.Option(help="Seeds one by one, such as 0-63; sample i depends on its seed alone.")
     ] = None,
+    clip: Annotated[
+        bool | None,
+        typer.Option("--clip/--no-clip", help="Keep every x0 on the way inside [-1, 1].", show_default=False),
+    ] = None,
     weights: Annotated[str, typer.Option(help="ema (averaged) or raw.")] = "ema",
     trajectory: Annotated[
         Path | None, typer.Option(help="Also write the way there as an animation (.webp or .gif).")
@@ -131,6 +135,7 @@ def sample(
         "guidance": run.config.sample.guidance if guidance is None and autoguide is not None else guidance,
         "guides": guides,
         "rescale": rescale,
+        "clip": clip,
         "sampler": sampler,
         "num_steps": steps,
         "grid": grid,

@@ -245,6 +245,7 @@ def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, refere
         "options": request.options,
         "guidance": request.guidance,
         "rescale": request.rescale,
+        **({"clip": True} if request.clip else {}),
         "interval": request.interval,
         "negative": None if request.negative is None else str(request.negative),
         "guides": _guides(request),

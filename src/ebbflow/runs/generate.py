@@ -14,6 +14,7 @@ from ebbflow.conditioning import DataFacts
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.latent import LatentSpace
+from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance import takes_condition
 from ebbflow.methods.samplers import Step
@@ -42,6 +43,7 @@ class Request:
         interval: log-SNR window of the guidance.
         rescale: phi in [0, 1] of the guidance.
         guides: what else guides, see `Guides`.
+        clip: keep every x0 on the way inside [-1, 1]; of images only.
         sampler, num_steps, grid, options: as in `methods.sampling.walk`.
         times: the times themselves, in the place of `grid`; see `runs.grids`.
         batch_size: samples a network evaluation.
@@ -55,6 +57,7 @@ class Request:
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
     guides: Guides = Guides()
+    clip: bool = False
     sampler: str = "heun"
     num_steps: int = 10
     grid: str = "uniform"
@@ -74,6 +77,10 @@ class Request:
             ConfigError: a condition or guidance for an unconditional run, a negative condition without guidance.
         """
         check_guides(self, conditional)
+        if self.clip and (not facts.is_image or facts.latent_dims is not None):
+            raise ConfigError(
+                "clipping is of images in [-1, 1], and this run's model makes points or latents. Leave --clip out."
+            )
         if self.labels is not None and self.wanted is not None:
             raise ConfigError("`labels` and `wanted` both say what the samples are to be. Give one.")
         if self.asked is not None and len(self.asked) != len(self.seeds):
@@ -180,7 +187,8 @@ def bind(denoiser: Denoiser, request: Request, asked: tuple[Wanted, ...] | None)
     cond = None if asked is None or not takes_condition(denoiser) else denoiser.read(asked)
     negative = None if request.negative is None else denoiser.read([request.negative])
     labels = None if asked is None else tuple(item for item in asked if isinstance(item, int))
-    return guide(denoiser, request, labels, cond, negative)
+    guided = guide(denoiser, request, labels, cond, negative)
+    return Clipped(inner=guided) if request.clip else guided
 
 
 def default_request(
@@ -200,6 +208,7 @@ def default_request(
         num_steps=sample.num_steps,
         grid=sample.grid,
         options=dict(sample.options),
+        clip=sample.clip,
     )
     guidable = request.asked is not None and drop_of(run.config) > 0
     return replace(request, guidance=sample.guidance) if guidable else request

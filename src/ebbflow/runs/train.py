@@ -187,6 +187,7 @@ class Trainer:
             num_steps=sample.num_steps,
             grid=sample.grid,
             options=dict(sample.options),
+            clip=sample.clip,
             batch_size=250 if points else 64,
         )
         model = replace(self.denoiser, net=engine.WorkingCopy(self.ema.module, self.dtype).module)
