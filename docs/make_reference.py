@@ -36,6 +36,7 @@ TIMES = {
     "logit_normal": "t = sigmoid(z), z ~ N(0, 1) (Esser et al., 2024, eq. 19, 2403.03206).",
     "log_normal_sigma": "log(sigma / alpha) ~ N(-1.2, 1.2^2) (Karras et al., 2022, table 1, 2206.00364).",
     "mode": "Heavy in the middle, never of density 0 (Esser et al., 2024, eq. 20, 2403.03206).",
+    "importance": "As often as a bin's losses are large, weighted back (Nichol & Dhariwal, 2021, eq. 18, 2102.09672).",
     "cosmap": "The density of the cosine path's clock on the flow path (Esser et al., 2024, 2403.03206).",
 }
 

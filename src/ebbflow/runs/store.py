@@ -80,10 +80,11 @@ class Run:
 
 
 KINDS = {RunConfig: "model", ClassifierConfig: "classifier", AutoencoderConfig: "autoencoder"}
+MADE_BY = {"model": "train", "classifier": "train-classifier", "autoencoder": "train-autoencoder"}
 USES = {
     "model": "Sample it with `ebbflow sample --ckpt`.",
-    "classifier": "Give it to `ebbflow sample --classifier`; `ebbflow train-classifier` makes one.",
-    "autoencoder": "Train a run with it by `--set latent.autoencoder=`; `ebbflow train-autoencoder` makes one.",
+    "classifier": "Give it to `ebbflow sample --classifier`.",
+    "autoencoder": "Train a run with it by `--set latent.autoencoder=`.",
 }
 
 
@@ -133,7 +134,10 @@ def open_checkpoint(path: str | Path, kind: str) -> tuple[Path, Checkpoint]:
     opened = checkpoint.read(chosen)
     found = opened.state.get("kind", "model")
     if found != kind:
-        raise CheckpointError(f"{path} holds a trained {found}, and a {kind} is wanted here. {USES[found]}")
+        raise CheckpointError(
+            f"{path} holds a trained {found}, and a {kind} is wanted here, which `ebbflow {MADE_BY[kind]}` makes. "
+            f"{USES[found]}"
+        )
     return (chosen.parent.parent if chosen.parent.name == "checkpoints" else chosen), opened
 
 
