@@ -23,6 +23,9 @@ check: .venv/installed-dev
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/overhead.py
 
+docs: .venv/installed
+	$(BIN)/python docs/make_reference.py
+
 # CPU torch goes in first and alone, so that nothing else pulls another build of it.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EXTRAS = {"diffusers": "hf", "transformers": "text", "torchdiffeq": "ode", "tensorboard": "tensorboard", "onnx": "onnx"}
+EXTRAS = {"diffusers": "hf", "transformers": "text"}
 Row = dict[str, Any]
 
 
