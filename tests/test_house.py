@@ -21,7 +21,7 @@ FLOORS = {
     "methods": 2, "conditioning": 2, "latent": 2,
     "training": 3, "evaluation": 3,
     "config": 4, "runs": 4,
-    "cli": 5, "studio": 5, "interop": 5,
+    "cli": 5,
 }  # fmt: skip
 MODULES = sorted(SOURCE.rglob("*.py"))
 

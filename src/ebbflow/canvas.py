@@ -1,4 +1,4 @@
-"""Pictures of samples: labelled grids, animations, scatter plots, files of many kinds."""
+"""Pictures of samples: labelled grids, animations, files of many kinds."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer has br
 
 app = typer.Typer(
     name="ebbflow",
-    help="Train, sample and compare diffusion and flow-matching models.",
+    help="Train, sample, edit, measure and compare diffusion and flow-matching models.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,

@@ -187,6 +187,8 @@ def _request(run: Run, wanted: tuple[Wanted, ...] | None, *, num: int | None, se
 
     rows = wanted if wanted is not None else run.config.conditioning.examples(run.facts)
     listed = None if seeds is None else read_integers(seeds, "--seeds")
+    if listed is not None and seed:
+        raise ConfigError("--seed and --seeds both choose seeds. Give one.")
     if listed is not None and num is not None and num != len(listed):
         raise ConfigError(f"--num {num} and the {len(listed)} seeds of --seeds disagree. Leave --num out.")
     default = 1 if wanted is not None and len(wanted) == 1 else 8 * len(rows) or (64 if run.facts.is_image else 1000)

@@ -45,7 +45,10 @@ def train(
     patch_size: Annotated[int | None, typer.Option(help="Patch size of a DiT.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in the run.")] = None,
     save_dir: Annotated[
-        Path | None, typer.Option(help="The run's folder; the same command resumes it. Default: runs/PRESET.")
+        Path | None,
+        typer.Option(
+            help="The run's folder; the same command resumes it. Default: runs/ and the preset, --config or --data."
+        ),
     ] = None,
     save_freq: Annotated[int | None, typer.Option(help="Optimiser steps between checkpoints.")] = None,
     lr_decay_step: Annotated[
@@ -103,7 +106,8 @@ def train(
     if epochs is not None:
         steps = math.ceil(epochs * len(splits.train) / resolved.train.batch_size)
         resolved = parse(merge(*layers, {"train": {"num_steps": steps}}))
-    folder = save_dir or Path("runs") / (config.stem if config and not preset else name)
+    own = config.stem if config else Path(data).stem if data else name
+    folder = save_dir or Path("runs") / (name if preset else own)
     if dry_run:
         _describe(resolved, splits, as_json=json)
     else:

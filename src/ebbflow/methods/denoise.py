@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -60,6 +60,27 @@ class Denoiser(ABC):
         if not all(isinstance(one, int) for one in wanted):
             raise ValueError("this model takes class indices only: no prompts and no vectors.")
         return torch.tensor(wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(Denoiser):
+    """A denoiser around another one, whose path, null condition and reading of conditions it keeps."""
+
+    inner: Denoiser
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]
+        """The inner denoiser's path."""
+        return self.inner.path
+
+    def given(self, cond: Tensor | None) -> Self:
+        return replace(self, inner=self.inner.given(cond))
+
+    def null(self, num: int) -> Tensor:
+        return self.inner.null(num)
+
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        return self.inner.read(wanted)
 
 
 Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]

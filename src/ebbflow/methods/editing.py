@@ -18,7 +18,7 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
 from ebbflow.errors import choose
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, Wrapped
 from ebbflow.methods.samplers import SAMPLERS, Sampler, Step
 from ebbflow.methods.samplers.base import Level, levels_of, remix
 from ebbflow.methods.sampling import grid_times, pure_noise, walk_from
@@ -44,7 +44,7 @@ def sub_grid(times: Tensor, strength: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpainting(Denoiser):
+class Inpainting(Wrapped):
     """A denoiser that knows x0 where the mask is False: there it answers (known, (x_t - alpha known) / sigma).
 
     Every sampler then carries the known region along one noising of it, and its last step, which returns x0, gives the
@@ -56,14 +56,8 @@ class Inpainting(Denoiser):
         mask: bool, broadcastable to the image; True is to be generated.
     """
 
-    inner: Denoiser
     known: Tensor
     mask: Tensor
-
-    @property
-    def path(self):  # type: ignore[no-untyped-def,override]
-        """The inner denoiser's path."""
-        return self.inner.path
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         estimate, c = self.inner(x_t, t), self.path.at(t)
@@ -77,12 +71,6 @@ class Inpainting(Denoiser):
 
     def _masked(self, values: Tensor | None) -> Tensor | None:
         return None if values is None else torch.where(self.mask, values, 0.0)
-
-    def given(self, cond: Tensor | None) -> Inpainting:
-        return replace(self, inner=self.inner.given(cond))
-
-    def null(self, num: int) -> Tensor:
-        return self.inner.null(num)
 
 
 def sdedit(

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ebbflow.core.predictions import Estimate
 from ebbflow.errors import ConfigError, choose
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, Wrapped
 from ebbflow.methods.samplers import SAMPLERS
 
 TEACHER = "dpmpp_2m"  # exact in the linear part of every path, so that few times serve even where sigma grows fast
 
 
 @dataclass(frozen=True, kw_only=True)
-class Once(Denoiser):
+class Once(Wrapped):
     """A denoiser that answers the same question about the same tensor once: all steps that leave one state share their
     first evaluation.
 
@@ -25,13 +25,7 @@ class Once(Denoiser):
         inner: the denoiser.
     """
 
-    inner: Denoiser
     _known: list[tuple[Tensor, float, Estimate]] = field(default_factory=list)
-
-    @property
-    def path(self):  # type: ignore[no-untyped-def,override]
-        """The inner denoiser's path."""
-        return self.inner.path
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         for x, time, estimate in self._known:
@@ -44,9 +38,6 @@ class Once(Denoiser):
 
     def given(self, cond: Tensor | None) -> Once:
         return Once(inner=self.inner.given(cond))
-
-    def null(self, num: int) -> Tensor:
-        return self.inner.null(num)
 
 
 def trajectory(denoiser: Denoiser, x: Tensor, times: Tensor) -> Iterator[Tensor]:

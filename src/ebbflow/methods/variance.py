@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.noise import generator_for
-from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.nets import Wanted
+from ebbflow.methods.denoise import Denoiser, Wrapped
 
 NUM_LEVELS = 29
 LOG_SNR_RANGE = (-14.0, 14.0)
@@ -46,7 +44,7 @@ class VarianceTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyticVariance(Denoiser):
+class AnalyticVariance(Wrapped):
     """A denoiser that also knows Var[x0 | x_t], one number for each noise level out of a table.
 
     For an exact x0 the mean squared error is the mean of Var[x0 | x_t], and (sigma/alpha)^2 (1 - E ||eps(x_t)||^2 / d)
@@ -58,27 +56,12 @@ class AnalyticVariance(Denoiser):
         table: its errors; see `measure_variance`.
     """
 
-    inner: Denoiser
     table: VarianceTable
-
-    @property
-    def path(self) -> Path:  # type: ignore[override]
-        """The inner denoiser's path."""
-        return self.inner.path
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         variance = self.table.at(self.path.log_snr(t).cpu()).to(x_t)
         rows = variance.reshape(-1, *[1] * (x_t.ndim - 1)).expand(x_t.shape)
         return replace(self.inner(x_t, t), x0_variance=rows)
-
-    def given(self, cond: Tensor | None) -> AnalyticVariance:
-        return replace(self, inner=self.inner.given(cond))
-
-    def null(self, num: int) -> Tensor:
-        return self.inner.null(num)
-
-    def read(self, wanted: Sequence[Wanted]) -> Tensor:
-        return self.inner.read(wanted)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ebbflow import canvas
 from ebbflow.conditioning import label_indices
-from ebbflow.errors import ConfigError
+from ebbflow.errors import ConfigError, nearest
 from ebbflow.evaluation.plots import scatter
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.nets import Wanted
@@ -22,6 +22,7 @@ from ebbflow.runs.generate import deal, default_request
 from ebbflow.runs.grids import with_times
 from ebbflow.runs.store import Weights
 from ebbflow.runs.variance import knowing_variance
+from ebbflow.training.engine import pick_device
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -61,7 +62,7 @@ def load(path: str | Path, *, weights: Weights = "ema", device: str = "cpu") -> 
     Raises:
         CheckpointError: nothing there, or nothing of ours.
     """
-    return open_run(path).denoiser(weights, device=device)
+    return open_run(path).denoiser(weights, device=pick_device(device))
 
 
 def sample(
@@ -87,7 +88,7 @@ def sample(
         seed: the first seed.
         weights, device: as in `load`.
         request: fields of `ebbflow.runs.Request` (sampler, num_steps, grid, options, guidance, rescale, interval,
-            negative, batch_size).
+            negative, clip, guides, times, batch_size).
 
     Raises:
         ConfigError, ValueError: a request that the run cannot serve.
@@ -100,11 +101,15 @@ def sample(
     others: list[Wanted] = [*(prompts or ()), *(tuple(map(float, vector)) for vector in vectors or ())]
     wanted = None if prompts is None and vectors is None else deal(others, num)
     default = default_request(run, seeds=tuple(range(seed, seed + num)), labels=dealt, wanted=wanted)
+    for name in request:
+        if name not in vars(default):
+            raise ConfigError(f"unknown argument {name!r} of sample. {nearest(name, list(vars(default)))}")
+    place = pick_device(device)
     chosen = with_times(run, Request(**{**vars(default), **request}), weights)
-    denoiser = run.denoiser(weights, device=device)
+    denoiser = run.denoiser(weights, device=place)
     chosen.check(run.facts, denoiser.make_null is not None)
-    knowing = knowing_variance(run, denoiser, chosen, weights, device)
-    done = [s for s in generate(knowing, run.facts, chosen, device, space=run.space(device)) if s.done]
+    knowing = knowing_variance(run, denoiser, chosen, weights, place)
+    done = [s for s in generate(knowing, run.facts, chosen, place, space=run.space(place)) if s.done]
     images = torch.cat([s.images for s in done]) if run.facts.is_image else None
     return SampleSet(
         x=torch.cat([s.x for s in done]),

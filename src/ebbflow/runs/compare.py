@@ -190,7 +190,13 @@ def _requests(run: Run, denoiser: NetDenoiser, wanted: Comparing) -> list[Reques
             for steps in wanted.steps:
                 for w in guidance:
                     asked = replace(
-                        wanted.base.request, sampler=sampler, grid=grid, num_steps=steps, guidance=w, options={}
+                        wanted.base.request,
+                        sampler=sampler,
+                        grid=grid,
+                        num_steps=steps,
+                        guidance=w,
+                        options={},
+                        clip=run.config.sample.clip,
                     )
                     base = replace(wanted.base, request=asked, repeats=1)
                     found.append(request_of(run, base, denoiser.make_null is not None))
@@ -233,7 +239,7 @@ def _plan(i: int, run: Run, request: Request, wanted: Comparing, bench: Bench, d
     key = key_of(
         weights_hash(run, wanted.base.weights),
         (request.sampler, request.num_steps, request.grid, request.times, request.guidance, request.labels is None),
-        (request.seeds[0], request.seeds[-1], request.batch_size),
+        (request.seeds[0], request.seeds[-1], request.batch_size, *(("clip",) if request.clip else ())),
         (wanted.base.precision, device.type, torch.get_num_threads()),
         (wanted.base.reference, data_hash(bench.reference), bench.eyes.features.facts["sha256"]),
     )

@@ -134,7 +134,8 @@ def _request(run: Run, wanted: GridSearch, seed: int) -> Request:
     """Labels in turn, where the run knows any."""
     classes = len(run.facts.label_names) if isinstance(run.config.conditioning, LabelConditioning) else 0
     labels = tuple(i % classes for i in range(wanted.num)) if classes else None
-    return Request(seeds=tuple(range(seed, seed + wanted.num)), labels=labels, guidance=wanted.guidance)
+    seeds, clip = tuple(range(seed, seed + wanted.num)), run.config.sample.clip
+    return Request(seeds=seeds, labels=labels, guidance=wanted.guidance, clip=clip)
 
 
 def _start(run: Run, denoiser: Denoiser, request: Request, times: Tensor, device: torch.device | str) -> Tensor:

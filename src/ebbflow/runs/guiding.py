@@ -165,9 +165,10 @@ def check_guides(request: Request, conditional: bool) -> None:
     guides, named_rule = request.guides, request.guides.rule != "classifier_free" or request.guides.rule_options
     if guides.classifier is not None and request.labels is None:
         raise ConfigError("classifier guidance needs the classes to guide to. Give --label or --labels.")
-    if not conditional and guides.classifier is None and request.labels is not None:
+    if not conditional and guides.classifier is None and request.asked is not None:
         raise ConfigError(
-            "this run is unconditional: it cannot take labels. Leave --label out, or give a --classifier."
+            "this run is unconditional: it cannot take labels, prompts or vectors. Leave --label out, or give a "
+            "--classifier."
         )
     if not conditional and request.negative is not None:
         raise ConfigError("this run is unconditional: it cannot take a negative label. Leave --negative-label out.")
@@ -181,8 +182,8 @@ def check_guides(request: Request, conditional: bool) -> None:
             "autoguidance is a rule of its own. Leave --guidance-rule, --guidance-set, --negative-label and --rescale "
             "out."
         )
-    if request.guidance == 1 and (guides.bad is not None or named_rule):
-        what = "autoguidance" if guides.bad is not None else f"rule {guides.rule!r}"
+    if request.guidance == 1 and (guides.bad is not None or named_rule or request.rescale):
+        what = "autoguidance" if guides.bad is not None else f"rule {guides.rule!r}" if named_rule else "--rescale"
         raise ConfigError(f"{what} acts through guidance, which is off at --guidance 1. Use --guidance 2, say.")
 
 

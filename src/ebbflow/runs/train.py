@@ -217,7 +217,8 @@ class Trainer:
         data, conditioner = self.splits.held_out, conditioner_of(self.denoiser)
         if len(data) == 0:
             return None
-        rows = torch.arange(len(data))[: self.config.train.held_out_size]
+        num = min(len(data), self.config.train.held_out_size)
+        rows = torch.arange(num) * len(data) // num  # spread, since folders are listed class by class
         cond = None if conditioner is None else conditioner.conditions(data)
         return HeldOut(
             objective=self.objective,

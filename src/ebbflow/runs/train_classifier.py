@@ -20,7 +20,7 @@ from ebbflow.runs.build import DatasetLoader, facts_of
 from ebbflow.runs.classifier import Accuracy, build_classifier, measure
 from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
 from ebbflow.runs.train import Progress
-from ebbflow.runs.upkeep import forget_after, learning_rate, log_metrics, prune
+from ebbflow.runs.upkeep import forget_after, is_due, learning_rate, log_metrics, prune
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 from ebbflow.training.loop import TrainStep, fit
@@ -119,12 +119,12 @@ class ClassifierTrainer:
         train, done = self.config.train, step.step
         here = Progress(step=done, num_steps=train.num_steps, loss=step.loss, lr=step.lr)
         yield here
-        if self.held_out is not None and (_due(done, train.held_out_every) or done == train.num_steps):
+        if self.held_out is not None and (is_due(done, train.held_out_every) or done == train.num_steps):
             self.accuracy = self._measured(self.held_out)
             log_metrics(self.folder, {"step": done, "held_out": self.accuracy.loss, **_row(self.accuracy)})
             note = f"held-out loss {self.accuracy.loss:.4f}, accuracy {self.accuracy.accuracy:.3f}"
             yield replace(here, held_out=self.accuracy.loss, note=note)
-        if _due(done, train.save_every) or stop:
+        if is_due(done, train.save_every) or stop:
             yield replace(here, note=f"checkpoint: {self._save(done)}")
 
     def _measured(self, held_out: HeldOut) -> Accuracy:
@@ -188,7 +188,3 @@ class ClassifierTrainer:
 
 def _row(accuracy: Accuracy) -> dict[str, Any]:
     return {"accuracy": accuracy.accuracy, "accuracy_by_log_snr": accuracy.by_log_snr}
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ebbflow.core.predictions import Estimate
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance.branches import Interval, check_interval, combine, inside, pick, takes_condition
+from ebbflow.nets import Wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ class Autoguidance(Denoiser):
 
     def null(self, num: int) -> Tensor:
         return self.good.null(num)
+
+    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+        return self.good.read(wanted)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         active = inside(self.path, t, self.interval)

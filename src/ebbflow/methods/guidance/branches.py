@@ -4,7 +4,6 @@ the window."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -14,8 +13,7 @@ from torch import Tensor
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
-from ebbflow.methods.denoise import Denoiser, UntrainedNullError
-from ebbflow.nets import Wanted
+from ebbflow.methods.denoise import Denoiser, UntrainedNullError, Wrapped
 
 BATCH_LIMIT = 16  # up to this many samples one pass of both branches is faster than two
 Interval = tuple[float, float] | None
@@ -73,7 +71,7 @@ def takes_condition(denoiser: Denoiser) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branches(Denoiser):
+class Branches(Wrapped):
     """A rule on c, given the condition, and u, given none or the negative condition.
 
     w = 1 is the conditional model at the cost of one evaluation; any other w costs two, but for those that `_alone`
@@ -91,7 +89,6 @@ class Branches(Denoiser):
         batched: both branches in one call, or in two; None chooses by batch size.
     """
 
-    inner: Denoiser
     guidance: float
     cond: Tensor | None = None
     negative: Tensor | None = None
@@ -108,19 +105,8 @@ class Branches(Denoiser):
         elif not takes_condition(self.inner):
             raise ValueError("this model was trained without a condition; there is no negative one either.")
 
-    @property
-    def path(self):  # type: ignore[no-untyped-def,override]
-        """The inner denoiser's path."""
-        return self.inner.path
-
     def given(self, cond: Tensor | None) -> Self:
         return replace(self, cond=cond)
-
-    def null(self, num: int) -> Tensor:
-        return self.inner.null(num)
-
-    def read(self, wanted: Sequence[Wanted]) -> Tensor:
-        return self.inner.read(wanted)
 
     @abstractmethod
     def guided(self, u: Estimate, c: Estimate, x_t: Tensor, t: float | Tensor) -> Estimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,7 +14,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import as_time, expand
 from ebbflow.core.times import TIME_SAMPLERS
 from ebbflow.errors import choose
-from ebbflow.methods.denoise import Denoiser, clock_of
+from ebbflow.methods.denoise import Denoiser, Wrapped, clock_of
 from ebbflow.methods.guidance.branches import Interval, check_interval, inside, moved, pick
 
 LOG_SNR_FLOOR = -14.0  # below, alpha / sigma < 1e-3 and grad / alpha is at its limit, which is taken from here
@@ -80,7 +80,7 @@ class ClassifierObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierGuidance(Denoiser):
+class ClassifierGuidance(Wrapped):
     """score + gamma grad log p(y | x_t), that is eps - gamma sigma grad and x0 + gamma (sigma^2 / alpha) grad (Dhariwal
     & Nichol, 2021, algorithm 2, 2105.05233; Song et al., 2020, eq. 14, 2011.13456).
 
@@ -95,7 +95,6 @@ class ClassifierGuidance(Denoiser):
         interval: (low, high) log-SNR window inside which gamma acts.
     """
 
-    inner: Denoiser
     classifier: NoisyClassifier
     labels: Tensor
     scale: float = 1.0
@@ -103,17 +102,6 @@ class ClassifierGuidance(Denoiser):
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
-
-    @property
-    def path(self):  # type: ignore[no-untyped-def,override]
-        """The inner denoiser's path."""
-        return self.inner.path
-
-    def given(self, cond: Tensor | None) -> ClassifierGuidance:
-        return replace(self, inner=self.inner.given(cond))
-
-    def null(self, num: int) -> Tensor:
-        return self.inner.null(num)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         estimate = self.inner(x_t, t)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ebbflow.core.paths import Coefficients
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
 from ebbflow.errors import choose
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, Wrapped
 from ebbflow.methods.guidance.branches import Interval, check_interval, inside, moved, pick
 from ebbflow.methods.guidance.losses import Loss
 
@@ -24,7 +24,7 @@ EMPHASES: dict[str, Callable[[Coefficients], Tensor]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossGuidance(Denoiser):
+class LossGuidance(Wrapped):
     """x0 - zeta k(t) grad_{x_t} loss(x0(x_t)), and the eps that goes with it; the gradient runs through the model
     (after Chung et al., 2022, algorithm 1, 2209.14687, inside the denoiser, so that every sampler takes part).
 
@@ -42,7 +42,6 @@ class LossGuidance(Denoiser):
         interval: (low, high) log-SNR window inside which zeta acts.
     """
 
-    inner: Denoiser
     loss: Loss
     weight: float = 1.0
     emphasis: str = "none"
@@ -53,17 +52,6 @@ class LossGuidance(Denoiser):
         choose(EMPHASES, self.emphasis, "loss emphasis")
         if not self.weight >= 0:
             raise ValueError(f"the weight of a loss must be at least 0, got {self.weight}.")
-
-    @property
-    def path(self):  # type: ignore[no-untyped-def,override]
-        """The inner denoiser's path."""
-        return self.inner.path
-
-    def given(self, cond: Tensor | None) -> LossGuidance:
-        return replace(self, inner=self.inner.given(cond))
-
-    def null(self, num: int) -> Tensor:
-        return self.inner.null(num)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         active = inside(self.path, t, self.interval)
