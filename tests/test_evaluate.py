@@ -407,3 +407,14 @@ def test_a_missing_run_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
 def test_guidance_of_an_unconditional_run_is_refused(points_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["evaluate", "--ckpt", str(points_folder), "--num", "50", "--guidance", "2"]) == 2
     assert "unconditional" in capsys.readouterr().err
+
+
+def test_a_run_of_text_is_refused_rather_than_measured_without_its_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "text"
+    tiny = ["--set", "net.channels=[8,16]", "--set", "net.num_heads=2", "--set", "train.sample_every=0"]
+    few = ["--max-steps", "1", "--batch-size", "4", "--set", "sample.num_steps=1", "--device", "cpu"]
+    assert run_app(["train", "--preset", "digits_text", "--save-dir", str(folder), *tiny, *few]) == 0
+    assert run_app(["evaluate", "--ckpt", str(folder), "--num", "140", "--device", "cpu"]) == 2
+    assert "takes text or vectors" in capsys.readouterr().err

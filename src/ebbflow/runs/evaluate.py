@@ -192,6 +192,11 @@ def by_label(run: Run) -> bool:
 
 def request_of(run: Run, wanted: Evaluation, conditional: bool) -> Request:
     """Consecutive seeds; labels dealt in turn, so that every stretch of samples holds all classes alike."""
+    if conditional and not by_label(run):
+        raise ConfigError(
+            "this run takes text or vectors, and conditions are dealt here by class label only; measured without its "
+            "condition it would be another model. Use a run conditioned by label."
+        )
     total, classes = wanted.num * wanted.repeats, len(run.facts.label_names)
     labels = tuple(i % wanted.num % classes for i in range(total)) if by_label(run) else None
     request = replace(wanted.request, seeds=tuple(range(wanted.seed, wanted.seed + total)), labels=labels)
