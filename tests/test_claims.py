@@ -16,12 +16,17 @@ from scipy import stats
 
 from ebbflow.cli.app import run_app
 from ebbflow.core.paths import PATHS
-from ebbflow.evaluation.claims import CLAIMS, Bench, Recipe, Side
-from ebbflow.evaluation.claims import base as claims_base
-from ebbflow.evaluation.claims.base import clearly, mean_and_error, repeats, toy
-from ebbflow.evaluation.claims.comparison import costs_of, timing, to_quality
-from ebbflow.evaluation.claims.determinism import apart, ended, relative_spread, same_verdict, there_and_back
-from ebbflow.evaluation.claims.identities import (
+from ebbflow.methods.editing import psnr
+from ebbflow.methods.objective import Objective
+from ebbflow.methods.oracles import Gaussian, GaussianMixture
+from ebbflow.methods.sampling import grid_times
+from ebbflow.metrics.classifier import ClassifierSettings
+from ebbflow.studies.claims import CLAIMS, Bench, Recipe, Side
+from ebbflow.studies.claims import base as claims_base
+from ebbflow.studies.claims.base import clearly, mean_and_error, repeats, toy
+from ebbflow.studies.claims.comparison import costs_of, timing, to_quality
+from ebbflow.studies.claims.determinism import apart, ended, relative_spread, same_verdict, there_and_back
+from ebbflow.studies.claims.identities import (
     code_lines,
     compare,
     eps_weight,
@@ -29,8 +34,8 @@ from ebbflow.evaluation.claims.identities import (
     ratios,
     scores,
 )
-from ebbflow.evaluation.claims.page import markdown, number, page
-from ebbflow.evaluation.claims.quality import (
+from ebbflow.studies.claims.page import markdown, number, page
+from ebbflow.studies.claims.quality import (
     bend,
     class_spread,
     guidance_verdict,
@@ -39,11 +44,6 @@ from ebbflow.evaluation.claims.quality import (
     threshold_verdict,
     toy_verdict,
 )
-from ebbflow.evaluation.classifier import ClassifierSettings
-from ebbflow.methods.editing import psnr
-from ebbflow.methods.objective import Objective
-from ebbflow.methods.oracles import Gaussian, GaussianMixture
-from ebbflow.methods.sampling import grid_times
 
 FLOW, VP = PATHS["flow"](), PATHS["vp_discrete"]()
 QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 20, "max_steps": 20, "num_features": 8}
@@ -137,7 +137,7 @@ def test_the_losses_are_the_same_up_to_their_weight(path: Any, level: float) -> 
 
 
 def test_a_wrong_weight_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebbflow.evaluation.claims import identities
+    from ebbflow.studies.claims import identities
 
     monkeypatch.setitem(identities.PREDICTIONS, "velocity", identities.PREDICTIONS["v"])
     assert max(ratios(mixture(FLOW), normal(16, 2, seed=5), 2.0).values()) > 0.1

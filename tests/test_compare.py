@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from ebbflow.cli.app import run_app
-from ebbflow.evaluation.classifier import ClassifierSettings
-from ebbflow.evaluation.compare_html import Report, page
-from ebbflow.evaluation.frontier import Cell, advice, cheapest_within, frontier
-from ebbflow.evaluation.svg import axis
 from ebbflow.methods.samplers import SAMPLERS
-from ebbflow.runs import compare as compare_module
-from ebbflow.runs.compare import append_cell, read_cells
+from ebbflow.metrics.classifier import ClassifierSettings
+from ebbflow.metrics.frontier import Cell, advice, cheapest_within, frontier
+from ebbflow.show.compare_html import Report, page
+from ebbflow.show.svg import axis
+from ebbflow.studies import compare as compare_module
+from ebbflow.studies.compare import append_cell, read_cells
 
 QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
 

@@ -299,8 +299,8 @@ def test_the_toy_sampler_ends_far_from_where_the_real_one_ends() -> None:
     """On exact Gaussian data every real step keeps the variance; taking all of the noise at every step does not."""
     from ebbflow.core.paths import PATHS
     from ebbflow.core.times import TIME_GRIDS
-    from ebbflow.evaluation.strips import toy_trace, trace
     from ebbflow.methods.oracles import Gaussian
+    from ebbflow.show.strips import toy_trace, trace
 
     path = PATHS["vp_discrete"]()
     data, times = Gaussian(0.0, 0.5, path), TIME_GRIDS["uniform"](path, 100)

@@ -16,15 +16,15 @@ from ebbflow.cli.app import run_app
 from ebbflow.core.paths import PATHS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError, DataError
-from ebbflow.evaluation import cache
-from ebbflow.evaluation.classifier import ClassifierSettings, accuracy
-from ebbflow.evaluation.denoising import denoising_errors
-from ebbflow.evaluation.features import Classifier, classifier, coordinates, feature_map, features_of, new_net, pca
-from ebbflow.evaluation.metrics import METRICS
 from ebbflow.methods.oracles import Gaussian
-from ebbflow.runs import evaluate as evaluate_module
+from ebbflow.metrics import cache
+from ebbflow.metrics.classifier import ClassifierSettings, accuracy
+from ebbflow.metrics.denoising import denoising_errors
+from ebbflow.metrics.features import Classifier, classifier, coordinates, feature_map, features_of, new_net, pca
+from ebbflow.metrics.scores import METRICS
 from ebbflow.runs import open_run
-from ebbflow.runs.evaluate import Evaluation, base_request, evaluate
+from ebbflow.studies import evaluate as evaluate_module
+from ebbflow.studies.evaluate import Evaluation, base_request, evaluate
 
 CPU = torch.device("cpu")
 QUICK = ClassifierSettings(min_steps=30, max_steps=30, num_features=16)

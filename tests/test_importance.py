@@ -21,10 +21,10 @@ from ebbflow.core.times import TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS, effective_weight, loss_weight
 from ebbflow.data import Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError
-from ebbflow.evaluation.weights import compare, grid, read_term
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.runs import Trainer
+from ebbflow.show.loss_weights import compare, grid, read_term
 from ebbflow.training.adaptive import HISTORY, ImportanceTimes, Uncertainty
 from ebbflow.training.loop import Batch, fit
 

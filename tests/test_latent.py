@@ -18,7 +18,6 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 import ebbflow
-from ebbflow import canvas
 from ebbflow.cli.app import run_app
 from ebbflow.config import AutoencoderConfig, parse, parse_as
 from ebbflow.data import load_dataset, to_uint8
@@ -27,10 +26,11 @@ from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encode
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
 from ebbflow.runs import Trainer, facts_of, generate, load_splits, open_run
 from ebbflow.runs.autoencoder import AutoencoderTrainer, load_images
-from ebbflow.runs.evaluate import _denoising
 from ebbflow.runs.generate import default_request
 from ebbflow.runs.guiding import open_guides
 from ebbflow.runs.spaces import fingerprint, read_space, save_space
+from ebbflow.show import canvas
+from ebbflow.studies.evaluate import _denoising
 from ebbflow.training.autoencoder import losses_of
 
 SMALL = AutoencoderOptions(channels=(8, 16), latent_channels=3)

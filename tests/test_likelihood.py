@@ -27,7 +27,7 @@ from ebbflow.methods.likelihood import (
 )
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.runs import open_run
-from ebbflow.runs.likelihood import Question, measure_likelihood
+from ebbflow.studies.likelihood import Question, measure_likelihood
 
 FLOW = PATH_CASES["flow"]
 MILLIBIT = 1e-3 * math.log(2)

@@ -10,8 +10,9 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from ebbflow.evaluation.measure import Sets, block_errors, jackknife, measure, memorisation
-from ebbflow.evaluation.metrics import (
+from ebbflow.metrics.measure import Sets, block_errors, jackknife, measure, memorisation
+from ebbflow.metrics.moments import Moments, accumulated, moments
+from ebbflow.metrics.scores import (
     METRICS,
     Comparison,
     frechet,
@@ -23,7 +24,6 @@ from ebbflow.evaluation.metrics import (
     nearest_distances,
     spread_rows,
 )
-from ebbflow.evaluation.statistics import Moments, accumulated, moments
 
 F64 = torch.float64
 
@@ -154,7 +154,7 @@ def test_kid_agrees_with_torchmetrics() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = draw(60, 4, seed=13), draw(50, 4, seed=14)
     before = (kid(x, y), manifold(x, y), nearest_distances(y, x))
-    monkeypatch.setattr("ebbflow.evaluation.metrics.CHUNK", 7)
+    monkeypatch.setattr("ebbflow.metrics.scores.CHUNK", 7)
     after = (kid(x, y), manifold(x, y), nearest_distances(y, x))
     assert before[0] == pytest.approx(after[0], rel=1e-12)
     assert before[1] == after[1]

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ebbflow.cli.app import run_app
-from ebbflow.evaluation.run_plots import Curve, curve, draw_runs, gap, levels_of, summary
 from ebbflow.runs.upkeep import read_metrics
+from ebbflow.show.run_plots import Curve, curve, draw_runs, gap, levels_of, summary
 
 TINY = [
     "--set", "net.channels=[8,16]", "--set", "net.num_heads=2", "--set", "train.sample_every=0", "--set", "train.held_out_every=4",

@@ -16,11 +16,11 @@ from ebbflow.cli.app import run_app
 from ebbflow.core.paths import PATHS, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS
-from ebbflow.evaluation import exact, faults
-from ebbflow.evaluation.verify import Plan, Verdict, verify
-from ebbflow.evaluation.verify_html import page
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.proof import exact, faults
+from ebbflow.proof.verify import Plan, Verdict, verify
+from ebbflow.show.verify_html import page
 
 F64 = torch.float64
 KEYS = {

@@ -13,7 +13,7 @@ from ebbflow.cli.common import print_json, print_rows, read_integers, read_items
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.runs.evaluate import Stage
+    from ebbflow.studies.evaluate import Stage
 
 
 def claims(
@@ -41,7 +41,7 @@ def claims(
     if precision not in ("fp32", "bf16", "auto"):
         raise ConfigError(f"--precision must be fp32, bf16 or auto, got {precision!r}.")
     from ebbflow.runs import open_run
-    from ebbflow.runs.claims import Examination, examine
+    from ebbflow.studies.claims.pair import Examination, examine
     from ebbflow.training.engine import keep_large_blocks, pick_device
 
     how = Examination(

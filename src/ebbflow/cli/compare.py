@@ -14,8 +14,8 @@ from ebbflow.cli.options import AsJson, BatchSize, Device, WeightsName
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.evaluation.compare_html import Report
-    from ebbflow.runs.evaluate import Stage
+    from ebbflow.show.compare_html import Report
+    from ebbflow.studies.evaluate import Stage
 
 
 def compare(
@@ -50,13 +50,13 @@ def compare(
         raise ConfigError(f"--reference must be held_out or train, got {reference!r}.")
     if output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output wants a file ending in .html, got {output.name!r}.")
-    from ebbflow.evaluation.compare_html import page
+    from ebbflow.files import write_text
     from ebbflow.runs import Request, open_run
-    from ebbflow.runs.compare import Comparing
-    from ebbflow.runs.compare import compare as stages_of
-    from ebbflow.runs.compare_facts import as_json
-    from ebbflow.runs.evaluate import Evaluation
-    from ebbflow.runs.store import write_text
+    from ebbflow.show.compare_html import page
+    from ebbflow.studies.compare import Comparing
+    from ebbflow.studies.compare import compare as stages_of
+    from ebbflow.studies.compare_facts import as_json
+    from ebbflow.studies.evaluate import Evaluation
     from ebbflow.training.engine import keep_large_blocks, pick_device
 
     keep_large_blocks()

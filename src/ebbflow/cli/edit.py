@@ -70,9 +70,9 @@ def edit(
     json: options.AsJson = False,
 ) -> None:
     """Edit an image with a trained run: vary it (SDEdit), fill in a part of it, or go from it to another one."""
-    from ebbflow import canvas
     from ebbflow.runs import open_run
     from ebbflow.runs.edit import Edit, read_noise, require_images
+    from ebbflow.show import canvas
     from ebbflow.training.engine import pick_device
 
     check_weights(weights)
@@ -216,9 +216,9 @@ def _write(
     """The edits as a file or a folder; a picture shows the inputs beside them, a row for each class."""
     import torch
 
-    from ebbflow import canvas
     from ebbflow.data import to_uint8
     from ebbflow.runs.generate import row_name
+    from ebbflow.show import canvas
 
     images = to_uint8(x.clamp(-1, 1))
     labels = request.labels if request.labels is not None and len(request.labels) == len(x) else None

@@ -14,7 +14,7 @@ from ebbflow.cli.common import print_json, print_rows, read_options, this_comman
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.runs.evaluate import Evaluation, Stage
+    from ebbflow.studies.evaluate import Evaluation, Stage
 
 
 def evaluate(
@@ -47,8 +47,8 @@ def evaluate(
     _one_of("--reference", reference, ("held_out", "train"))
     _one_of("--precision", precision, ("fp32", "bf16", "auto"))
     from ebbflow.runs import open_run
-    from ebbflow.runs.evaluate import Evaluation, base_request
-    from ebbflow.runs.evaluate import evaluate as stages_of
+    from ebbflow.studies.evaluate import Evaluation, base_request
+    from ebbflow.studies.evaluate import evaluate as stages_of
     from ebbflow.training.engine import keep_large_blocks, pick_device
 
     keep_large_blocks()
@@ -111,7 +111,7 @@ def _shown(stages: Generator[Stage, None, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any], wanted: Evaluation) -> None:
-    from ebbflow.evaluation.metrics import METRICS
+    from ebbflow.metrics.scores import METRICS
 
     floor, errors = result["floor"] or {}, result["standard_errors"]
     rows = [

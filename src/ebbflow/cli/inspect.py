@@ -52,10 +52,10 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
-    from ebbflow.evaluation.metrics import METRICS
     from ebbflow.latent import AUTOENCODERS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
     from ebbflow.methods.samplers import SAMPLERS
+    from ebbflow.metrics.scores import METRICS
     from ebbflow.nets import NETS
 
     return {

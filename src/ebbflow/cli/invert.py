@@ -35,10 +35,10 @@ def invert(
     json: options.AsJson = False,
 ) -> None:
     """Find the noise from which a run makes an image, by walking the sampler's grid backwards."""
-    from ebbflow import canvas
     from ebbflow.methods.editing import psnr
     from ebbflow.runs import edit as editing
     from ebbflow.runs import open_run
+    from ebbflow.show import canvas
     from ebbflow.training.engine import pick_device
 
     check_weights(weights)
@@ -96,9 +96,9 @@ def reconstruct(
     json: Annotated[bool, typer.Option("--json", help="Print an array of objects.")] = False,
 ) -> None:
     """Measure how well held-out images survive the way to noise and back, by number of steps."""
-    from ebbflow import canvas
     from ebbflow.runs import open_run
     from ebbflow.runs.edit import reconstructions, require_images
+    from ebbflow.show import canvas
     from ebbflow.training.engine import pick_device
 
     check_weights(weights)
@@ -146,8 +146,8 @@ def held_out(run: Run, num: int, data_dir: Path | None) -> Dataset:
 def _draw(data: Dataset, done: list[Reconstruction], output: Path) -> None:
     import torch
 
-    from ebbflow import canvas
     from ebbflow.data import to_uint8
+    from ebbflow.show import canvas
 
     columns = min(10, len(data))
     rows = [data.x[:columns], *(to_uint8(r.x[:columns]) for r in done)]

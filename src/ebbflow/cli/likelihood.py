@@ -35,9 +35,9 @@ def likelihood(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure the likelihood of held-out data, in bits a dimension: less is better."""
+    from ebbflow.files import write_text
     from ebbflow.runs import open_run
-    from ebbflow.runs.likelihood import Question, measure_likelihood
-    from ebbflow.runs.store import write_text
+    from ebbflow.studies.likelihood import Question, measure_likelihood
     from ebbflow.training.engine import pick_device
 
     _check(weights, variance, method, output)

@@ -13,7 +13,7 @@ from ebbflow.cli.common import class_indices, read_options
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.nets import Wanted
+    from ebbflow.core.condition import Condition
     from ebbflow.runs import Request, Run
 
 Ckpt = Annotated[Path, typer.Option(help="The folder of a run or of one of its checkpoints.")]
@@ -40,7 +40,7 @@ def request_for(
     run: Run,
     *,
     seeds: Sequence[int],
-    asked: Sequence[Wanted],
+    asked: Sequence[Condition],
     sampler: str | None = None,
     settings: Sequence[str] | None = None,
     **changes: Any,
@@ -68,7 +68,7 @@ def request_for(
 
 def asked_of(
     run: Run, *, label: str | None = None, labels: Sequence[str] | None = None, prompts: Sequence[str] | None = None
-) -> list[Wanted]:
+) -> list[Condition]:
     """What was asked for by at most one of --label, --labels and --prompt; nothing for no condition.
 
     Raises:

@@ -29,10 +29,10 @@ def schedules(
     num_steps: Annotated[int, typer.Option(min=10, help="Steps that beta refers to.")] = 1000,
 ) -> None:
     """Draw beta, alpha, alpha-bar, their square roots and log-SNR of any paths."""
-    from ebbflow import canvas
     from ebbflow.core.paths import PATHS
     from ebbflow.errors import choose
-    from ebbflow.evaluation.plots import draw_schedules
+    from ebbflow.show import canvas
+    from ebbflow.show.plots import draw_schedules
 
     canvas.check_suffix(output, canvas.PICTURE_SUFFIXES)
     chosen = {name: choose(PATHS, name, "path")() for name in read_items(paths)}

@@ -39,11 +39,11 @@ def noising(
     standard deviation 1 both ways."""
     import torch
 
-    from ebbflow import canvas
     from ebbflow.core.paths import PATHS
     from ebbflow.data import load_dataset
     from ebbflow.errors import choose
-    from ebbflow.evaluation.strips import noise_both_ways
+    from ebbflow.show import canvas
+    from ebbflow.show.strips import noise_both_ways
 
     canvas.check_suffix(output, canvas.PICTURE_SUFFIXES)
     chosen = choose(PATHS, path, "path")()
@@ -81,8 +81,8 @@ def denoising(
     device: options.Device = "auto",
 ) -> None:
     """Show x_t and the x0 predicted from it on the way from noise to samples."""
-    from ebbflow import canvas
-    from ebbflow.evaluation.strips import denoising_frames, draw_denoising, trace
+    from ebbflow.show import canvas
+    from ebbflow.show.strips import denoising_frames, draw_denoising, trace
 
     moving = output.suffix.lower() in canvas.ANIMATION_SUFFIXES
     canvas.check_suffix(output, (*canvas.PICTURE_SUFFIXES, *canvas.ANIMATION_SUFFIXES))
@@ -115,8 +115,8 @@ def toy_sampler(
     device: options.Device = "auto",
 ) -> None:
     """Show why x_t minus the predicted noise is no sampler: it, above a real one, from the same noise."""
-    from ebbflow import canvas
-    from ebbflow.evaluation.strips import draw_toy, toy_trace, trace
+    from ebbflow.show import canvas
+    from ebbflow.show.strips import draw_toy, toy_trace, trace
 
     canvas.check_suffix(output, canvas.PICTURE_SUFFIXES)
     changes: dict[str, Any] = {"guidance": guidance, "num_steps": steps, "grid": grid}
@@ -149,9 +149,9 @@ def trajectories(
     ] = None,
 ) -> None:
     """Draw the ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
-    from ebbflow import canvas
     from ebbflow.cli.invert import held_out
-    from ebbflow.evaluation.strips import draw_trajectories, trace
+    from ebbflow.show import canvas
+    from ebbflow.show.strips import draw_trajectories, trace
 
     canvas.check_suffix(output, canvas.PICTURE_SUFFIXES)
     run, request = _ask(ckpt, num, label, seed, ode, guidance=guidance, num_steps=steps, grid=grid, every=True)

@@ -17,9 +17,9 @@ def run(
 ) -> None:
     """Draw what runs wrote down: training and held-out loss (averaged and raw weights), their gap, gradient norm,
     learning rate, throughput, and loss by log-SNR over the steps."""
-    from ebbflow import canvas
-    from ebbflow.evaluation.run_plots import draw_runs, summary
     from ebbflow.runs.upkeep import read_metrics
+    from ebbflow.show import canvas
+    from ebbflow.show.run_plots import draw_runs, summary
 
     canvas.check_suffix(output, canvas.PICTURE_SUFFIXES)
     rows: dict[str, Any] = {name: read_metrics(folder) for name, folder in _named(runs).items()}

@@ -27,8 +27,8 @@ def weights(
     """Draw how objectives weigh noise levels, and say which are the same up to a constant."""
     from dataclasses import asdict
 
-    from ebbflow import canvas
-    from ebbflow.evaluation.weights import compare, draw, read_term
+    from ebbflow.show import canvas
+    from ebbflow.show.loss_weights import compare, draw, read_term
 
     canvas.check_suffix(output, canvas.PICTURE_SUFFIXES)
     terms = [read_term(text, path) for text in objectives.split(",")]

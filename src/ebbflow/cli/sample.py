@@ -37,7 +37,7 @@ from ebbflow.cli.guides import (
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.nets import Wanted
+    from ebbflow.core.condition import Condition
     from ebbflow.runs import Request, Run, Samples
     from ebbflow.runs.store import Weights
 
@@ -167,7 +167,7 @@ def sample(
 
 def _wanted(
     run: Run, *, label: str | None, labels: str | None, prompts: list[str] | None, vectors: list[str] | None
-) -> tuple[Wanted, ...] | None:
+) -> tuple[Condition, ...] | None:
     """What is to be made, row by row; None where nothing was said."""
     given = {"--label": label, "--labels": labels, "--prompt": prompts, "--vector": vectors}
     flags = [flag for flag, value in given.items() if value is not None]
@@ -181,7 +181,9 @@ def _wanted(
     return tuple(prompts) if prompts is not None else None if vectors is None else tuple(map(_numbers, vectors))
 
 
-def _request(run: Run, wanted: tuple[Wanted, ...] | None, *, num: int | None, seed: int, seeds: str | None) -> Request:
+def _request(
+    run: Run, wanted: tuple[Condition, ...] | None, *, num: int | None, seed: int, seeds: str | None
+) -> Request:
     """Seeds and what they are to become: by blocks of the same, in the order given."""
     from ebbflow.runs.generate import deal, default_request
 
@@ -199,7 +201,7 @@ def _request(run: Run, wanted: tuple[Wanted, ...] | None, *, num: int | None, se
     return default_request(run, seeds=chosen, labels=labels, wanted=None if labels else dealt)
 
 
-def _negative(run: Run, label: str | None, prompt: str | None) -> Wanted | None:
+def _negative(run: Run, label: str | None, prompt: str | None) -> Condition | None:
     if label is not None and prompt is not None:
         raise ConfigError("--negative-label and --negative-prompt both say what to avoid. Give one.")
     return prompt if label is None else class_indices(run, [label])[0]
@@ -223,7 +225,7 @@ def _interval(text: str) -> tuple[float, float]:
 
 
 def _check_outputs(output: Path, trajectory: Path | None) -> None:
-    from ebbflow import canvas
+    from ebbflow.show import canvas
 
     if output.suffix:
         canvas.check_suffix(output, (*canvas.PICTURE_SUFFIXES, ".npz"))
@@ -237,10 +239,10 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
     """Generate and write; returns what was written."""
     import torch
 
-    from ebbflow import canvas
     from ebbflow.runs import generate
     from ebbflow.runs.grids import with_times
     from ebbflow.runs.variance import knowing_variance
+    from ebbflow.show import canvas
 
     kind: Weights = "ema" if weights == "ema" else "raw"
     model = run.denoiser(kind, device=device)
@@ -268,11 +270,11 @@ def _write(run: Run, request: Request, weights: str, device: Any, output: Path, 
     return [str(output), *([str(trajectory)] if trajectory else [])]
 
 
-def _picture(run: Run, samples: Any, asked: tuple[Wanted, ...] | None) -> Any:
+def _picture(run: Run, samples: Any, asked: tuple[Condition, ...] | None) -> Any:
     """A grid whose rows are what was asked for, or a scatter of points."""
-    from ebbflow import canvas
-    from ebbflow.evaluation.plots import scatter
     from ebbflow.runs.generate import row_name
+    from ebbflow.show import canvas
+    from ebbflow.show.plots import scatter
 
     rows = list(dict.fromkeys(asked or ()))
     if not run.facts.is_image:

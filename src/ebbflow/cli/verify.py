@@ -15,8 +15,8 @@ from ebbflow.cli.common import print_json, print_rows, read_items, this_command
 from ebbflow.errors import ConfigError, choose
 
 if TYPE_CHECKING:
-    from ebbflow.evaluation.extensions import Extension
-    from ebbflow.evaluation.verify import Plan, Verdict
+    from ebbflow.plugins import Extension
+    from ebbflow.proof.verify import Plan, Verdict
 
 T = TypeVar("T")
 NUM_SHOWN = 20
@@ -45,7 +45,7 @@ def verify(
 
     Exit code 1 when anything fails. With --import and no other choice, only what the module adds is verified.
     """
-    from ebbflow.evaluation.extensions import extended, load_extension
+    from ebbflow.plugins import extended, load_extension
 
     if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output wants a file ending in .html, got {output.name!r}.")
@@ -53,7 +53,7 @@ def verify(
     with nullcontext() if extension is None else extended(extension):
         rows = _rows(_plan(samplers, paths, predictions, grids, extension, quick))
     if output is not None:
-        from ebbflow.evaluation.verify_html import page
+        from ebbflow.show.verify_html import page
 
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page(rows, this_command()), encoding="utf-8")
@@ -77,8 +77,8 @@ def _plan(
     from ebbflow.core.paths import PATHS
     from ebbflow.core.predictions import PREDICTIONS
     from ebbflow.core.times import TIME_GRIDS
-    from ebbflow.evaluation.verify import Plan
     from ebbflow.methods.samplers import SAMPLERS
+    from ebbflow.proof.verify import Plan
 
     free = all(text is None for text in (samplers, paths, predictions, grids))
     plan = Plan(
@@ -102,14 +102,14 @@ def _rows(plan: Plan) -> list[Verdict]:
     """All verdicts, with a progress bar when someone watches."""
     from tqdm import tqdm
 
-    from ebbflow.evaluation.verify import verify
+    from ebbflow.proof.verify import verify
 
     shown = sys.stderr.isatty()
     return list(tqdm(verify(plan), total=len(plan), unit="row", disable=not shown, leave=False, dynamic_ncols=True))
 
 
 def _print(rows: Sequence[Verdict], output: Path | None) -> None:
-    from ebbflow.evaluation.verify_tables import failures, order_matrix, sampler_table, summary
+    from ebbflow.proof.tables import failures, order_matrix, sampler_table, summary
 
     for table in (order_matrix(rows), sampler_table(rows)):
         print_rows([{str(i): entry for i, entry in enumerate(line)} for line in table])

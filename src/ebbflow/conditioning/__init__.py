@@ -14,7 +14,7 @@ from ebbflow.conditioning.labels import LabelConditioner, LabelConditioning, lab
 from ebbflow.conditioning.pretrained import PretrainedEncoder, PretrainedTextConditioning
 from ebbflow.conditioning.text import ByteEncoder, TextConditioner, TextConditioning
 from ebbflow.conditioning.vectors import VectorConditioner, VectorConditioning
-from ebbflow.nets import Wanted
+from ebbflow.core.condition import Condition
 
 __all__ = [
     "CONDITIONINGS",
@@ -45,7 +45,7 @@ class NoConditioning:
         """Nothing to build."""
         return
 
-    def examples(self, facts: DataFacts) -> tuple[Wanted, ...]:
+    def examples(self, facts: DataFacts) -> tuple[Condition, ...]:
         """None."""
         return ()
 
@@ -59,7 +59,7 @@ class AutoConditioning:
         """What `resolved` builds."""
         return self.resolved(facts).build(facts)
 
-    def examples(self, facts: DataFacts) -> tuple[Wanted, ...]:
+    def examples(self, facts: DataFacts) -> tuple[Condition, ...]:
         """What `resolved` samples."""
         return self.resolved(facts).examples(facts)
 

@@ -10,8 +10,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from ebbflow.core.condition import Condition
 from ebbflow.data import Dataset
-from ebbflow.nets import Context, ContextSpec, Injection, Wanted
+from ebbflow.nets import Context, ContextSpec, Injection
 
 
 class Conditioner(nn.Module):
@@ -40,7 +41,7 @@ class Conditioner(nn.Module):
         gone = torch.rand(len(cond), generator=generator) < probability
         return torch.where(gone.reshape(-1, *[1] * (cond.ndim - 1)), self.null(len(cond)), cond)
 
-    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+    def read(self, wanted: Sequence[Condition]) -> Tensor:
         """The conditions that class indices, prompts and vectors stand for, a row each.
 
         Raises:
@@ -66,7 +67,7 @@ class Conditioner(nn.Module):
             "--set conditioning.kind=vector."
         )
 
-    def _row(self, wanted: Wanted) -> Tensor:
+    def _row(self, wanted: Condition) -> Tensor:
         if isinstance(wanted, str):
             return self.of_prompt(wanted)
         return self.of_label(wanted) if isinstance(wanted, int) else self.of_vector(tuple(wanted))
@@ -117,7 +118,7 @@ class Conditioning(Protocol):
         """The conditioner for data of these facts."""
         ...
 
-    def examples(self, facts: DataFacts) -> tuple[Wanted, ...]:
+    def examples(self, facts: DataFacts) -> tuple[Condition, ...]:
         """What to sample when nothing is said: one of each class, or a few captions or vectors of the data."""
         ...
 

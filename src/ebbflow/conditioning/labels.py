@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.conditioning.base import Conditioned, Conditioner, DataFacts
+from ebbflow.core.condition import Condition
 from ebbflow.data import Dataset
-from ebbflow.nets import Context, ContextSpec, Injection, Wanted
+from ebbflow.nets import Context, ContextSpec, Injection
 
 
 class LabelConditioner(Conditioner):
@@ -80,7 +81,7 @@ class LabelConditioning(Conditioned):
             len(facts.label_names), dim=self.dim, injection=self.injection, num_tokens=self.num_tokens
         )
 
-    def examples(self, facts: DataFacts) -> tuple[Wanted, ...]:
+    def examples(self, facts: DataFacts) -> tuple[Condition, ...]:
         """Every class."""
         return tuple(range(len(facts.label_names)))
 

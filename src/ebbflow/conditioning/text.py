@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ebbflow.conditioning.base import Conditioned, Conditioner, DataFacts
 from ebbflow.conditioning.labels import in_range
+from ebbflow.core.condition import Condition
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset
-from ebbflow.nets import Context, ContextSpec, Injection, Wanted
+from ebbflow.nets import Context, ContextSpec, Injection
 from ebbflow.nets.attention import Attention
 from ebbflow.nets.embeddings import frequencies
 
@@ -160,7 +161,7 @@ class CaptionConditioning(Conditioned):
         encoder = self.make_encoder()
         return TextConditioner(encoder, injection=self.injection, templates=self.templates, label_names=names)
 
-    def examples(self, facts: DataFacts) -> tuple[Wanted, ...]:
+    def examples(self, facts: DataFacts) -> tuple[Condition, ...]:
         """The first few captions of the data, or every class in the words of the first template."""
         return facts.captions or tuple(worded(self.templates[0], name) for name in facts.label_names)
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ebbflow.conditioning.base import Conditioned, Conditioner, DataFacts
 from ebbflow.conditioning.labels import in_range
+from ebbflow.core.condition import Condition
 from ebbflow.data import Dataset
-from ebbflow.nets import Context, ContextSpec, Injection, Wanted
+from ebbflow.nets import Context, ContextSpec, Injection
 
 Source = Literal["label", "data"]
 
@@ -113,6 +114,6 @@ class VectorConditioning(Conditioned):
             size, source=self.source, dim=self.dim, injection=self.injection, num_tokens=self.num_tokens
         )
 
-    def examples(self, facts: DataFacts) -> tuple[Wanted, ...]:
+    def examples(self, facts: DataFacts) -> tuple[Condition, ...]:
         """Every class, or the first few vectors of the data."""
         return tuple(range(len(facts.label_names))) if self.source == "label" else facts.vectors

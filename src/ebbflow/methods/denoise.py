@@ -11,10 +11,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Condition
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, check_pair, solve
 from ebbflow.core.shape import as_time, expand
-from ebbflow.nets import Wanted
 
 Clock = Literal["log_snr", "time"]
 LOG_SNR_LIMIT = 20.0
@@ -51,7 +51,7 @@ class Denoiser(ABC):
             ValueError: this denoiser knows no null condition.
         """
 
-    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+    def read(self, wanted: Sequence[Condition]) -> Tensor:
         """The conditions that class indices, prompts or vectors stand for, a row each, in the form that `given` takes.
 
         Raises:
@@ -79,7 +79,7 @@ class Wrapped(Denoiser):
     def null(self, num: int) -> Tensor:
         return self.inner.null(num)
 
-    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+    def read(self, wanted: Sequence[Condition]) -> Tensor:
         return self.inner.read(wanted)
 
 
@@ -123,7 +123,7 @@ class NetDenoiser(Denoiser):
     prediction: str = "velocity"
     clock: Clock = "log_snr"
     make_null: Callable[[int], Tensor] | None = None
-    make_cond: Callable[[Sequence[Wanted]], Tensor] | None = None
+    make_cond: Callable[[Sequence[Condition]], Tensor] | None = None
     cond: Tensor | None = None
     null_trained: bool = True
 
@@ -170,7 +170,7 @@ class NetDenoiser(Denoiser):
             )
         return self.make_null(num)
 
-    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+    def read(self, wanted: Sequence[Condition]) -> Tensor:
         return super().read(wanted) if self.make_cond is None else self.make_cond(wanted)
 
 

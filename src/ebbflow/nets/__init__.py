@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
-from ebbflow.nets.context import Context, ContextSpec, Injection, Wanted
+from ebbflow.nets.context import Context, ContextSpec, Injection
 from ebbflow.nets.dit import DiTOptions
 from ebbflow.nets.mlp import MLPOptions
 from ebbflow.nets.unet import UNetOptions
@@ -27,4 +27,4 @@ NETS: dict[str, type[UNetOptions] | type[DiTOptions] | type[MLPOptions]] = {
     "mlp": MLPOptions,
 }
 
-__all__ = ["NETS", "Context", "ContextSpec", "Injection", "NetOptions", "Wanted"]
+__all__ = ["NETS", "Context", "ContextSpec", "Injection", "NetOptions"]

@@ -8,7 +8,6 @@ from typing import Literal
 from torch import Tensor
 
 Injection = Literal["add", "scale", "cross_attention"]
-Wanted = int | str | tuple[float, ...]  # what a user asks a sample to be: the index of a class, a prompt, or a vector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebbflow import canvas
 from ebbflow.conditioning import label_indices
+from ebbflow.core.condition import Condition
 from ebbflow.errors import ConfigError, nearest
-from ebbflow.evaluation.plots import scatter
 from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.nets import Wanted
 from ebbflow.runs import Request, generate, open_run
 from ebbflow.runs.generate import deal, default_request
 from ebbflow.runs.grids import with_times
 from ebbflow.runs.store import Weights
 from ebbflow.runs.variance import knowing_variance
+from ebbflow.show import canvas
+from ebbflow.show.plots import scatter
 from ebbflow.training.engine import pick_device
 
 
@@ -43,7 +43,7 @@ class SampleSet:
     labels: tuple[int, ...] | None
     label_names: tuple[str, ...]
     images: Tensor | None
-    wanted: tuple[Wanted, ...] | None = None
+    wanted: tuple[Condition, ...] | None = None
 
     def __repr__(self) -> str:
         return f"SampleSet({len(self.x)} x {tuple(self.x.shape[1:])})"
@@ -98,7 +98,7 @@ def sample(
     if sum(given is not None for given in (labels, prompts, vectors)) > 1:
         raise ConfigError("`labels`, `prompts` and `vectors` all say what the samples are to be. Give one of them.")
     dealt = None if labels is None else deal(label_indices(labels, run.facts.label_names), num)
-    others: list[Wanted] = [*(prompts or ()), *(tuple(map(float, vector)) for vector in vectors or ())]
+    others: list[Condition] = [*(prompts or ()), *(tuple(map(float, vector)) for vector in vectors or ())]
     wanted = None if prompts is None and vectors is None else deal(others, num)
     default = default_request(run, seeds=tuple(range(seed, seed + num)), labels=dealt, wanted=wanted)
     for name in request:

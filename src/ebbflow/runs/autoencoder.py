@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from ebbflow import canvas
 from ebbflow.config import AutoencoderConfig
 from ebbflow.data import Dataset, Splits, load_dataset, to_uint8
 from ebbflow.errors import ConfigError
+from ebbflow.files import write_text
 from ebbflow.latent import LatentSpace, batches_of
 from ebbflow.runs.build import DatasetLoader, build_autoencoder, facts_of
 from ebbflow.runs.spaces import MODEL, save_space
-from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
+from ebbflow.runs.store import claim, describe, newest_checkpoint
 from ebbflow.runs.train import Progress
 from ebbflow.runs.upkeep import forget_after, is_due, learning_rate, log_metrics, prune
+from ebbflow.show import canvas
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.autoencoder import AutoencoderStep, Fidelity, fit_autoencoder, measure_fidelity
 from ebbflow.training.optim import adamw

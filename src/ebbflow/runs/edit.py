@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from ebbflow.canvas import whole_file
 from ebbflow.conditioning import DataFacts
 from ebbflow.core.noise import Noise
 from ebbflow.data import Dataset
 from ebbflow.data.folder import read_picture
 from ebbflow.errors import ConfigError, DataError
+from ebbflow.files import whole_file
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, reconstruct, sdedit, sub_grid

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import DataFacts
+from ebbflow.core.condition import Condition
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.latent import LatentSpace
@@ -19,7 +20,6 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance import takes_condition
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import walk
-from ebbflow.nets import Wanted
 from ebbflow.runs.build import drop_of
 from ebbflow.runs.guiding import Guides, check_guides, guide
 from ebbflow.runs.spaces import decoded
@@ -51,8 +51,8 @@ class Request:
 
     seeds: tuple[int, ...]
     labels: tuple[int, ...] | None = None
-    wanted: tuple[Wanted, ...] | None = None
-    negative: Wanted | None = None
+    wanted: tuple[Condition, ...] | None = None
+    negative: Condition | None = None
     guidance: float = 1.0
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
@@ -66,7 +66,7 @@ class Request:
     batch_size: int = 64
 
     @property
-    def asked(self) -> tuple[Wanted, ...] | None:
+    def asked(self) -> tuple[Condition, ...] | None:
         """What each sample is asked to be, by `wanted` or by `labels`."""
         return self.labels if self.wanted is None else self.wanted
 
@@ -110,7 +110,7 @@ class Samples:
     labels: tuple[int, ...] | None
     step: int
     done: bool
-    asked: tuple[Wanted, ...] | None = None
+    asked: tuple[Condition, ...] | None = None
     space: LatentSpace | None = None
 
     @cached_property
@@ -182,7 +182,7 @@ def _steps(
     )
 
 
-def bind(denoiser: Denoiser, request: Request, asked: tuple[Wanted, ...] | None) -> Denoiser:
+def bind(denoiser: Denoiser, request: Request, asked: tuple[Condition, ...] | None) -> Denoiser:
     """`denoiser` with what a batch is asked to be and the guidance of the request."""
     cond = None if asked is None or not takes_condition(denoiser) else denoiser.read(asked)
     negative = None if request.negative is None else denoiser.read([request.negative])
@@ -196,7 +196,7 @@ def default_request(
     *,
     seeds: tuple[int, ...],
     labels: tuple[int, ...] | None = None,
-    wanted: tuple[Wanted, ...] | None = None,
+    wanted: tuple[Condition, ...] | None = None,
 ) -> Request:
     """How a run is sampled when nothing else is said."""
     sample = run.config.sample
@@ -225,7 +225,7 @@ def deal(items: Sequence[T], num: int) -> tuple[T, ...]:
     return tuple(items[i * len(items) // num] for i in range(num))
 
 
-def row_name(wanted: Wanted, label_names: Sequence[str]) -> str:
+def row_name(wanted: Condition, label_names: Sequence[str]) -> str:
     """What a row of a grid is called: the class, the prompt, or the parts of the vector."""
     if isinstance(wanted, int):
         return label_names[wanted]

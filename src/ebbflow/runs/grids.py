@@ -16,12 +16,13 @@ from ebbflow.conditioning import LabelConditioning
 from ebbflow.core.noise import Noise
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import CheckpointError, ConfigError, choose
+from ebbflow.files import write_text
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.grid_search import TEACHER, cheapest_path, deviations, trajectory
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import grid_times, pure_noise
 from ebbflow.runs.generate import Request, bind
-from ebbflow.runs.store import Run, Weights, write_text
+from ebbflow.runs.store import Run, Weights
 
 FILE = "grids.json"
 LEARNED = "learned"

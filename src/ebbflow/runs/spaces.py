@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebbflow.canvas import whole_file
 from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.files import whole_file
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, diffusers_class, encoded, from_description
 from ebbflow.training import checkpoint, engine
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 
 from ebbflow import __version__
-from ebbflow.canvas import whole_file
 from ebbflow.conditioning import ConditionedNet, DataFacts
 from ebbflow.config import AnyConfig, AutoencoderConfig, ClassifierConfig, RunConfig, parse, parse_as, to_dict
 from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.files import write_text
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.runs.build import build_denoiser
@@ -198,9 +198,3 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
     facts = old.get("facts", {})
     if not facts or any(facts.get(key, value) != value for key, value in new["facts"].items()):
         raise ConfigError(f"{folder} holds a run on other data ({old.get('facts')}). Choose another --save-dir.")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `path` whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")

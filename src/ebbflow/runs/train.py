@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from ebbflow import canvas
 from ebbflow.conditioning import ConditionedNet
 from ebbflow.config import RunConfig
 from ebbflow.data import Splits
-from ebbflow.evaluation.plots import scatter
+from ebbflow.files import write_text
 from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
@@ -28,8 +27,10 @@ from ebbflow.runs.build import (
 )
 from ebbflow.runs.generate import Request, generate, row_name
 from ebbflow.runs.spaces import enter, keep
-from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
+from ebbflow.runs.store import claim, describe, newest_checkpoint
 from ebbflow.runs.upkeep import forget_after, is_due, learning_rate, log_metrics, prune
+from ebbflow.show import canvas
+from ebbflow.show.plots import scatter
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.ema import EMA
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr

@@ -14,11 +14,12 @@ from ebbflow.config import ClassifierConfig
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Splits
 from ebbflow.errors import DataError
+from ebbflow.files import write_text
 from ebbflow.methods.guidance import ClassifierObjective
 from ebbflow.nets.classifier import Classifier
 from ebbflow.runs.build import DatasetLoader, facts_of
 from ebbflow.runs.classifier import Accuracy, build_classifier, measure
-from ebbflow.runs.store import claim, describe, newest_checkpoint, write_text
+from ebbflow.runs.store import claim, describe, newest_checkpoint
 from ebbflow.runs.train import Progress
 from ebbflow.runs.upkeep import forget_after, is_due, learning_rate, log_metrics, prune
 from ebbflow.training import checkpoint, engine

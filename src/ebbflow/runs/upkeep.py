@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ebbflow.canvas import whole_file
 from ebbflow.config import TrainConfig
 from ebbflow.errors import DataError
+from ebbflow.files import whole_file
 from ebbflow.training.optim import LearningRate
 
 METRICS = "metrics.jsonl"

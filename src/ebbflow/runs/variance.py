@@ -12,12 +12,13 @@ import torch
 
 from ebbflow.data import Dataset
 from ebbflow.errors import DataError
+from ebbflow.files import write_text
 from ebbflow.latent import encoded
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.variance import AnalyticVariance, VarianceTable, measure_variance
 from ebbflow.runs.build import conditioner_of, load_splits
 from ebbflow.runs.generate import Request
-from ebbflow.runs.store import Run, Weights, write_text
+from ebbflow.runs.store import Run, Weights
 
 NUM_SAMPLES = 256
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.errors import CheckpointError
+from ebbflow.files import link_or_copy
 from ebbflow.training.ema import EMA
 
 
@@ -87,14 +87,6 @@ def save(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Checkpoint(folder=folder, state=state)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that never changes a second name where the file system can, else copy it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def read(folder: Path) -> Checkpoint:

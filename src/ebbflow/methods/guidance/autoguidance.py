@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ebbflow.core.condition import Condition
 from ebbflow.core.predictions import Estimate
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance.branches import Interval, check_interval, combine, inside, pick, takes_condition
-from ebbflow.nets import Wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Autoguidance(Denoiser):
     def null(self, num: int) -> Tensor:
         return self.good.null(num)
 
-    def read(self, wanted: Sequence[Wanted]) -> Tensor:
+    def read(self, wanted: Sequence[Condition]) -> Tensor:
         return self.good.read(wanted)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:

@@ -1,0 +1,1 @@
+"""Numbers from samples: features, distances, and their floors and errors."""

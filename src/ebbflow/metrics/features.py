@@ -1,0 +1,216 @@
+"""Feature maps: from samples to the vectors that metrics compare; trained, fitted or read on demand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.noise import derive_seed, fresh_weights
+from ebbflow.data import Dataset, Splits
+from ebbflow.errors import ConfigError, nearest
+from ebbflow.metrics.cache import cache_folder, data_hash, keep, kept, key_of, plain, tensor_hash
+from ebbflow.metrics.classifier import (
+    ClassifierNet,
+    ClassifierSettings,
+    train_classifier,
+    trained_facts,
+)
+from ebbflow.metrics.pretrained import Kind, pretrained
+from ebbflow.training.engine import pick_precision
+
+PCA_FEATURES = 64
+PCA_ROWS = 10_000
+BATCH = 500
+Counts = tuple[int, int]
+
+
+class FeatureMap(Protocol):
+    """A map from x0 float32 (B, *dims) to features float32 (B, dim) on the CPU.
+
+    `name` tells its kind and its weights, `facts` (with "sha256") the rest.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """The penultimate layer of a classifier of the data set.
+
+    Args:
+        net: trained.
+        name: such as "classifier-mnist-1a2b3c4d", by the sha256 of the weights.
+        dim: features.
+        facts: settings, held-out accuracy and error, seconds of training, sha256 and file.
+        device: where `net` is.
+    """
+
+    net: ClassifierNet
+    name: str
+    dim: int
+    facts: dict[str, Any]
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net(x.to(self.device)).cpu()
+
+    @torch.no_grad()
+    def classes(self, features: Tensor) -> Tensor:
+        """The class of each row of features, int64 (B,)."""
+        return self.net.head(features.to(self.device)).argmax(1).cpu()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Flattened samples, centred and multiplied by a matrix.
+
+    Args:
+        centre: float32 (D,).
+        matrix: float32 (D, dim), or None for the identity.
+        name, dim, facts: as in `FeatureMap`.
+    """
+
+    centre: Tensor
+    matrix: Tensor | None
+    name: str
+    dim: int
+    facts: dict[str, Any]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        centred = x.flatten(1).cpu() - self.centre
+        return centred if self.matrix is None else centred @ self.matrix
+
+
+def classifier(
+    splits: Splits, device: torch.device, settings: ClassifierSettings | None = None
+) -> Generator[Counts, None, Classifier]:
+    """The classifier of a data set, from the cache or trained now; yields (steps done, steps in all) while it trains.
+
+    It is trained on `splits.train` alone; `splits.held_out` only measures its error.
+
+    Raises:
+        ConfigError: the training data has no labels, or a single class.
+    """
+    train = splits.train
+    if train.labels is None or train.num_classes < 2:
+        raise ConfigError(f"data set {train.name!r} has no labels to train a classifier on. Use --features pca.")
+    if settings is None:
+        settings = ClassifierSettings(dtype=str(pick_precision("auto", device)).removeprefix("torch."))
+    key = key_of("classifier", data_hash(train), data_hash(splits.held_out), asdict(settings))
+    path = cache_folder() / f"classifier-{plain(train.name)}-{key}.safetensors"
+    net = new_net(train, settings)
+    found = kept(path)
+    if found is None:
+        began = time.perf_counter()
+        yield from train_classifier(net, train, settings, device)
+        facts = trained_facts(net, splits, settings, device) | {"seconds": round(time.perf_counter() - began, 1)}
+        facts = keep(path, net.state_dict(), facts)
+    else:
+        tensors, facts = found
+        net.load_state_dict(tensors)
+    net.to(device).eval().requires_grad_(False)
+    name = f"classifier-{plain(train.name)}-{facts['sha256'][:8]}"
+    return Classifier(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
+
+
+def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
+    """An untrained classifier of `data`, the same for the same seed."""
+    with fresh_weights(derive_seed(settings.seed, "classifier")):
+        return ClassifierNet(data.dims, data.num_classes, settings.num_features)
+
+
+def pca(data: Dataset, num_features: int = PCA_FEATURES) -> Linear:
+    """The first principal components of up to `PCA_ROWS` entries of `data`, scaled to a mean variance of 1.
+
+    Args:
+        data: at least 2 entries.
+        num_features: at most; fewer where the data has fewer dimensions.
+
+    Raises:
+        ConfigError: the entries are all the same.
+    """
+    rows = torch.arange(len(data))[:: -(-len(data) // PCA_ROWS)]
+    flat = data.x0(rows).flatten(1).double()
+    centre = flat.mean(0)
+    spread, axes = torch.linalg.svd(flat - centre, full_matrices=False)[1:]
+    dim = min(num_features, int((spread > 1e-6 * spread.max()).sum()))
+    if dim == 0 or len(rows) < 2:
+        raise ConfigError(f"data set {data.name!r} does not vary: it has no principal components.")
+    axes = axes[:dim] * axes[:dim].gather(1, axes[:dim].abs().argmax(1, keepdim=True)).sign()
+    variance = spread[:dim].square().mean() / (len(rows) - 1)
+    matrix = (axes.T / variance.sqrt()).float().contiguous()
+    digest = tensor_hash(centre.float(), matrix)
+    return Linear(
+        centre=centre.float(), matrix=matrix, name=f"pca{dim}-{digest[:8]}", dim=dim, facts={"sha256": digest}
+    )
+
+
+def coordinates(data: Dataset) -> Linear:
+    """The entries themselves, flattened."""
+    dim = data.x[0].numel()
+    zero = torch.zeros(dim)
+    return Linear(centre=zero, matrix=None, name=f"coordinates{dim}", dim=dim, facts={"sha256": tensor_hash(zero)})
+
+
+FITTED: dict[str, Callable[[Dataset], FeatureMap]] = {"pca": pca, "coordinates": coordinates}
+PRETRAINED: dict[str, Kind] = {"dinov2": "dinov2", "clip": "clip"}
+KINDS = ("auto", "classifier", *FITTED, *(f"{kind}:FOLDER" for kind in PRETRAINED))
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a feature map that does not exist.
+
+    Raises:
+        ConfigError: `kind` is none of `KINDS`; a pretrained one wants a folder or a hub name after a colon.
+    """
+    name, colon, source = kind.partition(":")
+    if name not in {known.partition(":")[0] for known in KINDS}:
+        raise ConfigError(f"unknown features {kind!r}. {nearest(name, list(KINDS))}")
+    if (name in PRETRAINED) != bool(colon and source):
+        wanted = f"{name}:FOLDER, or {name}: and a hub name" if name in PRETRAINED else name
+        raise ConfigError(f"features {kind!r} are written {wanted}.")
+
+
+def feature_map(kind: str, data: Dataset, device: torch.device) -> FeatureMap:
+    """The feature map called `kind` that needs no labels.
+
+    Args:
+        kind: "pca", "coordinates", or a pretrained one as NAME:SOURCE; see `pretrained`.
+        data: to fit it to.
+        device: where it runs.
+
+    Raises:
+        ConfigError: unknown, or not for this data.
+    """
+    name, _, source = kind.partition(":")
+    return pretrained(PRETRAINED[name], source, data, device) if name in PRETRAINED else FITTED[name](data)
+
+
+def features_of(feature_map: FeatureMap, data: Dataset) -> Generator[Counts, None, Tensor]:
+    """The features of a whole data set, float32 (N, dim), from the cache or computed now; yields (done, in all)."""
+    if len(data) == 0:
+        return torch.zeros(0, feature_map.dim)
+    key = key_of(feature_map.name, feature_map.facts["sha256"], data_hash(data))
+    path = cache_folder() / f"real-{plain(data.name)}-{key}.safetensors"
+    found = kept(path)
+    if found is not None:
+        return found[0]["features"]
+    parts = []
+    for rows in torch.arange(len(data)).split(BATCH):
+        parts.append(feature_map(data.x0(rows)))
+        yield int(rows[-1]) + 1, len(data)
+    features = torch.cat(parts)
+    keep(path, {"features": features}, {"features": feature_map.name, "data": data.name, "num": len(data)})
+    return features

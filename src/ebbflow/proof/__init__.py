@@ -1,0 +1,1 @@
+"""Exact checks of samplers, paths and predictions against closed forms."""

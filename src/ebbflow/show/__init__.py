@@ -1,0 +1,1 @@
+"""Pictures, plots and pages of what was made and measured."""

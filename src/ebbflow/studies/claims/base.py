@@ -1,0 +1,301 @@
+"""What the claims share: the two models under test, samples made once and used by many, and what a finding is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.noise import Noise, derive_seed
+from ebbflow.data import to_uint8
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.guidance import classifier_free
+from ebbflow.methods.objective import Objective
+from ebbflow.methods.sampling import grid_times, pure_noise, walk, walk_from
+from ebbflow.metrics.measure import jackknife, left_out
+from ebbflow.metrics.moments import Moments, moments
+from ebbflow.metrics.scores import frechet_of, manifold, spread_rows
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+T = TypeVar("T")
+Verdict = Literal["supported", "refuted", "depends", "not measured"]
+Progress = tuple[str, int, int]
+Work = Generator[Progress, None, T]
+CONFIDENT = 2.0  # standard errors from which a difference counts
+NUM_SHOWN = 40  # samples of each setting that are kept for pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Numbers of a finding: a title and rows of equal keys, values plain or (value, standard error)."""
+
+    title: str
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What was found of one claim.
+
+    Args:
+        verdict: what the numbers say.
+        because: plain sentences that say why.
+        tables: the numbers.
+        pictures: by name; they are written beside the page.
+    """
+
+    verdict: Verdict
+    because: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim of the notes and the function that measures it.
+
+    Args:
+        statement: what the notes say, in English.
+        place: where they say it.
+        asked: what is measured, in a sentence.
+        measure: generator function (bench) -> Finding, yielding its progress.
+    """
+
+    statement: str
+    place: str
+    asked: str
+    measure: Callable[[Bench], Work[Finding]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two models.
+
+    Args:
+        name: "diffusion" or "flow".
+        denoiser: float32, no condition bound.
+        quick: the same in the precision that many samples are made in.
+        objective: what it was trained with.
+        grid: where its steps lie.
+        ode, sde: its deterministic and its random sampler, names of `SAMPLERS`.
+    """
+
+    name: str
+    denoiser: Denoiser
+    quick: Denoiser
+    objective: Objective
+    grid: str
+    ode: str
+    sde: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How many samples are made: sampler, steps and guidance (1 is none)."""
+
+    sampler: str
+    num_steps: int
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Made:
+    """Samples as they are seen: features (N, D), classes (N,) or None, and the first few themselves."""
+
+    features: Tensor
+    classes: Tensor | None
+    first: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """Two models, the data they were trained on, and how much is to be measured.
+
+    Args:
+        diffusion, flow: the models.
+        x0: held-out entries, float32 (M, *dims).
+        labels: their classes int64 (M,), or None for models that take no label.
+        num_classes: 0 without labels.
+        see: x0 float32 (B, *dims) -> {"features"} and perhaps {"classes"}.
+        real: features of the reference (R, D).
+        apart: features of as many other real entries as samples are made, for the floor.
+        num: samples of one setting.
+        few: entries for what is measured sample by sample.
+        steps: numbers of steps of the first claim, rising.
+        seed: of the first sample.
+        batch_size: samples a network evaluation.
+        device: where the models and `x0` are.
+        made: what has been sampled so far, by side and recipe.
+    """
+
+    diffusion: Side
+    flow: Side
+    x0: Tensor
+    labels: Tensor | None
+    num_classes: int
+    see: Callable[[Tensor], dict[str, Tensor]]
+    real: Tensor
+    apart: Tensor
+    num: int = 500
+    few: int = 32
+    steps: tuple[int, ...] = (5, 10, 20, 50, 100)
+    seed: int = 0
+    batch_size: int = 64
+    device: torch.device = torch.device("cpu")
+    made: dict[tuple[str, Recipe], Made] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Both models, diffusion first."""
+        return self.diffusion, self.flow
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape of one entry."""
+        return tuple(self.x0.shape[1:])
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the data are images."""
+        return self.x0.ndim == 4
+
+    @property
+    def real_moments(self) -> Moments:
+        """Moments of the reference."""
+        return moments(self.real)
+
+    @property
+    def floor(self) -> float:
+        """The Frechet distance of real data in the place of samples."""
+        return frechet_of(self.real_moments, moments(self.apart))
+
+    def asked(self, num: int) -> Tensor | None:
+        """The classes that `num` samples are asked for, in turn, or None."""
+        return None if self.labels is None else torch.arange(num) % self.num_classes
+
+    def bound(self, denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
+        """`denoiser` with classes bound, int64 (B,)."""
+        return denoiser if labels is None else denoiser.given(denoiser.read(labels.tolist()))
+
+    def samples(self, side: Side, recipe: Recipe) -> Work[Made]:
+        """`num` samples, made when they are first asked for."""
+        if (side.name, recipe) not in self.made:
+            self.made[side.name, recipe] = yield from self._sampled(side, recipe)
+        return self.made[side.name, recipe]
+
+    def _sampled(self, side: Side, recipe: Recipe) -> Work[Made]:
+        seen, first, labels = [], [], self.asked(self.num)
+        guided = side.quick if recipe.guidance == 1 else classifier_free(side.quick, guidance=recipe.guidance)
+        name = f"{side.name} {recipe.sampler}{recipe.num_steps}"
+        for rows in torch.arange(self.num).split(self.batch_size):
+            bound, done = self.bound(guided, None if labels is None else labels[rows]), int(rows[0])
+            seeds = [self.seed + int(row) for row in rows]
+            x = torch.empty(0)
+            for i, state in enumerate(states(bound, self.dims, seeds, recipe, side.grid, self.device), start=1):
+                x = state
+                yield name, done + i * len(rows) // recipe.num_steps, self.num
+            x = self.shown(x)
+            seen.append(self.see(x))
+            first.append(x[: max(0, NUM_SHOWN - done)])
+        classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
+        return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=torch.cat(first))
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Samples as a picture file would hold them: float32, images clamped and rounded to 256 levels.
+
+        Raises:
+            FloatingPointError: they are not finite.
+        """
+        x = x.float().cpu()
+        if not bool(torch.isfinite(x).all()):
+            raise FloatingPointError("samples are not finite. Was the model trained to its end?")
+        return to_uint8(x.clamp(-1, 1)).float() / 127.5 - 1 if self.is_image else x
+
+    def start(self, side: Side, num: int, num_steps: int) -> tuple[Tensor, Tensor]:
+        """The start noise of the first `num` seeds at times[0], and the times."""
+        times = grid_times(side.denoiser, side.grid, num_steps)
+        eps = Noise(range(self.seed, self.seed + num)).draw(self.dims).to(self.device)
+        return pure_noise(side.denoiser, eps, times), times
+
+    def frechet(self, made: Made) -> tuple[float, float]:
+        """The Frechet distance of samples to the reference, and its standard error by the jackknife."""
+        real = self.real_moments
+        rests = [frechet_of(real, moments(rest)) for rest in left_out(made.features)]
+        return frechet_of(real, moments(made.features)), jackknife(rests)
+
+    def frechet_gap(self, one: Made, other: Made) -> tuple[float, float]:
+        """How much farther from the reference `one` is than `other`, made from the same seeds, and its standard
+        error."""
+        real = self.real_moments
+        pairs = zip(left_out(one.features), left_out(other.features), strict=True)
+        rests = [frechet_of(real, moments(a)) - frechet_of(real, moments(b)) for a, b in pairs]
+        return frechet_of(real, moments(one.features)) - frechet_of(real, moments(other.features)), jackknife(rests)
+
+    def recall(self, made: Made) -> tuple[float, float]:
+        """Recall of the reference by the samples, and its standard error by the jackknife."""
+        real = spread_rows(self.real, len(made.features))
+        rests = [manifold(real, rest).recall for rest in left_out(made.features)]
+        return manifold(real, made.features).recall, jackknife(rests)
+
+    def accuracy(self, made: Made) -> tuple[float, float] | None:
+        """Label accuracy and its binomial standard error; None without labels or a classifier."""
+        asked = self.asked(len(made.features))
+        if asked is None or made.classes is None:
+            return None
+        right = float((made.classes == asked).double().mean())
+        return right, (right * (1 - right) / len(asked)) ** 0.5
+
+
+def states(
+    denoiser: Denoiser,
+    dims: tuple[int, ...],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    grid: str,
+    device: torch.device,
+) -> Generator[Tensor, None, None]:
+    """The state after each step of a recipe; "toy" is the notes' x <- x - eps(x, t)."""
+    if recipe.sampler == "toy":
+        times = grid_times(denoiser, grid, recipe.num_steps)
+        yield from toy(denoiser, pure_noise(denoiser, Noise(seeds).draw(dims).to(device), times), times)
+        return
+    how = {"sampler": recipe.sampler, "num_steps": recipe.num_steps, "grid": grid}
+    for step in walk(denoiser, dims, seeds, device=device, **how):  # type: ignore[arg-type]
+        yield step.x
+
+
+@torch.no_grad()
+def toy(denoiser: Denoiser, x: Tensor, times: Tensor) -> Generator[Tensor, None, None]:
+    """x <- x - eps(x, t) at every time but the last: the notes' toy, which is no sampler."""
+    for t in times[:-1].tolist():
+        x = x - denoiser(x, t).eps
+        yield x
+
+
+def repeats(
+    denoiser: Denoiser, x: Tensor, times: Tensor, *, sampler: str, num: int, seed: int = 0, options: dict[str, Any]
+) -> Tensor:
+    """`num` walks from the same states `x` (B, *dims) with fresh noise on the way, shape (num, B, *dims)."""
+    found = []
+    for k in range(num):
+        noise = Noise([derive_seed(seed, "repeat", k, i) for i in range(len(x))])
+        *_, step = walk_from(denoiser, x, times, noise, sampler=sampler, options=options)
+        found.append(step.x)
+    return torch.stack(found)
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean of values (N,), N at least 2, and its standard error."""
+    values = values.double()
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+
+
+def clearly(gap: tuple[float, float]) -> int:
+    """The sign of a (difference, standard error) where it is beyond `CONFIDENT` errors, otherwise 0."""
+    value, error = gap
+    return 0 if abs(value) <= CONFIDENT * error else (1 if value > 0 else -1)

@@ -1,0 +1,321 @@
+"""The claims of the notes on a pair of runs: what is measured is kept, so that a second call goes on, and a page is
+written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebbflow.conditioning import LabelConditioning
+from ebbflow.core.paths import VE, Flow
+from ebbflow.data import Splits
+from ebbflow.errors import ConfigError, choose
+from ebbflow.files import write_text
+from ebbflow.metrics import features as maps
+from ebbflow.metrics.cache import file_hash, key_of
+from ebbflow.metrics.measure import check_num
+from ebbflow.runs.build import build_objective
+from ebbflow.runs.store import Run, describe
+from ebbflow.show.canvas import save_picture
+from ebbflow.studies.claims import CLAIMS, Bench, Claim, Finding, Side
+from ebbflow.studies.claims.page import page
+from ebbflow.studies.evaluate import Evaluation, Stage, eyes_of, splits_of
+from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """How the claims are measured.
+
+    Args:
+        num: samples of one setting, more than there are features.
+        few: entries for what is measured sample by sample, at least 2.
+        steps: numbers of steps of the first claim.
+        only: names of `CLAIMS`; none for all.
+        seed: of the first sample.
+        batch_size: samples a network evaluation.
+        features: as in `Evaluation`.
+        precision: in which many samples are made; what is compared digit by digit is made in float32.
+        data_dir: where the data lies, if not where the runs say.
+        output: the page; findings are kept beside it in a file of the same name that ends in .json, pictures in
+            images/<name of the page>.
+    """
+
+    num: int = 500
+    few: int = 32
+    steps: tuple[int, ...] = (5, 10, 20, 50, 100)
+    only: tuple[str, ...] = ()
+    seed: int = 0
+    batch_size: int = 64
+    features: str = "auto"
+    precision: Precision = "auto"
+    data_dir: str | None = None
+    output: Path = Path("docs/claims.md")
+
+    def __post_init__(self) -> None:
+        for name in self.only:
+            choose(CLAIMS, name, "claim")
+        if self.output.suffix != ".md":
+            raise ConfigError(f"--output wants a file ending in .md, got {self.output.name!r}.")
+        if not self.steps or min(self.steps) < 1:
+            raise ConfigError(f"--steps wants numbers of at least 1, such as 5,10,20; got {list(self.steps)}.")
+        if self.few < 2:
+            raise ConfigError(f"--few must be at least 2, got {self.few}.")
+
+    @property
+    def kept(self) -> Path:
+        """Where findings are kept."""
+        return self.output.with_suffix(".json")
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures are kept."""
+        return self.output.parent / "images" / self.output.stem
+
+
+def examine(
+    diffusion: Run, flow: Run, how: Examination, *, device: torch.device, command: str = ""
+) -> Generator[Stage, None, dict[str, Any]]:
+    """Measure the claims; yields its progress and returns {"settings", "claims"}, which it has written as a page.
+
+    Raises:
+        ConfigError: runs that do not make a pair, or too few samples.
+        DataError: the data is not what the runs were trained on.
+    """
+    check_pair_of_runs(diffusion, flow)
+    settings = _settings(diffusion, flow, how)
+    key = key_of(settings)
+    settings |= {"notes": remarks(diffusion, flow), "command": command, **machine()}
+    found = read_kept(how.kept, key)
+    wanted = [name for name in CLAIMS if not how.only or name in how.only]
+    bench: Bench | None = None
+    for name in wanted:
+        if name in found:
+            continue
+        if bench is None:
+            bench = yield from bench_of(diffusion, flow, how, device)
+        found[name] = yield from _measured(name, CLAIMS[name], bench, how, command)
+        _write(how, key, settings, found)
+    return _write(how, key, settings, found)
+
+
+def _measured(
+    name: str, claim: Claim, bench: Bench, how: Examination, command: str
+) -> Generator[Stage, None, dict[str, Any]]:
+    began, work = time.perf_counter(), claim.measure(bench)
+    while True:
+        try:
+            what, done, total = next(work)
+        except StopIteration as end:
+            return _record(end.value, how, command, time.perf_counter() - began)
+        yield Stage(name=f"{name}: {what}", done=done, total=total)
+
+
+def _record(finding: Finding, how: Examination, command: str, seconds: float) -> dict[str, Any]:
+    """A finding as JSON has it, its pictures written."""
+    for title, picture in finding.pictures.items():
+        save_picture(picture, how.pictures / f"{title}.png", command)
+    return {
+        "verdict": finding.verdict,
+        "because": list(finding.because),
+        "tables": [asdict(table) for table in finding.tables],
+        "pictures": [f"{title}.png" for title in finding.pictures],
+        "seconds": round(seconds, 1),
+    }
+
+
+def read_kept(path: Path, key: str) -> dict[str, Any]:
+    """The findings of an earlier call with the same key; none where there are none."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {name: kept["claims"][name] for name in CLAIMS if name in kept["claims"]} if kept["key"] == key else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write(how: Examination, key: str, settings: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    kept = {"key": key, "settings": settings, "claims": {name: found[name] for name in CLAIMS if name in found}}
+    write_text(how.kept, json.dumps(kept, indent=2) + "\n")
+    every = {name: _said(claim) | found.get(name, {}) for name, claim in CLAIMS.items()}
+    write_text(how.output, page(settings, every, f"images/{how.output.stem}"))
+    chosen = {name: one for name, one in every.items() if "verdict" in one and (not how.only or name in how.only)}
+    return {"settings": settings, "claims": chosen, "page": str(how.output)}
+
+
+def _said(claim: Claim) -> dict[str, Any]:
+    return {"statement": claim.statement, "place": claim.place, "asked": claim.asked}
+
+
+# -- the pair ----------------------------------------------------------------------------------------------------------
+
+
+def check_pair_of_runs(diffusion: Run, flow: Run) -> None:
+    """Refuse runs that cannot be compared.
+
+    Raises:
+        ConfigError: the wrong kind of path, other data, another conditioning, or a latent space.
+    """
+    if isinstance(diffusion.config.path, Flow | VE):
+        raise ConfigError(
+            f"--diffusion {diffusion.folder} is a run on path {_kind(diffusion)!r}, and a variance-preserving one is "
+            "wanted, such as --preset mnist_ddpm_unet trains."
+        )
+    if not isinstance(flow.config.path, Flow):
+        raise ConfigError(
+            f"--flow {flow.folder} is a run on path {_kind(flow)!r}, and one on path 'flow' is wanted, such as "
+            "--preset mnist_flow_unet trains."
+        )
+    for run in (diffusion, flow):
+        if run.facts.latent_dims is not None:
+            raise ConfigError(f"{run.folder} works in a latent space; the claims are measured on runs without one.")
+    one, other = ((run.config.data.name, run.facts.dims, run.facts.label_names) for run in (diffusion, flow))
+    if one != other:
+        raise ConfigError(
+            f"the runs were trained on different data: {diffusion.folder} on {one[0]!r} of shape {one[1]}, "
+            f"{flow.folder} on {other[0]!r} of shape {other[1]}. Give two runs on the same."
+        )
+    if _labelled(diffusion) != _labelled(flow):
+        raise ConfigError("one run takes a label and the other does not. Give two runs that do, or two that do not.")
+
+
+def _kind(run: Run) -> str:
+    return str(run.checkpoint.state["config"]["path"]["kind"])
+
+
+def _labelled(run: Run) -> bool:
+    return isinstance(run.config.conditioning, LabelConditioning)
+
+
+def remarks(diffusion: Run, flow: Run) -> list[str]:
+    """What a reader must know of the pair: where they differ in more than path and loss."""
+    one, other = (budget(run) for run in (diffusion, flow))
+    apart = [name for name in one if one[name] != other[name]]
+    size = " x ".join(str(side) for side in diffusion.facts.dims)
+    data = (
+        f"Measured on the data set {diffusion.config.data.name!r} ({size}), models of {one['examples seen']} examples."
+    )
+    if not apart:
+        return [f"{data} The two share their net, their conditioning and their training budget."]
+    said = "; ".join(f"{name}: {one[name]} (diffusion), {other[name]} (flow)" for name in apart)
+    return [f"{data} The two models differ in more than path and loss: {said}."]
+
+
+def budget(run: Run) -> dict[str, str]:
+    """What two comparable runs share."""
+    state = run.checkpoint.state["config"]
+    conditioning = state["conditioning"]
+    return {
+        "net": _flat(state["net"]),
+        "conditioning": conditioning.get("injection", conditioning["kind"]),
+        "examples seen": str(run.checkpoint.step * run.config.train.batch_size),
+        "learning rate": str(run.config.train.lr),
+    }
+
+
+def _flat(section: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in section.items())
+
+
+def _settings(diffusion: Run, flow: Run, how: Examination) -> dict[str, Any]:
+    """Everything that decides the numbers, and nothing of the machine."""
+    found: dict[str, Any] = {"data": diffusion.config.data.name}
+    for name, run in (("diffusion", diffusion), ("flow", flow)):
+        state = run.checkpoint.state["config"]
+        found |= {
+            f"{name} run": f"{run.folder.name}, {run.checkpoint.step} steps of {run.config.train.batch_size}, averaged "
+            "weights",
+            f"{name} path": _flat(state["path"]),
+            f"{name} objective": _flat(state["objective"]),
+            f"{name} net": _flat(state["net"]),
+            f"{name} conditioning": _flat(state["conditioning"]),
+            f"{name} weights": file_hash(run.checkpoint.folder / "ema.safetensors"),
+        }
+    return found | {
+        "samples a setting": how.num,
+        "entries where each is looked at": how.few,
+        "numbers of steps": ", ".join(str(num) for num in how.steps),
+        "first seed": how.seed,
+        "samples a network evaluation": how.batch_size,
+        "features": how.features,
+        "precision of many samples": how.precision,
+        "versions": ", ".join(f"{k} {v}" for k, v in describe(flow.config, flow.facts)["versions"].items()),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The machine, as far as it matters for seconds."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} of them used; other "
+        "work may have run beside it"
+    }
+
+
+# -- the bench ---------------------------------------------------------------------------------------------------------
+
+
+def bench_of(diffusion: Run, flow: Run, how: Examination, device: torch.device) -> Generator[Stage, None, Bench]:
+    """Both models, the data and the features, ready to be measured."""
+    splits = splits_of(diffusion, how.data_dir)
+    splits_of(flow, how.data_dir)
+    reference, wanted = _reference(splits), Evaluation(num=how.num, features=how.features)
+    eyes = yield from eyes_of(splits, wanted, len(reference), device)
+    check_num(how.num, eyes.features.dim, len(reference))
+    real = yield from _counted("real features", maps.features_of(eyes.features, reference))
+    rows = torch.arange(min(how.num, len(splits.train))) * len(splits.train) // min(how.num, len(splits.train))
+    apart = yield from _counted("real features", maps.features_of(eyes.features, splits.train.select(rows)))
+    some = reference.select(torch.arange(min(256, len(reference))))
+    return Bench(
+        diffusion=side_of("diffusion", diffusion, how, device),
+        flow=side_of("flow", flow, how, device),
+        x0=some.x0(torch.arange(len(some))).to(device),
+        device=device,
+        labels=some.labels if _labelled(diffusion) else None,
+        num_classes=some.num_classes,
+        see=eyes.see,
+        real=real,
+        apart=apart,
+        num=how.num,
+        few=min(how.few, len(some)),
+        steps=tuple(sorted(set(how.steps))),
+        seed=how.seed,
+        batch_size=how.batch_size,
+    )
+
+
+def _reference(splits: Splits) -> Any:
+    if len(splits.held_out) == 0:
+        raise ConfigError("this data has no held-out entries to compare with.")
+    return splits.held_out
+
+
+def _counted(name: str, work: Generator[tuple[int, int], None, Any]) -> Generator[Stage, None, Any]:
+    while True:
+        try:
+            done, total = next(work)
+        except StopIteration as end:
+            return end.value
+        yield Stage(name=name, done=done, total=total)
+
+
+def side_of(name: str, run: Run, how: Examination, device: torch.device) -> Side:
+    """One of the two models, twice: in float32 and in the precision that many samples are made in."""
+    denoiser = run.denoiser(device=device)
+    assert isinstance(denoiser.net, torch.nn.Module)
+    quick = replace(denoiser, net=WorkingCopy(denoiser.net, pick_precision(how.precision, device)).module)
+    return Side(
+        name=name,
+        denoiser=denoiser,
+        quick=quick,
+        objective=build_objective(run.config),
+        grid="uniform" if name == "flow" else "trailing",
+        ode="ddim",
+        sde="sde" if name == "flow" else "ddpm",
+    )
