@@ -8,13 +8,13 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from ebbflow.requests.base import Doc, Flag, Place
+from ebbflow.requests.base import Doc, Place
 from ebbflow.requests.shared import DataDir, Picture, Report, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulesRequest:
-    """Draw beta, alpha, alpha-bar, their square roots and log-SNR of any paths."""
+    """A picture of paths."""
 
     paths: Annotated[tuple[str, ...], Doc("Paths to draw; see `ebbflow list paths`.")] = (
         "vp_discrete",
@@ -27,7 +27,7 @@ class SchedulesRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsRequest(Report):
-    """Draw how objectives weigh noise levels, and say which are the same up to a constant."""
+    """A picture of how objectives weigh noise levels."""
 
     objectives: Annotated[tuple[str, ...], Doc("prediction:times:weight, or that with @path.")] = (
         "eps:uniform:uniform@vp",
@@ -42,7 +42,7 @@ class WeightsRequest(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlotRequest(Report):
-    """Draw what runs wrote down: losses and their gap, gradient norm, learning rate, throughput, loss by log-SNR."""
+    """A picture of what runs wrote down."""
 
     runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs, finished or not.")]
     output: Picture = Path("run.png")
@@ -50,14 +50,14 @@ class RunPlotRequest(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class NoisingRequest(Report):
-    """Noise one image in closed form and step by step, and compare: (x_t - alpha x0) / sigma is normal both ways."""
+    """A picture of one image noised step by step and at once."""
 
     data: Annotated[str, Doc("A data set's name, an image folder, or an .npz file.")] = "digits"
     data_dir: DataDir = None
     path: Annotated[str, Doc("See `ebbflow list paths`.")] = "vp_discrete"
     index: Annotated[int, Ge(0), Doc("Which of the held-out images.")] = 0
     columns: Annotated[int, Ge(1), Doc("How many times to show.")] = 8
-    num_steps: Annotated[int, Ge(1), Flag("--num-steps", "--steps"), Doc("Steps of the chain.")] = 1000
+    num_steps: Annotated[int, Ge(1), Doc("Steps of the chain.")] = 1000
     num: Annotated[int, Ge(1), Doc("Noisings that the statistics are over.")] = 64
     seed: Seed = 0
     output: Picture = Path("noising.png")

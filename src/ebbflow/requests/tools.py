@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ebbflow.requests.base import Doc, Flag, Place
-from ebbflow.requests.shared import Ckpt, Report
+from ebbflow.requests.shared import Report
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfoRequest(Report):
-    """Say what a run is: configuration, data, steps, held-out loss, versions."""
+    """What a run is."""
 
-    ckpt: Annotated[Ckpt, Place(), Flag("--ckpt")]
+    ckpt: Annotated[str, Place(), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListRequest(Report):
-    """List what there is to choose from, or what can be set of one choice."""
+    """What there is to choose from."""
 
     kind: Annotated[str | None, Place(), Doc("samplers, paths, grids, nets, data sets, ...; all lists by default.")] = (
         None
@@ -28,4 +28,4 @@ class ListRequest(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorRequest(Report):
-    """Check this machine: versions, devices, speed features, extras, data folder, and what would go wrong."""
+    """Whether this machine is fit."""

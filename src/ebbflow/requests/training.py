@@ -87,10 +87,7 @@ class Settings(Data, Training, Folder, Report):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest(Settings):
-    """Train a model, or go on where its folder stands.
-
-    The folder's run is the same run when stopped and started again, bit for bit on a CPU.
-    """
+    """A model to train."""
 
     preset: Annotated[str | None, Doc("A shipped configuration; see `ebbflow list presets`. Default: digits.")] = None
     patch_size: Annotated[int | None, Ge(1), Sets("net.patch_size"), Doc("Patch size of a DiT.")] = None
@@ -98,7 +95,7 @@ class TrainRequest(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainClassifierRequest(Settings):
-    """Train a noisy classifier, which guides samples to a label, or go on with it."""
+    """A noisy classifier to train."""
 
     path: Annotated[
         str | None, Sets("path.kind"), Doc("The path whose noise levels it learns; it serves runs on any path.")
@@ -107,8 +104,4 @@ class TrainClassifierRequest(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAutoencoderRequest(Settings):
-    """Train an autoencoder for latent diffusion, or go on with it.
-
-    A run works in its codes by the setting latent.autoencoder=FOLDER. Its own settings are such as
-    autoencoder.channels=[32,64], autoencoder.latent_channels=8, train.loss=l1 or train.kl_weight=1e-3.
-    """
+    """An autoencoder to train."""
