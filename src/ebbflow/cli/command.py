@@ -8,19 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import typer
-from typer.core import TyperCommand
+import click
+from click.shell_completion import CompletionItem
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Entry, complete, entries, read_request, values
 from ebbflow.requests.reading import members, read_value
 
 EVERYWHERE = [
-    ("--import MODULE", "A Python module of yours that adds samplers, paths, nets, data, ...; may be repeated."),
+    ("--request FILE", "A TOML file of these options, such as seed = 3; flags lie on top of it."),
+    ("--import MODULE", "A module of yours that adds samplers, paths, nets, data, ...; may be repeated."),
     ("--debug", "Show where an error comes from."),
     ("-h, --help", "Show this."),
 ]
-REQUEST = ("--request FILE", "A TOML file of these options, such as num_steps = 20; flags lie on top of it.")
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 class Failed(Exception):
@@ -31,38 +32,43 @@ class Failed(Exception):
         self.cls, self.request = cls, request
 
 
-def add(app: typer.Typer, name: str, cls: type[Any], function: Callable[[Any], int | None], example: str) -> None:
-    """Give `app` the command `name`: its flags are the fields of `cls`, its help is the docstring of `cls`.
+class RequestCommand(click.Command):
+    """A command whose flags are the fields of a request class.
 
     Args:
-        app: where it belongs.
         name: of the command.
-        cls: a request class.
-        function: takes the request and returns the exit code, None for 0.
+        cls: the request class.
+        function: takes the request and returns the exit code, None for 0; its docstring is the help.
         example: a command line that shows it.
     """
 
-    def run(**given: Any) -> int:
+    def __init__(self, name: str, cls: type[Any], function: Callable[[Any], int | None], example: str) -> None:
+        text = f"{inspect.getdoc(function)}\n\n\b\nExample:\n  {example}"
+        params = [param for entry in entries(cls).values() for param in _params(entry)]
+        params.append(click.Option(["request_file", "--request"], type=click.Path()))
+        super().__init__(name, params=params, help=text, context_settings=SETTINGS, callback=self.serve)
+        self.cls, self.function = cls, function
+
+    def serve(self, **given: Any) -> int:
+        """Read the request and call the function with it.
+
+        Raises:
+            Failed: it could not be read or served.
+        """
         request = None
         try:
-            request = read(cls, {key: value for key, value in given.items() if value not in (None, [])})
-            return function(request) or 0
-        except typer.Exit:
+            request = read(self.cls, {name: value for name, value in given.items() if value not in (None, ())})
+            return self.function(request) or 0
+        except (click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
-            raise Failed(cls, request) from error
+            raise Failed(self.cls, request) from error
 
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [_parameter(entry) for entry in entries(cls).values()]
-        + [_keyword("request_file", Annotated[Path | None, typer.Option("--request")])]
-    )
-    text = f"{inspect.getdoc(cls)}\n\n\b\nExample:\n  {example}"
-    app.command(name, cls=_help_of(cls), help=text, short_help=summary(cls))(run)
-
-
-def summary(cls: type[Any]) -> str:
-    """The first sentence of a request's docstring."""
-    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, in the groups of the request."""
+        for title, rows in sections(self.cls).items():
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=26)
 
 
 def read(cls: type[Any], given: Mapping[str, Any]) -> Any:
@@ -72,12 +78,12 @@ def read(cls: type[Any], given: Mapping[str, Any]) -> Any:
         ConfigError: a value that is none; the message names the flag.
     """
     file = given.get("request_file")
-    base = {} if file is None else read_request(cls, file)
+    base = {} if file is None else read_request(cls, Path(file))
     texts = {}
     for name, value in given.items():
-        if name != "request_file":
-            entry = entries(cls)[name]
-            texts[name] = table(value, entry) if get_origin(entry.kind) is dict else value
+        entry = entries(cls).get(name.removesuffix(BY_FLAG))
+        if entry is not None:
+            texts[entry.name] = table(value, entry) if get_origin(entry.kind) is dict else value
     flags = values(cls, texts, spell=spelling, text=True)
     for name, value in flags.items():
         if isinstance(value, dict):
@@ -98,98 +104,92 @@ def table(settings: Sequence[str], entry: Entry) -> dict[str, Any]:
 
 def spelling(entry: Entry) -> str:
     """How the command line calls a field: its flag, or the name of its place."""
-    return entry.flags[0] if entry.flags else place_name(entry)
+    return entry.flags[0] if entry.flags else entry.name.upper()
 
 
 def spelled(message: str, cls: type[Any] | None) -> str:
     """A message that calls fields `by_name`, with the flags of a request instead."""
-    known = {} if cls is None else entries(cls)
-    return re.sub(r"`(\w+)`", lambda found: spelling(known[found[1]]) if found[1] in known else found[0], message)
+    known = {"import": "--import"} | {e.name: spelling(e) for e in (entries(cls).values() if cls else ())}
+    return re.sub(r"`(\w+)`", lambda found: known.get(found[1], found[0]), message)
 
 
-def place_name(entry: Entry) -> str:
-    """RUNS, as the usage line has it."""
-    return entry.name.upper()
+# -- flags -------------------------------------------------------------------------------------------------------------
+
+BY_FLAG = "__by_flag"  # of a field that has a place and a flag
 
 
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
-
-
-def _parameter(entry: Entry) -> inspect.Parameter:
-    kind = bool if entry.kind is bool else Path if Path in (entry.kind, *get_args(entry.kind)) else str
+def _params(entry: Entry) -> list[click.Parameter]:
+    paths = Path in (entry.kind, *get_args(entry.kind))
+    kind = click.Path() if paths else click.STRING
+    found: list[click.Parameter] = []
     if entry.place:
-        marker: Any = typer.Argument(metavar=place_name(entry) + ("..." if _is_list(entry) else ""))
-        return _keyword(entry.name, Annotated[(list[kind] if _is_list(entry) else kind) | None, marker])  # type: ignore[valid-type]
-    names = list(entry.flags)
-    if entry.kind is bool and (entry.default is None or entry.default is True):
-        names[0] += f"/--no-{names[0][2:]}"
-    choices = get_args(entry.kind) if get_origin(entry.kind) is Literal else ()
-    offered = [str(choice) for choice in choices]
-    option = typer.Option(*names, autocompletion=(lambda: offered) if offered else None)
-    return _keyword(entry.name, Annotated[(list[kind] if entry.many else kind) | None, option])  # type: ignore[valid-type]
+        number = -1 if get_origin(entry.kind) is tuple else 1
+        found.append(
+            click.Argument([entry.name], nargs=number, required=False, type=kind, metavar=f"[{entry.name.upper()}]")
+        )
+    if not entry.flags:
+        return found
+    name = entry.name + (BY_FLAG if entry.place else "")
+    if entry.kind is bool:
+        return [*found, click.Option([name, *_switch(entry)], is_flag=True, default=None)]
+    return [
+        *found,
+        click.Option([name, *entry.flags], multiple=entry.many, type=kind, shell_complete=_completion(entry)),
+    ]
 
 
-def _is_list(entry: Entry) -> bool:
-    return get_origin(entry.kind) is tuple
+def _switch(entry: Entry) -> list[str]:
+    """--clip/--no-clip where it could be on, --quick where it is off."""
+    first, *rest = entry.flags
+    return [f"{first}/--no-{first[2:]}" if entry.default in (None, True) else first, *rest]
 
 
-def _help_of(cls: type[Any]) -> type[TyperCommand]:
-    """A command whose options are listed in the groups of the request."""
+def _completion(entry: Entry) -> Callable[..., list[CompletionItem]] | None:
+    if get_origin(entry.kind) is not Literal:
+        return None
+    choices = [str(choice) for choice in get_args(entry.kind)]
+    return lambda ctx, param, start: [CompletionItem(choice) for choice in choices if choice.startswith(start)]
 
-    class Described(TyperCommand):
-        def format_options(self, ctx: Any, formatter: Any) -> None:
-            for title, rows in sections(cls).items():
-                with formatter.section(title):
-                    formatter.write_dl(rows, col_max=26)
 
-    return Described
+# -- help --------------------------------------------------------------------------------------------------------------
 
 
 def sections(cls: type[Any]) -> dict[str, list[tuple[str, str]]]:
-    """The help of a request: title of a group -> flag and sentence."""
-    shown = [entry for entry in entries(cls).values() if not entry.hidden]
+    """The help of a request: title of a group -> flag and sentence; the request's own fields come first."""
     found: dict[str, list[tuple[str, str]]] = {"Options": []}
-    for entry in shown:
-        if not entry.group:
-            found["Options"].append(help_row(entry))
-    for entry in shown:
-        if entry.group:
-            found.setdefault(entry.group, []).append(help_row(entry))
-    found["Everywhere"] = [REQUEST, *EVERYWHERE]
+    for entry in entries(cls).values():
+        if not entry.hidden:
+            found.setdefault(entry.group or "Options", []).append(help_row(entry))
+    found["Everywhere"] = EVERYWHERE
     return {title: rows for title, rows in found.items() if rows}
 
 
 def help_row(entry: Entry) -> tuple[str, str]:
     """The flag with what it takes, and what it does, its default, and whether it must be given."""
     if entry.place:
-        flag = place_name(entry) + ("..." if _is_list(entry) else "")
+        flag = entry.name.upper() + ("..." if get_origin(entry.kind) is tuple else "")
     elif entry.kind is bool:
-        flag = entry.flags[0] + (f"/--no-{entry.flags[0][2:]}" if entry.default in (None, True) else "")
+        flag = _switch(entry)[0]
     else:
-        flag = f"{entry.flags[0]} {takes(entry)}"
+        flag = f"{entry.flags[0]} {wants(get_args(entry.kind)[0] if entry.each else entry.kind)}"
     notes = ["required"] if entry.required else [f"default: {shown}"] if (shown := in_text(entry.default)) else []
     notes += ["may be repeated"] if entry.many else []
     return flag, entry.doc + (f" [{'; '.join(notes)}]" if notes else "")
 
 
-def takes(entry: Entry) -> str:
-    """What a flag wants: N, NUMBER, PATH, a list, or its choices."""
-    return _wants(get_args(entry.kind)[0] if entry.each else entry.kind)
-
-
-def _wants(kind: Any) -> str:
+def wants(kind: Any) -> str:
+    """What a flag takes: N, NUMBER, PATH, TEXT, a list of them, a pair, or its choices."""
     origin, of = get_origin(kind), get_args(kind)
     if origin is Literal:
         return "|".join(map(str, of))
     if origin is Annotated:
-        return _wants(of[0])
+        return wants(of[0])
     if origin is dict:
         return "NAME=VALUE"
     if origin is tuple:
-        return f"{_wants(of[0])},..." if of[1:] == (...,) else "LOW,HIGH"
+        return f"{wants(of[0])},..." if of[1:] == (...,) else "LOW,HIGH"
     names = {int: "N", float: "NUMBER", Path: "PATH"}
-    return next((names[one] for one in members(kind) if one in names and str not in members(kind)), "TEXT")
+    return "TEXT" if str in members(kind) else next((names[one] for one in members(kind) if one in names), "TEXT")
 
 
 def in_text(default: Any) -> str:

@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateRequest(Sampling, Judge, Where, Report):
+class EvaluateRequest(Report, Judge, Sampling, Where):
     """A run's samples against its data."""
 
     num: Annotated[int, Ge(2), Doc("How many samples to measure.")] = 1000
@@ -27,7 +27,7 @@ class EvaluateRequest(Sampling, Judge, Where, Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareRequest(Judge, Batches, Opening, Report):
+class CompareRequest(Report, Opening, Batches, Judge):
     """Runs, samplers, grids, steps and guidance on the same seeds."""
 
     runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs or of checkpoints, trained on the same data.")]
@@ -42,7 +42,7 @@ class CompareRequest(Judge, Batches, Opening, Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodRequest(Batches, Where, Report):
+class LikelihoodRequest(Report, Where, Batches):
     """The likelihood of held-out data."""
 
     num: Annotated[int, Ge(1), Doc("Held-out samples to measure.")] = 64
@@ -67,7 +67,7 @@ class LikelihoodRequest(Batches, Where, Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchGridRequest(Where, Report):
+class SearchGridRequest(Report, Where):
     """Time grids on which few steps stay near to many."""
 
     steps: Annotated[Steps, Doc("Numbers of steps to find grids for.")] = (5, 10, 20)
@@ -80,7 +80,7 @@ class SearchGridRequest(Where, Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClaimsRequest(Batches, Report):
+class ClaimsRequest(Report, Batches):
     """The study notes' claims on a diffusion and a flow model."""
 
     diffusion: Annotated[Path, Doc("A run on a variance-preserving path.")]

@@ -71,7 +71,7 @@ class Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Data, Training, Folder, Report):
+class Settings(Report, Folder, Training, Data):
     """Configuration."""
 
     config: Annotated[Path | None, Doc("A TOML file, or the config.json of a run.")] = None
