@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from ebbflow.errors import ConfigError, nearest
-from ebbflow.requests.reading import Wrong, bounded, convert, limits_of, members
+from ebbflow.requests.reading import Wrong, bounded, convert, limits_of, members, one_of
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -49,6 +49,33 @@ class Place:
     """On the command line the field is told by its place, not by a flag, unless it has a `Flag` too."""
 
 
+@dataclass(frozen=True, init=False)
+class Ending:
+    """The suffixes that a file may have."""
+
+    suffixes: tuple[str, ...]
+
+    def __init__(self, *suffixes: str) -> None:
+        object.__setattr__(self, "suffixes", suffixes)
+
+    def checked(self, value: Any) -> Any:
+        """The path.
+
+        Raises:
+            Wrong: it ends otherwise.
+        """
+        if value is not None and value.suffix.lower() not in self.suffixes:
+            raise Wrong(f"must be a file ending in {one_of(self.suffixes)}, got {str(value)!r}.")
+        return value
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The key of a configuration, "section.key", that the field sets where it is given."""
+
+    key: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What is known of a field of a request.
@@ -59,6 +86,8 @@ class Entry:
         default: `MISSING` where it must be given.
         doc: its sentence.
         bounds: markers of `annotated_types`; of a tuple, for its entries.
+        ending: which files it may name.
+        sets: the key of a configuration that it sets; "" for none.
         optional: None is a value of it.
         flags: its spellings on the command line.
         each, hidden: as in `Flag`.
@@ -71,6 +100,8 @@ class Entry:
     default: Any
     doc: str
     bounds: tuple[Any, ...]
+    ending: Ending | None
+    sets: str
     optional: bool
     flags: tuple[str, ...]
     each: bool
@@ -96,7 +127,8 @@ class Entry:
         """
         if given is None and self.optional:
             return None
-        return bounded(convert(self.kind, given, text=text), self.bounds)
+        value = bounded(convert(self.kind, given, text=text), self.bounds)
+        return value if self.ending is None else self.ending.checked(value)
 
 
 Spell = Callable[[Entry], str]
@@ -130,6 +162,8 @@ def _entry(cls: type[Any], field: Field[Any], hint: Any) -> Entry:
         default=field.default if field.default_factory is MISSING else field.default_factory(),
         doc=next((m.text for m in markers if isinstance(m, Doc)), ""),
         bounds=tuple(m for m in markers if limits_of(m)),
+        ending=next((m for m in markers if isinstance(m, Ending)), None),
+        sets=next((m.key for m in markers if isinstance(m, Sets)), ""),
         optional=optional,
         flags=() if place and flag is None else spellings,
         each=flag is not None and flag.each,
@@ -146,7 +180,7 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
     while True:
         if get_origin(hint) is Annotated:
             hint, *more = get_args(hint)
-            markers += tuple(more)
+            markers += tuple(reversed(more))
         elif len(parts := members(hint)) > 1 and types.NoneType in parts:
             optional = True
             hint = Union[tuple(part for part in parts if part is not types.NoneType)]  # noqa: UP007

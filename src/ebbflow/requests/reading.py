@@ -155,7 +155,7 @@ def _float(value: Any, text: bool) -> float:
 
 
 def _bool(value: Any, text: bool) -> bool:
-    known = {"true": True, "false": False}.get(str(value)) if text else value
+    known = {"true": True, "false": False}.get(str(value).lower()) if text else value
     if not isinstance(known, bool):
         raise Wrong(f"must be true or false, got {value!r}.")
     return known
