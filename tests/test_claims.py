@@ -34,7 +34,7 @@ from ebbflow.studies.claims.identities import (
     ratios,
     scores,
 )
-from ebbflow.studies.claims.page import markdown, number, page
+from ebbflow.studies.claims.page import entry, page
 from ebbflow.studies.claims.quality import (
     bend,
     class_spread,
@@ -327,15 +327,34 @@ def test_a_deterministic_end_is_the_same_twice(bench: Bench) -> None:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
+def said() -> dict[str, dict[str, Any]]:
+    return {name: {"statement": c.statement, "place": c.place, "asked": c.asked} for name, c in CLAIMS.items()}
+
+
 def test_numbers_and_tables_in_markdown() -> None:
-    assert number((1.23456, 0.0789)) == "1.23 +- 0.079" and number(0.5) == "0.5" and number("a") == "a"
-    assert markdown([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+    assert entry((1.23456, 0.0789)) == "1.23 +- 0.079" and entry(0.5) == "0.5" and entry("a") == "a"
+    table = {"title": "Numbers", "rows": [{"a": 1, "b": "x|y"}]}
+    record = {"verdict": "depends", "because": ["So."], "tables": [table], "pictures": ["toy.png"], "seconds": 1.6}
+    text = page({"command": "", "notes": []}, {"toy": said()["toy"] | record}, "images")
+    assert "Numbers:\n\n| a | b |\n| --- | --- |\n| 1 | x\\|y |\n\n![toy, picture 1](images/toy.png)\n\n`ebb" in text
+    assert "**depends**.\n\n- So.\n\nNumbers" in text and "2 s." in text
 
 
 def test_a_page_names_what_is_still_to_be_measured() -> None:
-    said = {name: {"statement": c.statement, "place": c.place, "asked": c.asked} for name, c in CLAIMS.items()}
-    text = page({"command": "ebbflow claims", "notes": ["A remark."], "data": "digits"}, said, "images/claims")
+    text = page({"command": "ebbflow claims", "notes": ["A remark."], "data": "digits"}, said(), "images/claims")
     assert text.count("still to be measured") == 2 * len(CLAIMS) and "A remark." in text and "| data | digits |" in text
+
+
+def test_what_users_name_begins_no_tag() -> None:
+    text = page({"command": "", "notes": ["On '<script>'."], "flow run": "<script>|</script>"}, said(), "images")
+    assert "<script" not in text and "&lt;script>\\|&lt;/script>" in text
+
+
+def test_the_page_of_the_documentation_is_what_was_measured() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    kept = json.loads((docs / "claims.json").read_text(encoding="utf-8"))
+    found = {name: one | kept["claims"].get(name, {}) for name, one in said().items()}
+    assert page(kept["settings"], found, "images/claims") == (docs / "claims.md").read_text(encoding="utf-8")
 
 
 def test_every_claim_says_what_and_where() -> None:

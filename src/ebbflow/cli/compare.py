@@ -14,8 +14,8 @@ from ebbflow.cli.options import AsJson, BatchSize, Device, WeightsName
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.show.compare_html import Report
     from ebbflow.studies.evaluate import Stage
+    from ebbflow.studies.report import Report
 
 
 def compare(
@@ -52,11 +52,10 @@ def compare(
         raise ConfigError(f"--output wants a file ending in .html, got {output.name!r}.")
     from ebbflow.files import write_text
     from ebbflow.runs import Request, open_run
-    from ebbflow.show.compare_html import page
     from ebbflow.studies.compare import Comparing
     from ebbflow.studies.compare import compare as stages_of
-    from ebbflow.studies.compare_facts import as_json
     from ebbflow.studies.evaluate import Evaluation
+    from ebbflow.studies.report import as_json, page
     from ebbflow.training.engine import keep_large_blocks, pick_device
 
     keep_large_blocks()

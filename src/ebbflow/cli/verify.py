@@ -53,7 +53,7 @@ def verify(
     with nullcontext() if extension is None else extended(extension):
         rows = _rows(_plan(samplers, paths, predictions, grids, extension, quick))
     if output is not None:
-        from ebbflow.show.verify_html import page
+        from ebbflow.proof.tables import page
 
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page(rows, this_command()), encoding="utf-8")

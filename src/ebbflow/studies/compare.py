@@ -30,7 +30,6 @@ from ebbflow.runs.generate import Request, generate
 from ebbflow.runs.grids import LEARNED
 from ebbflow.runs.store import Run, describe
 from ebbflow.show import canvas
-from ebbflow.show.compare_html import Report
 from ebbflow.show.plots import scatter
 from ebbflow.studies.compare_facts import (
     config_differences,
@@ -52,6 +51,7 @@ from ebbflow.studies.evaluate import (
     staged,
     working_denoiser,
 )
+from ebbflow.studies.report import Report
 
 STRIP = 10  # samples of a cell that are shown
 STRIP_POINTS = 1000

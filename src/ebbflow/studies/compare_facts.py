@@ -1,9 +1,8 @@
-"""What a comparison says of its runs: their names, facts and configurations, and the whole of it as JSON."""
+"""What a comparison says of its runs: their names, facts and configurations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -14,7 +13,6 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.metrics.cache import file_hash
 from ebbflow.runs.build import drop_of
 from ebbflow.runs.store import Run, Weights
-from ebbflow.show.compare_html import Report
 from ebbflow.studies.evaluate import by_label
 
 
@@ -83,23 +81,3 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{before}{key}.")
         else:
             yield before + key, value
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report without its pictures."""
-    rows, on_frontier, on_time_frontier = [], report.by_evaluations, report.by_seconds
-    for cell in report.cells:
-        row = {key: value for key, value in asdict(cell).items() if key not in ("strip", "values", "errors")}
-        row |= {**cell.values, "standard_errors": cell.errors, "milliseconds": cell.milliseconds}
-        rows.append(row | {"on_frontier": cell.key in on_frontier, "on_time_frontier": cell.key in on_time_frontier})
-    return {
-        "command": report.command,
-        "within": report.within,
-        "settings": dict(report.settings),
-        "floor": report.floor,
-        "runs": dict(report.runs),
-        "differences": dict(report.differences),
-        "cells": rows,
-        "advice": report.advice,
-        "notes": list(report.notes),
-    }
