@@ -326,7 +326,7 @@ def test_samples_that_are_not_finite_fail_their_cell_alone(
         ({"grids": "learned"}, "has no learned grid of 2 steps"),
         ({"samplers": "ddim,ddim"}, "each once"),
         ({"steps": "2,x"}, "--steps wants whole numbers"),
-        ({"steps": "0"}, "--steps must be 1 or more"),
+        ({"steps": "0"}, "`steps` must be 1 or more"),
         ({"steps": "2000", "grids": "trailing"}, "visits entries of a table"),
         ({"guidance": "strong"}, "--guidance wants numbers"),
         ({"num": "10"}, "too few for the covariance"),

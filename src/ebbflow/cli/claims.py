@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from ebbflow.cli.common import print_json, print_rows, read_integers, read_items, this_command
+from ebbflow.cli.common import print_json, print_rows, read_integers, read_items, shown, this_command
 from ebbflow.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ebbflow.studies.evaluate import Stage
 
 
 def claims(
@@ -58,37 +53,9 @@ def claims(
     )
     keep_large_blocks()
     work = examine(open_run(diffusion), open_run(flow), how, device=pick_device(device), command=this_command())
-    result = _shown(work)
+    result = shown(work, "stopped; the same command goes on after the last finished claim.")
     if json:
         print_json(result)
     else:
         print_rows([{"name": n, "verdict": c["verdict"], "claim": c["statement"]} for n, c in result["claims"].items()])
         print(f"\n{result['page']}")
-
-
-def _shown(stages: Generator[Stage, None, dict[str, Any]]) -> dict[str, Any]:
-    """Run to the end, with a bar a stage when someone watches and a line a stage when nobody does."""
-    from tqdm import tqdm
-
-    bar, name, watched = None, "", sys.stderr.isatty()
-    try:
-        while True:
-            stage = next(stages)
-            if stage.name != name:
-                if bar is not None:
-                    bar.close()
-                name = stage.name
-                if not watched:
-                    print(name, file=sys.stderr)
-                bar = tqdm(desc=name, total=stage.total, disable=not watched, leave=False)
-            if bar is not None:
-                bar.n, bar.total = stage.done, stage.total
-                bar.refresh()
-    except StopIteration as end:
-        return cast(dict[str, Any], end.value)
-    except KeyboardInterrupt as error:
-        print("stopped; the same command goes on after the last finished claim.", file=sys.stderr)
-        raise typer.Exit(130) from error
-    finally:
-        if bar is not None:
-            bar.close()

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
+
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ebbflow.progress import Stage, Work
     from ebbflow.runs import Run
 
 T = TypeVar("T")
@@ -87,6 +90,36 @@ def watched(steps: Iterable[T], total: int, unit: str = "step") -> Iterator[T]:
 
     shown = sys.stderr.isatty()
     return iter(tqdm(steps, total=total, unit=unit, disable=not shown, leave=False, dynamic_ncols=True))
+
+
+def shown(work: Work[T], stopped: str) -> T:
+    """Run `work` to its end, with a bar a stage when someone watches and a line a stage when nobody does; Ctrl-C says
+    `stopped`."""
+    from tqdm import tqdm
+
+    from ebbflow.progress import finish
+
+    watched, name = sys.stderr.isatty(), ""
+    bar = tqdm(disable=True)
+
+    def watch(stage: Stage) -> None:
+        nonlocal bar, name
+        if stage.name != name:
+            bar.close()
+            name = stage.name
+            if not watched:
+                print(name, file=sys.stderr)
+            bar = tqdm(desc=name, total=stage.total, disable=not watched, leave=False, dynamic_ncols=True)
+        bar.n, bar.total = stage.done, stage.total
+        bar.set_description(f"{name}: {stage.note}" if stage.note else name)
+
+    try:
+        return finish(work, watch)
+    except KeyboardInterrupt as error:
+        print(stopped, file=sys.stderr)
+        raise typer.Exit(130) from error
+    finally:
+        bar.close()
 
 
 def print_json(value: Any) -> None:

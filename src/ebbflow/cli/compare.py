@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ebbflow.cli.common import check_weights, print_json, print_rows, read_integers, read_items, this_command
+from ebbflow.cli.common import check_weights, print_json, print_rows, read_integers, read_items, shown, this_command
 from ebbflow.cli.options import AsJson, BatchSize, Device, WeightsName
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.studies.evaluate import Stage
     from ebbflow.studies.report import Report
 
 
@@ -78,7 +75,7 @@ def compare(
     store = output.with_suffix(".cells.jsonl")
     opened = [open_run(run) for run in runs]
     work = stages_of(opened, wanted, store, device=pick_device(device), command=this_command())
-    report = _shown(work, store)
+    report = shown(work, f"stopped; finished cells are in {store}, and the same command goes on.")
     write_text(output, page(report))
     if json:
         print_json({**as_json(report), "output": str(output), "store": str(store)})
@@ -92,32 +89,6 @@ def _numbers(text: str) -> tuple[float, ...]:
     except ValueError as error:
         raise ConfigError(f"--guidance wants numbers with commas between them, such as 1,2,4; got {text!r}.") from error
     return tuple(dict.fromkeys(found))
-
-
-def _shown(work: Generator[Stage, None, Report], store: Path) -> Report:
-    """Run to the end; one bar over all cells, weighed by what they cost, so that its time left is to be believed."""
-    from tqdm import tqdm
-
-    bar, kind = None, ""
-    try:
-        while True:
-            stage = next(work)
-            new = stage.name.split(":")[0]
-            if bar is None or new != kind:
-                if bar is not None:
-                    bar.close()
-                kind, bar = new, tqdm(total=stage.total, disable=not sys.stderr.isatty(), leave=False, unit="eval")
-            bar.set_description(stage.name.removeprefix("cells: "), refresh=False)
-            bar.n = stage.done
-            bar.refresh()
-    except StopIteration as end:
-        return cast("Report", end.value)
-    except KeyboardInterrupt as error:
-        print(f"stopped; finished cells are in {store}, and the same command goes on.", file=sys.stderr)
-        raise typer.Exit(130) from error
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def _print(report: Report, output: Path) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ebbflow.cli.common import print_json, print_rows, read_options, this_command
+from ebbflow.cli.common import print_json, print_rows, read_options, shown, this_command
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ebbflow.studies.evaluate import Evaluation, Stage
+    from ebbflow.studies.evaluate import Evaluation
 
 
 def evaluate(
@@ -72,7 +70,8 @@ def evaluate(
         precision=cast(Any, precision),
         data_dir=None if data_dir is None else str(data_dir),
     )
-    result = _shown(stages_of(run, wanted, device=pick_device(device), command=this_command()))
+    work = stages_of(run, wanted, device=pick_device(device), command=this_command())
+    result = shown(work, "stopped; the same command goes on from the last finished batch.")
     if json:
         print_json(result)
     else:
@@ -82,32 +81,6 @@ def evaluate(
 def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{flag} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}.")
-
-
-def _shown(stages: Generator[Stage, None, dict[str, Any]]) -> dict[str, Any]:
-    """Run to the end, with a bar a stage when someone watches."""
-    from tqdm import tqdm
-
-    bar, name = None, ""
-    try:
-        while True:
-            stage = next(stages)
-            if bar is None or stage.name != name:
-                if bar is not None:
-                    bar.close()
-                name = stage.name
-                bar = tqdm(desc=name, total=stage.total, disable=not sys.stderr.isatty(), leave=False)
-                bar.reset(stage.total)
-            bar.n = stage.done
-            bar.refresh()
-    except StopIteration as end:
-        return cast(dict[str, Any], end.value)
-    except KeyboardInterrupt as error:
-        print("stopped; the same command goes on from the last finished batch.", file=sys.stderr)
-        raise typer.Exit(130) from error
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def _print(result: dict[str, Any], wanted: Evaluation) -> None:

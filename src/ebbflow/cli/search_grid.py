@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator
 from typing import Annotated, Any, cast
 
 import typer
 
-from ebbflow.cli.common import check_weights, print_json, print_rows, read_integers
+from ebbflow.cli.common import check_weights, print_json, print_rows, read_integers, shown
 from ebbflow.cli.options import AsJson, Ckpt, Device, WeightsName
 
 
@@ -42,7 +40,7 @@ def search_grid(
         seed=seed,
         weights=cast(Any, weights),
     )
-    found = _shown(search_grids(run, wanted, pick_device(device)), candidates)
+    found = shown(search_grids(run, wanted, pick_device(device)), "stopped; no grid was kept.")
     if json:
         print_json(found)
         return
@@ -58,15 +56,3 @@ def search_grid(
         f"\n{run.checkpoint.folder / FILE}\nUse it: ebbflow sample --ckpt {run.folder} --grid learned --steps "
         f"{found[0]['steps']} --output samples.png"
     )
-
-
-def _shown(work: Generator[tuple[int, int], None, list[dict[str, Any]]], total: int) -> list[dict[str, Any]]:
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="time", disable=not sys.stderr.isatty(), leave=False) as bar:
-        while True:
-            try:
-                bar.n = next(work)[0]
-                bar.refresh()
-            except StopIteration as end:
-                return cast("list[dict[str, Any]]", end.value)
