@@ -13,7 +13,7 @@ from ebbflow.cli.app import run_app
 from ebbflow.core.paths import Flow
 from ebbflow.runs import open_run
 from ebbflow.runs.classifier import open_classifier
-from ebbflow.runs.spaces import read_space
+from ebbflow.runs.latent_files import read_space
 
 OLD = Path(__file__).parent / "data" / "format1"
 X = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)

@@ -14,7 +14,7 @@ from ebbflow.cli.train import follow, given_flags, stop_on_interrupt
 if TYPE_CHECKING:
     from ebbflow.config import AutoencoderConfig
     from ebbflow.data import Splits
-    from ebbflow.runs.autoencoder import AutoencoderTrainer
+    from ebbflow.runs import Trainer
 
 
 def train_autoencoder(
@@ -52,7 +52,7 @@ def train_autoencoder(
 ) -> None:
     """Train an autoencoder for latent diffusion: `ebbflow train --set latent.autoencoder=FOLDER` works in its codes."""
     from ebbflow.config import AutoencoderConfig, merge, parse_as, read_settings, read_toml
-    from ebbflow.runs.autoencoder import load_images
+    from ebbflow.runs import load_splits
 
     flags: dict[str, dict[str, Any]] = {
         "data": {
@@ -68,14 +68,14 @@ def train_autoencoder(
     layers = [*([read_toml(config)] if config else []), read_settings(set_ or []), given_flags(flags)]
     resolved = parse_as(AutoencoderConfig, merge(*layers))
     name = Path(resolved.data.name).stem
-    _train(resolved, load_images(resolved), save_dir or Path("runs") / f"{name}_autoencoder")
+    _train(resolved, load_splits(resolved), save_dir or Path("runs") / f"{name}_autoencoder")
 
 
 def _train(config: AutoencoderConfig, splits: Splits, folder: Path) -> None:
-    from ebbflow.runs.autoencoder import AutoencoderTrainer
+    from ebbflow.runs import Trainer, task_of
 
     with stop_on_interrupt() as should_stop:
-        trainer = AutoencoderTrainer(config, splits, folder, command=this_command(), should_stop=should_stop)
+        trainer = Trainer(task_of(config, splits, folder), command=this_command(), should_stop=should_stop)
         print(_headline(trainer, len(splits.train)))
         if trainer.is_finished:
             print(
@@ -90,8 +90,8 @@ def _train(config: AutoencoderConfig, splits: Splits, folder: Path) -> None:
     print(f"done: {folder}\nuse it with: ebbflow train --data {config.data.name} --set latent.autoencoder={folder}")
 
 
-def _headline(trainer: AutoencoderTrainer, num: int) -> str:
-    dims, latent_dims = trainer.facts.dims, trainer.latent_dims
+def _headline(trainer: Trainer, num: int) -> str:
+    dims, latent_dims = trainer.facts.dims, trainer.task.latent_dims  # type: ignore[attr-defined]
     start = f", going on from step {trainer.start}" if trainer.start else ""
     return (
         f"{trainer.config.data.name}: {num:,} images of {'x'.join(map(str, dims))} as latents of "

@@ -13,7 +13,7 @@ from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.train import follow, given_flags, stop_on_interrupt
 
 if TYPE_CHECKING:
-    from ebbflow.runs.train_classifier import ClassifierTrainer
+    from ebbflow.runs import Trainer
 
 
 def train_classifier(
@@ -44,8 +44,7 @@ def train_classifier(
     """Train a noisy classifier for `ebbflow sample --classifier`. Goes on from where it stands when the folder already
     holds the same one."""
     from ebbflow.config import ClassifierConfig, merge, parse_as, read_settings
-    from ebbflow.runs import load_splits
-    from ebbflow.runs.train_classifier import ClassifierTrainer
+    from ebbflow.runs import Trainer, load_splits, task_of
 
     flags: dict[str, dict[str, Any]] = {
         "data": {"name": data, "dir": data_dir and str(data_dir), "size": img_size, "channels": channels},
@@ -62,47 +61,50 @@ def train_classifier(
     config = parse_as(ClassifierConfig, merge(read_settings(set_ or []), given_flags(flags)))
     splits = load_splits(config)
     with stop_on_interrupt() as should_stop:
-        trainer = ClassifierTrainer(config, splits, save_dir, command=this_command(), should_stop=should_stop)
+        trainer = Trainer(task_of(config, splits, save_dir), command=this_command(), should_stop=should_stop)
         with redirect_stdout(sys.stderr if json else sys.stdout):
-            finished = trainer.start >= config.train.num_steps or _train(trainer, len(splits.train))
+            finished = trainer.is_finished or _train(trainer, len(splits.train))
     if not finished:
         print(f"stopped; the same command goes on from {save_dir}.", file=sys.stderr)
         raise typer.Exit(130)
     _report(trainer, as_json=json)
 
 
-def _train(trainer: ClassifierTrainer, num: int) -> bool:
+def _train(trainer: Trainer, num: int) -> bool:
     facts = trainer.facts
     start = f", going on from step {trainer.start}" if trainer.start else ""
     print(
         f"{trainer.config.data.name}: {num:,} samples of {'x'.join(map(str, facts.dims))} in "
         f"{len(facts.label_names)} classes; noisy classifier of "
-        f"{sum(p.numel() for p in trainer.net.parameters()):,} parameters at the noise levels of "
+        f"{trainer.num_parameters:,} parameters at the noise levels of "
         f"{type(trainer.config.path).__name__}; {trainer.device.type}, {str(trainer.dtype).removeprefix('torch.')}"
         f"{start}"
     )
     return follow(trainer)
 
 
-def _report(trainer: ClassifierTrainer, *, as_json: bool) -> None:
+def _report(trainer: Trainer, *, as_json: bool) -> None:
     """The held-out accuracy, and how to use the classifier."""
-    found, folder = trainer.accuracy, trainer.folder
+    found, folder = trainer.measured, trainer.folder
     if as_json:
         print_json(
             {
                 "folder": str(folder),
                 "step": max(trainer.start, trainer.config.train.num_steps),
-                "held_out": found and found.loss,
-                "accuracy": found and found.accuracy,
-                "accuracy_by_log_snr": found and found.by_log_snr,
+                "held_out": found.get("held_out"),
+                "accuracy": found.get("accuracy"),
+                "accuracy_by_log_snr": found.get("accuracy_by_log_snr"),
             }
         )
         return
     if trainer.start >= trainer.config.train.num_steps:
         print(f"{folder} is already trained for {trainer.start} steps. Give more with --max-steps.")
-    if found is not None:
-        rows = [{"log-SNR": name, "held-out accuracy": f"{value:.3f}"} for name, value in found.by_log_snr.items()]
+    if found:
+        rows = [
+            {"log-SNR": name, "held-out accuracy": f"{value:.3f}"}
+            for name, value in found["accuracy_by_log_snr"].items()
+        ]
         print_rows(
-            [{key: key for key in rows[0]}, *rows, {"log-SNR": "all", "held-out accuracy": f"{found.accuracy:.3f}"}]
+            [{key: key for key in rows[0]}, *rows, {"log-SNR": "all", "held-out accuracy": f"{found['accuracy']:.3f}"}]
         )
     print(f"done: {folder}\nuse it with: ebbflow sample --ckpt RUN --classifier {folder} --output samples.png")

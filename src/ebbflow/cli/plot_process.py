@@ -193,7 +193,7 @@ def _decoder(run: Run) -> Callable[[Tensor], Tensor]:
     """From the model's states to images."""
     from functools import partial
 
-    from ebbflow.runs.spaces import decoded
+    from ebbflow.runs.latent_files import decoded
 
     return partial(decoded, run.space())
 

@@ -39,7 +39,7 @@ from ebbflow.errors import ConfigError
 if TYPE_CHECKING:
     from ebbflow.core.condition import Condition
     from ebbflow.runs import Request, Run, Samples
-    from ebbflow.runs.store import Weights
+    from ebbflow.runs.folder import Weights
 
 
 def sample(

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Splits
     from ebbflow.runs import Trainer
-    from ebbflow.runs.autoencoder import AutoencoderTrainer
-    from ebbflow.runs.train_classifier import ClassifierTrainer
 
 DEFAULT_PRESET = "digits"
 
@@ -123,14 +121,14 @@ def given_flags(flags: dict[str, dict[str, Any]]) -> Layer:
 
 
 def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
-    from ebbflow.runs import Trainer
+    from ebbflow.runs import Trainer, task_of
 
     with stop_on_interrupt() as should_stop:
         if config.latent.autoencoder is not None:
             print(f"encoding {len(splits.train):,} images once with {config.latent.autoencoder}", flush=True)
-        trainer = Trainer(config, splits, folder, command=this_command(), should_stop=should_stop)
+        trainer = Trainer(task_of(config, splits, folder), command=this_command(), should_stop=should_stop)
         print(_headline(trainer, len(splits.train)))
-        if trainer.start >= config.train.num_steps:
+        if trainer.is_finished:
             print(
                 f"{folder} is already trained for {trainer.start} steps. Give more with --max-steps, or choose "
                 "another --save-dir."
@@ -150,13 +148,13 @@ def _headline(trainer: Trainer, num: int) -> str:
     space = f" as latents of {'x'.join(map(str, latent))}" if latent else ""
     return (
         f"{config.data.name}: {num:,} samples of {'x'.join(map(str, trainer.facts.dims))}{space}; "
-        f"{type(trainer.net.net).__name__} of "
+        f"{type(trainer.config.net).__name__.removesuffix('Options')} of "
         f"{trainer.num_parameters:,} parameters; {config.objective.prediction} on {type(config.path).__name__}; "
         f"{trainer.device.type}, {dtype}{start}"
     )
 
 
-def follow(trainer: Trainer | ClassifierTrainer | AutoencoderTrainer) -> bool:
+def follow(trainer: Trainer) -> bool:
     """Show the run's progress; True when it came to its end."""
     from tqdm import tqdm
 

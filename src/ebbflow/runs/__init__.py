@@ -1,9 +1,10 @@
 """Runs: the one place that knows all. From a configuration it builds, trains, stores, loads and samples."""
 
 from ebbflow.runs.build import build_denoiser, build_objective, facts_of, load_splits
+from ebbflow.runs.folder import Run, open_run
 from ebbflow.runs.generate import Request, Samples, generate
-from ebbflow.runs.store import Run, open_run
-from ebbflow.runs.train import Progress, Trainer
+from ebbflow.runs.tasks import task_of
+from ebbflow.runs.trainer import Progress, Trainer
 
 __all__ = [
     "Progress",
@@ -17,4 +18,5 @@ __all__ = [
     "generate",
     "load_splits",
     "open_run",
+    "task_of",
 ]

@@ -16,9 +16,9 @@ from ebbflow.core.condition import Condition
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.runs import Request, generate, open_run
+from ebbflow.runs.folder import Weights
 from ebbflow.runs.generate import deal, default_request
 from ebbflow.runs.grids import with_times
-from ebbflow.runs.store import Weights
 from ebbflow.runs.variance import knowing_variance
 from ebbflow.show import canvas
 from ebbflow.show.plots import scatter

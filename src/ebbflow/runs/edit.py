@@ -25,7 +25,7 @@ from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.runs.build import conditioner_of
 from ebbflow.runs.generate import Request, Samples, bind
-from ebbflow.runs.spaces import decoded
+from ebbflow.runs.latent_files import decoded
 
 MASK_LEVEL = 128  # grey from which a pixel of a mask counts as white
 
@@ -123,7 +123,7 @@ def _steps(bound: Denoiser, request: Request, x0: Tensor, how: Edit, noise: Nois
 
 
 def entered(space: LatentSpace | None, x0: Tensor) -> Tensor:
-    """Images as the model has them: the inverse of `runs.spaces.decoded`."""
+    """Images as the model has them: the inverse of `runs.latent_files.decoded`."""
     if space is None:
         return x0
     with torch.no_grad():

@@ -21,9 +21,9 @@ from ebbflow.methods.guidance import takes_condition
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import walk
 from ebbflow.runs.build import drop_of
+from ebbflow.runs.folder import Run
 from ebbflow.runs.guiding import Guides, check_guides, guide
-from ebbflow.runs.spaces import decoded
-from ebbflow.runs.store import Run
+from ebbflow.runs.latent_files import decoded
 
 T = TypeVar("T")
 NAME_LENGTH = 40  # characters of a row's name in a grid

@@ -21,8 +21,8 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.grid_search import TEACHER, cheapest_path, deviations, trajectory
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import grid_times, pure_noise
+from ebbflow.runs.folder import Run, Weights
 from ebbflow.runs.generate import Request, bind
-from ebbflow.runs.store import Run, Weights
 
 FILE = "grids.json"
 LEARNED = "learned"

@@ -28,8 +28,8 @@ from ebbflow.methods.guidance import (
     loss_guidance,
 )
 from ebbflow.runs.classifier import open_classifier
-from ebbflow.runs.spaces import fingerprint
-from ebbflow.runs.store import Run, Weights, open_run
+from ebbflow.runs.folder import Run, Weights, open_run
+from ebbflow.runs.latent_files import fingerprint
 
 if TYPE_CHECKING:
     from ebbflow.runs.generate import Request

@@ -17,8 +17,8 @@ from ebbflow.latent import encoded
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.variance import AnalyticVariance, VarianceTable, measure_variance
 from ebbflow.runs.build import conditioner_of, load_splits
+from ebbflow.runs.folder import Run, Weights
 from ebbflow.runs.generate import Request
-from ebbflow.runs.store import Run, Weights
 
 NUM_SAMPLES = 256
 

@@ -26,9 +26,9 @@ from ebbflow.metrics.cache import data_hash, key_of
 from ebbflow.metrics.frontier import Cell
 from ebbflow.metrics.measure import Sets, block_errors, table
 from ebbflow.metrics.scores import Comparison
+from ebbflow.runs.folder import Run, describe
 from ebbflow.runs.generate import Request, generate
 from ebbflow.runs.grids import LEARNED
-from ebbflow.runs.store import Run, describe
 from ebbflow.show import canvas
 from ebbflow.show.compare_html import Report
 from ebbflow.show.plots import scatter

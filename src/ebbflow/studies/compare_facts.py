@@ -13,7 +13,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.metrics.cache import file_hash
 from ebbflow.runs.build import drop_of
-from ebbflow.runs.store import Run, Weights
+from ebbflow.runs.folder import Run, Weights
 from ebbflow.show.compare_html import Report
 from ebbflow.studies.evaluate import by_label
 

@@ -27,11 +27,11 @@ from ebbflow.metrics.features import Classifier, Counts, FeatureMap
 from ebbflow.metrics.measure import Sets, check_num, measure, memorisation
 from ebbflow.metrics.scores import Comparison
 from ebbflow.runs.build import conditioner_of, facts_of, load_splits
+from ebbflow.runs.folder import Run, Weights, describe
 from ebbflow.runs.generate import Request, Samples, default_request, generate
 from ebbflow.runs.grids import with_times
-from ebbflow.runs.store import Run, Weights, describe
 from ebbflow.runs.variance import knowing_variance
-from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
+from ebbflow.training.engine import Precision, in_precision, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
@@ -183,7 +183,7 @@ def sides_of(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
 def working_denoiser(run: Run, wanted: Evaluation, device: torch.device) -> NetDenoiser:
     denoiser = run.denoiser(wanted.weights, device=device)
     assert isinstance(denoiser.net, torch.nn.Module)
-    return replace(denoiser, net=WorkingCopy(denoiser.net, pick_precision(wanted.precision, device)).module)
+    return replace(denoiser, net=in_precision(denoiser.net, pick_precision(wanted.precision, device)))
 
 
 def by_label(run: Run) -> bool:

@@ -30,7 +30,7 @@ from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.ancestral import Variance
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.runs.build import conditioner_of, load_splits
-from ebbflow.runs.store import Run, Weights
+from ebbflow.runs.folder import Run, Weights
 from ebbflow.runs.variance import require_same_data, variance_table
 
 Method = Literal["ode", "vlb"]

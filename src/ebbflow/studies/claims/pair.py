@@ -23,12 +23,12 @@ from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import file_hash, key_of
 from ebbflow.metrics.measure import check_num
 from ebbflow.runs.build import build_objective
-from ebbflow.runs.store import Run, describe
+from ebbflow.runs.folder import Run, describe
 from ebbflow.show.canvas import save_picture
 from ebbflow.studies.claims import CLAIMS, Bench, Claim, Finding, Side
 from ebbflow.studies.claims.page import page
 from ebbflow.studies.evaluate import Evaluation, Stage, eyes_of, splits_of
-from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
+from ebbflow.training.engine import Precision, in_precision, pick_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +309,7 @@ def side_of(name: str, run: Run, how: Examination, device: torch.device) -> Side
     """One of the two models, twice: in float32 and in the precision that many samples are made in."""
     denoiser = run.denoiser(device=device)
     assert isinstance(denoiser.net, torch.nn.Module)
-    quick = replace(denoiser, net=WorkingCopy(denoiser.net, pick_precision(how.precision, device)).module)
+    quick = replace(denoiser, net=in_precision(denoiser.net, pick_precision(how.precision, device)))
     return Side(
         name=name,
         denoiser=denoiser,
