@@ -56,7 +56,7 @@ def training_throughput(preset: str, precision: str) -> float:
     denoiser, objective, size = build_denoiser(config, facts), build_objective(config), config.train.batch_size
     assert isinstance(denoiser.net, torch.nn.Module)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = replace(denoiser, net=engine.WorkingCopy(denoiser.net, dtype).module)
+    model = replace(denoiser, net=engine.in_precision(denoiser.net, dtype))
     conditioner = conditioner_of(denoiser)
     x0, cond = splits.train.x0(torch.arange(size)), None if conditioner is None else conditioner.null(size)
     generator = generator_for(0, "bench")

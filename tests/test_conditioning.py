@@ -28,8 +28,8 @@ from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.nets import NETS
 from ebbflow.runs import Request, generate, open_run
 from ebbflow.runs.build import facts_of
+from ebbflow.runs.folder import read_facts, take_folder
 from ebbflow.runs.generate import row_name
-from ebbflow.runs.store import claim, read_facts
 
 INJECTIONS = ("add", "scale", "cross_attention")
 NAMES = tuple("0123456789")
@@ -315,12 +315,14 @@ def test_facts_of_older_checkpoints_are_read(tmp_path: Path) -> None:
     old = {"dims": [1, 8, 8], "is_image": True, "label_names": list(NAMES)}
     assert read_facts(old) == FACTS
     config = ef_config("label")
-    claim(tmp_path / "run", config, FACTS)
+    with take_folder(tmp_path / "run", config, FACTS):
+        pass
     file = tmp_path / "run" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "facts": old}))
-    claim(tmp_path / "run", config, FACTS)
-    with pytest.raises(ConfigError, match="on other data"):
-        claim(tmp_path / "run", config, POINTS)
+    with take_folder(tmp_path / "run", config, FACTS):
+        pass
+    with pytest.raises(ConfigError, match="on other data"), take_folder(tmp_path / "run", config, POINTS):
+        pass
 
 
 def ef_config(kind: str):  # type: ignore[no-untyped-def]

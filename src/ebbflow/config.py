@@ -73,6 +73,7 @@ class TrainConfig:
     Args:
         num_steps: length of the run.
         batch_size, lr, weight_decay, clip: of the optimiser (AdamW; `clip` the largest gradient norm).
+        accumulate: microbatches that a step's batch is worked on in; the result is the same up to rounding.
         warmup_steps, schedule, lr_decay_step, lr_decay_rate: of the learning rate.
         seed: of initialisation, data order, times and noise.
         save_every, keep: checkpoints; the newest `keep` and the best are kept.
@@ -85,6 +86,7 @@ class TrainConfig:
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 1.0
+    accumulate: Count = 1
     warmup_steps: Interval = 100
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     lr_decay_step: Count = 1000

@@ -66,6 +66,11 @@ class Plan:
         return found if found and len(found) == len(self.seeds) else None
 
     @property
+    def is_learned(self) -> bool:
+        """Whether its grid was searched for the model."""
+        return isinstance(self.grid, str) and self.grid == LEARNED
+
+    @property
     def num_batches(self) -> int:
         """How many batches its samples are made in."""
         return -(-len(self.seeds) // self.batch_size)
@@ -252,9 +257,7 @@ def _check_unconditional(plan: Plan) -> None:
             "`classifier`."
         )
     if plan.negative is not None:
-        raise ConfigError(
-            "this model is unconditional: it cannot take a negative condition. Leave it out."
-        )
+        raise ConfigError("this model is unconditional: it cannot take a negative condition. Leave it out.")
     if plan.guides.bad is None and (plan.guidance != 1 or plan.guides.names_rule):
         raise ConfigError(
             "this model is unconditional: there is nothing to guide. Leave `guidance` out, or guide it by a "
@@ -312,6 +315,11 @@ class Samples:
         return to_uint8(self.x.clamp(-1, 1))
 
     @property
+    def seen(self) -> Tensor:
+        """Float32 in [-1, 1] as feature nets see it: images rounded to their levels, points as they are."""
+        return self.images.float() / 127.5 - 1 if self.model.facts.is_image else self.x
+
+    @property
     def shown(self) -> Tensor:
         """Images where the model makes images, else the points."""
         return self.images if self.model.facts.is_image else self.x
@@ -358,7 +366,7 @@ def grid_of(model: Opened, plan: Plan) -> Tensor:
     Raises:
         ConfigError: an unknown grid, or a learned one that was not searched.
     """
-    if plan.grid != LEARNED:
+    if not plan.is_learned:
         return grid_times(model.denoiser, plan.grid, plan.num_steps)
     times = learned_times(model, steps=plan.num_steps, sampler=plan.sampler, guidance=plan.guidance)
     return torch.tensor(times, dtype=torch.float64)
