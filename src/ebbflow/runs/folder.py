@@ -163,8 +163,10 @@ def best_of(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | No
 
 
 def prune(folder: Path, *, keep: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Remove all checkpoints but the newest `keep` and the best by `rows` of metrics."""
+    """Remove all checkpoints but the newest `keep` and the best by `rows` of metrics, and half-written ones."""
     best = best_of(folder, rows)
+    for partial in (folder / "checkpoints").glob(".*.part"):
+        shutil.rmtree(partial, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
         if best is None or old.name != checkpoint_of(folder, best["step"]).name:
             shutil.rmtree(old, ignore_errors=True)

@@ -138,8 +138,8 @@ def _named(value: Any) -> str:
     """What a thing is, in a few words."""
     if isinstance(value, Tensor):
         return "a single number"
-    parts = f" of {len(value)} {type(value[0]).__name__}s" if isinstance(value, (list, tuple)) and value else ""
-    return f"a {type(value).__name__}{parts}"
+    several = isinstance(value, (list, tuple)) and len(value) > 0
+    return f"{type(value).__name__} of {len(value)} {type(value[0]).__name__}" if several else type(value).__name__
 
 
 def _condition(value: Any, read: Read | None) -> Cond | None:
