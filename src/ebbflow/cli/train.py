@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebbflow.cli.common import print_json, this_command
+from ebbflow.core.entries import spelt
 
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
@@ -151,7 +152,7 @@ def _headline(trainer: Trainer, num: int) -> str:
     return (
         f"{config.data.name}: {num:,} samples of {'x'.join(map(str, trainer.facts.dims))}{space}; "
         f"{type(trainer.net.net).__name__} of "
-        f"{trainer.num_parameters:,} parameters; {config.objective.prediction} on {type(config.path).__name__}; "
+        f"{trainer.num_parameters:,} parameters; {spelt(config.objective.prediction)} on {type(config.path).__name__}; "
         f"{trainer.device.type}, {dtype}{start}"
     )
 

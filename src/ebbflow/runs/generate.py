@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.core.condition import Condition
+from ebbflow.core.entries import Choice
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.latent import LatentSpace
@@ -59,7 +60,7 @@ class Request:
     clip: bool = False
     sampler: str = "heun"
     num_steps: int = 10
-    grid: str = "uniform"
+    grid: Choice = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
     times: tuple[float, ...] | None = None
     batch_size: int = 64

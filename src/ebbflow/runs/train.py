@@ -12,6 +12,7 @@ import torch
 
 from ebbflow.conditioning import ConditionedNet
 from ebbflow.config import RunConfig
+from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
 from ebbflow.files import write_text
 from ebbflow.runs.build import (
@@ -278,7 +279,7 @@ class Trainer:
             f"# {self.folder.name}\n\nA {config.net.__class__.__name__.removesuffix('Options')} of "
             f"{self.num_parameters:,} parameters, "
             f"trained for {step} of {config.train.num_steps} steps on {config.data.name} to predict "
-            f"{config.objective.prediction} "
+            f"{spelt(config.objective.prediction)} "
             f"on path {config.path.__class__.__name__}.{held}\n\nMade by\n\n```\n{self.command}\n```\n\n"
             f"Sample it with\n\n```\nebbflow sample --ckpt {self.folder} --output samples.png\n```\n"
         )

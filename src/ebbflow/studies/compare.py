@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import spelt
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, choose
@@ -249,7 +250,7 @@ def _plan(i: int, run: Run, request: Request, wanted: Comparing, bench: Bench, d
 
 
 def _short(request: Request) -> str:
-    return f"{request.sampler} {request.num_steps} {request.grid} w {request.guidance:g}"
+    return f"{request.sampler} {request.num_steps} {spelt(request.grid)} w {request.guidance:g}"
 
 
 def _scaled(
@@ -312,7 +313,7 @@ def _cell(plan: Plan, run: str, evaluations: float, seconds: float, num: int, *,
         key=plan.key,
         run=run,
         sampler=request.sampler,
-        grid=request.grid,
+        grid=spelt(request.grid),
         steps=request.num_steps,
         guidance=request.guidance,
         evaluations=evaluations,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import LabelConditioning
+from ebbflow.core.entries import spelt
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.files import whole_file, write_text
@@ -273,7 +274,7 @@ def _guides(request: Request) -> dict[str, Any]:
 def _name(wanted: Evaluation, request: Request) -> str:
     features = "" if wanted.features == "auto" else f"-{plain(wanted.features.split(':')[0])}"
     return (
-        f"{request.sampler}{request.num_steps}-{request.grid}-w{request.guidance:g}-n{wanted.num}-s{wanted.seed}-"
+        f"{request.sampler}{request.num_steps}-{spelt(request.grid)}-w{request.guidance:g}-n{wanted.num}-s{wanted.seed}-"
         f"{wanted.weights}{features}"
     )
 
