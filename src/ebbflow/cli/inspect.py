@@ -112,7 +112,7 @@ def _row(name: str, entry: Any) -> dict[str, Any]:
             "stochastic": entry.stochastic,
             "options": {k: p.default for k, p in entry.options.items()},
         }
-    elif isinstance(entry, type) and is_dataclass(entry):
+    elif is_dataclass(entry):
         row["options"] = {f.name: f.default for f in fields(entry)}
     return row
 

@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import nn
 
 from ebbflow.config import RunConfig
+from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.runs.build import (
@@ -103,7 +104,7 @@ class ModelTask(DenoiserTask, RunTask):
         config = self.config
         return (
             f"A {type(config.net).__name__.removesuffix('Options')} of "
-            f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {config.objective.prediction} "
+            f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {spelt(config.objective.prediction)} "
             f"on path {type(config.path).__name__}.\n\nSample it with\n\n```\nebbflow sample --ckpt {self.folder} "
             "--output samples.png\n```"
         )
