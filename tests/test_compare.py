@@ -365,10 +365,10 @@ def test_samples_that_are_not_finite_fail_their_cell_alone(
         ({"grids": "uniform,even"}, "unknown time grid 'even'"),
         ({"grids": "learned"}, "has no learned grid of 2 steps"),
         ({"samplers": "ddim,ddim"}, "each once"),
-        ({"steps": "2,x"}, "--steps wants whole numbers"),
-        ({"steps": "0"}, "`steps` must be 1 or more"),
+        ({"steps": "2,x"}, "each entry must be a whole number, got 'x'"),
+        ({"steps": "0"}, "--steps must be a list such as 0-63 or 1,5,9; each entry must be at least 1, got 0"),
         ({"steps": "2000", "grids": "trailing"}, "visits entries of a table"),
-        ({"guidance": "strong"}, "--guidance wants numbers"),
+        ({"guidance": "strong"}, "--guidance must be a list such as 1,2.5; each entry must be a number, got 'strong'"),
         ({"num": "10"}, "too few for the covariance"),
         ({"reference": "test"}, "--reference must be"),
         ({"features": "inception"}, "unknown features"),
@@ -446,7 +446,7 @@ def test_bad_searches_are_one_sentence(flow: Path, capsys: pytest.CaptureFixture
         (["--steps", "9", "--candidates", "8"], "cannot be chosen out of 8 candidates"),
         (["--sampler", "ddpm", "--steps", "2"], "draws noise"),
         (["--candidate-grid", "even"], "unknown time grid 'even'"),
-        (["--steps", "two"], "--steps wants whole numbers"),
+        (["--steps", "two"], "--steps must be a list such as 0-63 or 1,5,9; each entry must be a whole number"),
     ):
         assert run_app(["search-grid", "--ckpt", str(flow), *flags]) == 2
         assert message in capsys.readouterr().err

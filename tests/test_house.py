@@ -62,7 +62,7 @@ def test_below_the_surfaces_nothing_prints_or_parses_arguments(path: Path) -> No
     if FLOORS.get(room(path.relative_to(SOURCE).parts), 0) in (0, 6) or path.name == "download.py":
         return
     text = path.read_text(encoding="utf-8")
-    assert not re.search(r"^\s*print\(|import argparse|import typer|from tqdm|hasattr\(", text, re.MULTILINE), path
+    assert not re.search(r"^\s*print\(|import argparse|import click|from tqdm|hasattr\(", text, re.MULTILINE), path
 
 
 def test_every_module_says_what_it_is_and_stays_short() -> None:
@@ -95,9 +95,9 @@ def test_every_public_name_is_there() -> None:
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import ebbflow", ["matplotlib", "pydantic", "typer", "PIL", "safetensors"]),
+        ("import ebbflow", ["matplotlib", "pydantic", "click", "PIL", "safetensors"]),
         ("import ebbflow.cli", ["torch", "numpy", "pydantic", "matplotlib"]),
-        ("import ebbflow; ebbflow.SAMPLERS", ["matplotlib", "pydantic", "typer", "diffusers"]),
+        ("import ebbflow; ebbflow.SAMPLERS", ["matplotlib", "pydantic", "click", "diffusers"]),
     ],
 )
 def test_importing_is_light(code: str, absent: list[str]) -> None:

@@ -299,7 +299,7 @@ def test_points_have_nats_and_an_exact_trace(tmp_path: FilePath, capsys: pytest.
         (["--method", "vlb", "--variance", "big"], "--variance must be small, large, learned or optimal, got 'big'"),
         (["--method", "vlb", "--variance", "learned", "--steps", "3"], "needs a net trained with objective.variance"),
         (["--weights", "best"], "--weights must be ema or raw, got 'best'"),
-        (["--output", "bits.txt"], "--output wants a .json file"),
+        (["--output", "bits.txt"], "--output must be a file ending in .json"),
         (["--steps", "0"], ""),
         (["--num", "0"], ""),
     ],

@@ -12,14 +12,16 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
-import typer
 
 import ebbflow
 from ebbflow import Noise, oracles
 from ebbflow.cli.app import _hyphened, app
+from ebbflow.cli.command import RequestCommand
+from ebbflow.cli.train import flags_of, lines_of
 from ebbflow.config import merge, parse, presets, read_preset, read_settings
 from ebbflow.core.kernels import ddpm_factors, posterior
 from ebbflow.core.paths import PATHS, Cosine, CosineDiscrete, Flow, LinearVariance, VPDiscrete
@@ -29,6 +31,7 @@ from ebbflow.core.times import TIME_GRIDS
 from ebbflow.core.weights import WEIGHTS, loss_weight
 from ebbflow.methods.guidance.branches import combine
 from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.requests.training import TrainRequest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(ebbflow.__file__).parent
@@ -158,19 +161,21 @@ def is_one_of(value: object, known: object, what: str) -> None:
 @pytest.mark.parametrize("text", COMMANDS)
 def test_every_command_is_one(text: str) -> None:
     """The verb exists, its flags parse, and presets, settings, samplers and grids are known."""
-    command, (_, *arguments) = typer.main.get_command(app), shlex.split(text)
-    while isinstance(command, typer.core.TyperGroup):
-        command = command.commands[arguments.pop(0)]
-    given = command.make_context(text, [_hyphened(a) for a in arguments]).params
-    is_one_of(given.get("preset"), presets(), "preset")
-    if command.name == "train":
-        parse(merge(read_preset(given["preset"] or "digits"), read_settings(given["set_"] or [])))
-    else:
-        is_one_of(given.get("sampler"), SAMPLERS, "sampler")
-        is_one_of(given.get("grid"), TIME_GRIDS, "grid")
-        if given.get("sampler"):
-            options = [setting.partition("=")[0] for setting in given.get("set_") or []]
-            assert set(options) <= set(SAMPLERS[given["sampler"]].options)
+    command, (_, *arguments) = app, shlex.split(text)
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), arguments.pop(0))
+    assert isinstance(command, RequestCommand)
+    request = command.read([_hyphened(a) for a in arguments])
+    if isinstance(request, TrainRequest):
+        is_one_of(request.preset, presets(), "preset")
+        settings = read_settings(lines_of(request.settings))
+        parse(merge(read_preset(request.preset or "digits"), settings, flags_of(request)))
+        return
+    given = vars(request)
+    is_one_of(given.get("sampler"), SAMPLERS, "sampler")
+    is_one_of(given.get("grid"), TIME_GRIDS, "grid")
+    if given.get("sampler"):
+        assert set(given.get("options") or ()) <= set(SAMPLERS[given["sampler"]].options)
 
 
 def previous(path: VPDiscrete, i: int) -> float:

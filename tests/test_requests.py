@@ -37,6 +37,7 @@ class Thing(How):
     scale: Annotated[float, Gt(0)] = 1.0
     weights: Literal["ema", "raw"] = "ema"
     clip: bool | None = None
+    sides: Literal[1, 3] | None = None
 
 
 TEXTS: dict[str, tuple[str, str, object]] = {
@@ -54,13 +55,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "not above": ({"scale": 0}, "`scale` must be above 0, got 0.0."),
     "outside": ({"eta": 1.5}, "`eta` must be in [0, 1], got 1.5."),
     "not a number": ({"eta": float("nan")}, "`eta` must be finite, got nan."),
+    "choice of another type": ({"sides": "1"}, "`sides` must be 1 or 3, got '1'."),
+    "true is no choice": ({"sides": True}, "`sides` must be 1 or 3, got True."),
     "choice": ({"weights": "best"}, "`weights` must be ema or raw, got 'best'."),
     "pair of one": ({"interval": "3"}, "LOW,HIGH"),
     "backwards": ({"labels": "5-2"}, "`labels` holds the range '5-2', which runs backwards."),
     "no end": ({"seeds": "0-999999999999"}, "too long"),
-    "other digits": ({"seeds": "²"}, "one entry must be a whole number, got '²'"),
+    "other digits": ({"seeds": "²"}, "each entry must be a whole number, got '²'"),
     "no seeds": ({"seeds": []}, "`seeds` is an empty list"),
-    "negative seed": ({"seeds": [-1]}, "one entry must be at least 0, got -1"),
+    "negative seed": ({"seeds": [-1]}, "each entry must be at least 0, got -1"),
     "number for a list": ({"labels": 4}, "`labels` must be a list, got 4"),
     "text for a switch": ({"clip": "yes"}, "`clip` must be true or false, got 'yes'"),
     "too large": ({"num_steps": 2**63}, "must be below 2^63"),
@@ -158,6 +161,6 @@ def test_requests_load_no_torch() -> None:
     code = (
         "import sys, pkgutil, importlib, ebbflow.requests as r\n"
         "[importlib.import_module(f'ebbflow.requests.{m.name}') for m in pkgutil.iter_modules(r.__path__)]\n"
-        "print([m for m in ('torch', 'numpy', 'pydantic', 'typer', 'PIL') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'click', 'PIL') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

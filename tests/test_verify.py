@@ -126,7 +126,7 @@ def test_the_built_in_ones_pass_and_every_registry_is_covered(everything: list[V
 
 def test_every_registered_path_is_in_the_plan_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[Plan] = []
-    monkeypatch.setattr("ebbflow.cli.verify._rows", lambda plan: plans.append(plan) or [])
+    monkeypatch.setattr("ebbflow.proof.verify.verify", lambda plan: plans.append(plan) or [])
     monkeypatch.setattr("ebbflow.cli.verify._print", lambda rows, output: None)
     assert run_app(["verify"]) == 0
     assert (set(plans[0].samplers), set(plans[0].paths)) == (set(SAMPLERS), set(PATHS))
@@ -311,8 +311,8 @@ PREDICTIONS = {
         (["--paths", "cosin"], "unknown path 'cosin'"),
         (["--grids", "kerras"], "Did you mean 'karras'"),
         (["--predictions", "x1"], "unknown prediction 'x1'"),
-        (["--samplers", ","], "the list of samplers is empty"),
-        (["--output", "verify.pdf"], "--output wants a file ending in .html"),
+        (["--samplers", ","], "--samplers is an empty list"),
+        (["--output", "verify.pdf"], "--output must be a file ending in .html"),
         (["--import", "no_such_module"], "no module 'no_such_module'"),
         (["--import", "folder/mine.py"], "--import wants a module's name such as 'mine'"),
     ],

@@ -49,6 +49,19 @@ class RequestCommand(click.Command):
         super().__init__(name, params=params, help=text, context_settings=SETTINGS, callback=self.serve)
         self.cls, self.function = cls, function
 
+    def read(self, arguments: Sequence[str]) -> Any:
+        """The request that these arguments make.
+
+        Raises:
+            click.UsageError: an unknown flag.
+            ConfigError: a value that is none; the message names the flag.
+        """
+        return self.request_of(self.make_context(self.name, list(arguments)).params)
+
+    def request_of(self, given: Mapping[str, Any]) -> Any:
+        """The request of parsed flags."""
+        return read(self.cls, {name: value for name, value in given.items() if value not in (None, ())})
+
     def serve(self, **given: Any) -> int:
         """Read the request and call the function with it.
 
@@ -57,7 +70,7 @@ class RequestCommand(click.Command):
         """
         request = None
         try:
-            request = read(self.cls, {name: value for name, value in given.items() if value not in (None, ())})
+            request = self.request_of(given)
             return self.function(request) or 0
         except (click.Abort, click.exceptions.Exit):
             raise
@@ -83,8 +96,7 @@ def read(cls: type[Any], given: Mapping[str, Any]) -> Any:
     for name, value in given.items():
         entry = entries(cls).get(name.removesuffix(BY_FLAG))
         if entry is not None:
-            value = _once(value, entry)
-            texts[entry.name] = table(value, entry) if get_origin(entry.kind) is dict else value
+            texts[entry.name] = text_of(value, entry)
     flags = values(cls, texts, spell=spelling, text=True)
     for name, value in flags.items():
         if isinstance(value, dict):
@@ -92,13 +104,20 @@ def read(cls: type[Any], given: Mapping[str, Any]) -> Any:
     return complete(cls, {**base, **flags}, spell=spelling)
 
 
-def _once(value: Any, entry: Entry) -> Any:
-    """The value of a flag with several spellings, which is still to be given once."""
-    if entry.many or len(entry.flags) < 2 or not isinstance(value, tuple):
+def text_of(value: Any, entry: Entry) -> Any:
+    """What the flags of a field say together."""
+    if get_origin(entry.kind) is dict:
+        return table(value, entry)
+    if not _is_list(entry):
         return value
     if len(value) > 1:
-        raise ConfigError(f"{' and '.join(entry.flags)} are one option. Give it once.")
+        raise ConfigError(f"{spelling(entry)} is given {len(value)} times. Give one list, such as {','.join(value)}.")
     return value[0]
+
+
+def _is_list(entry: Entry) -> bool:
+    """Whether its flag takes one list with commas."""
+    return get_origin(entry.kind) is tuple and not entry.many and not entry.place
 
 
 def table(settings: Sequence[str], entry: Entry) -> dict[str, Any]:
@@ -145,10 +164,7 @@ def _params(entry: Entry) -> list[click.Parameter]:
     return [
         *found,
         click.Option(
-            [name, *entry.flags],
-            multiple=entry.many or len(entry.flags) > 1,
-            type=kind,
-            shell_complete=_completion(entry),
+            [name, *entry.flags], multiple=entry.many or _is_list(entry), type=kind, shell_complete=_completion(entry)
         ),
     ]
 

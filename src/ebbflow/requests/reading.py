@@ -72,7 +72,7 @@ def convert(kind: Any, value: Any, *, text: bool = False) -> Any:
         return _of_union(members(kind), value, text)
     origin = get_origin(kind)
     if origin is Literal:
-        return _choice(get_args(kind), value)
+        return _choice(get_args(kind), value, text)
     if origin is tuple:
         return _tuple(get_args(kind), value, text)
     if origin is dict:
@@ -176,10 +176,11 @@ def _path(value: Any, _: bool) -> Path:
 PLAIN: dict[Any, Callable[[Any, bool], Any]] = {int: _int, float: _float, bool: _bool, str: _str, Path: _path}
 
 
-def _choice(choices: tuple[Any, ...], value: Any) -> Any:
-    if value not in choices:
-        raise Wrong(f"must be {one_of(choices)}, got {value!r}.")
-    return value
+def _choice(choices: tuple[Any, ...], value: Any, text: bool) -> Any:
+    for choice in choices:
+        if value == (str(choice) if text else choice) and (text or type(value) is type(choice)):
+            return choice
+    raise Wrong(f"must be {one_of(choices)}, got {value!r}.")
 
 
 def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
@@ -226,7 +227,7 @@ def _list(kind: Any, value: Any, text: bool) -> tuple[Any, ...]:
     except Wrong as wrong:
         if get_origin(_bare(kind)) is tuple:
             raise
-        raise Wrong(f"must be a list such as {example(kind)}, but one entry {wrong}") from None
+        raise Wrong(f"must be a list such as {example(kind)}; each entry {wrong}") from None
     if not entries:
         raise Wrong("is an empty list. Leave it out, or give at least one entry.")
     return entries

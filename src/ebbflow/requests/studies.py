@@ -61,7 +61,7 @@ class LikelihoodRequest(Report, Where, Batches):
     steps: Annotated[
         int | None, Ge(2), Doc("Steps. Default: 32 of the ODE; the path's table, or 1000, of the bound.")
     ] = None
-    sampler: Annotated[Literal["rk4", "heun"], Doc("Integrator of the ODE.")] = "rk4"
+    sampler: Annotated[str, Doc("Integrator of the ODE: rk4 or heun.")] = "rk4"
     variance: Annotated[
         Literal["small", "large", "learned", "optimal"] | None,
         Doc("Of the bound's steps. Default: learned, or else large."),
@@ -72,7 +72,7 @@ class LikelihoodRequest(Report, Where, Batches):
 
     def __post_init__(self) -> None:
         if self.variance is not None and self.method != "vlb":
-            raise ConfigError("`variance` belongs to ancestral sampling. Take `method` vlb, or leave it out.")
+            raise ConfigError("`variance` belongs to ancestral sampling. Add `method` vlb, or leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
