@@ -1,0 +1,105 @@
+"""Where a foreign model lies: its parts, read one by one, from safetensors only, with classes of the libraries only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebbflow.errors import ConfigError
+
+MISSING = "models of diffusers need the packages diffusers and transformers: pip install 'ebbflow[hf,text]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A saved pipeline or net.
+
+    Args:
+        name: a folder, or a name on the hub.
+        index: model_index.json of a pipeline, config.json of a net.
+        dtype, device: of the nets that are read.
+    """
+
+    name: str
+    index: Mapping[str, Any]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def kind(self) -> str:
+        """Name of the class that saved it."""
+        return str(self.index.get("_class_name"))
+
+    def part(self, name: str) -> Any | None:
+        """One part of a pipeline; None where it was saved without.
+
+        Raises:
+            ConfigError: of a class that neither library has, or without the files that it needs.
+        """
+        library, kind = self.index.get(name) or (None, None)
+        return None if kind is None else self.read(_class(self.name, name, library, kind), name)
+
+    def read(self, cls: Any, subfolder: str = "") -> Any:
+        """An object of a class from a subfolder; a net comes frozen, in evaluation and on the device.
+
+        Raises:
+            ConfigError: files that are missing, broken or no safetensors.
+        """
+        options: dict[str, Any] = {"subfolder": subfolder, "local_files_only": Path(self.name).is_dir()}
+        is_net = issubclass(cls, torch.nn.Module)
+        if is_net:
+            kind = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
+            options |= {"use_safetensors": True, kind: torch.float32 if subfolder == "vae" else self.dtype}
+        try:
+            with torch.random.fork_rng(devices=[]):  # nets draw weights before they get theirs
+                found = cls.from_pretrained(self.name, **options)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            where = f"{subfolder} of {self.name}" if subfolder else self.name
+            raise ConfigError(f"{where} cannot be loaded as {cls.__name__} from safetensors: {reason}") from error
+        return found.requires_grad_(False).eval().to(self.device) if is_net else found
+
+
+def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype: torch.dtype) -> Source:
+    """A folder or a name on the hub, its index read.
+
+    Raises:
+        ConfigError: nothing of diffusers there.
+        ImportError: diffusers or transformers is missing.
+    """
+    try:
+        import diffusers
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    folder = Path(folder_or_name).expanduser()
+    if not folder.is_dir() and (folder.is_absolute() or str(folder_or_name).startswith((".", "~"))):
+        raise ConfigError(f"{folder_or_name}: there is no such folder. Give one that diffusers saved a model in.")
+    name = str(folder) if folder.is_dir() else str(folder_or_name)
+    reason: Exception | None = None
+    for cls in (diffusers.DiffusionPipeline, diffusers.UNet2DModel):
+        try:
+            index = cls.load_config(name, local_files_only=folder.is_dir())
+        except (OSError, ValueError) as error:
+            reason = reason or error
+        else:
+            return Source(name=name, index=index, dtype=dtype, device=torch.device(device))
+    line = str(reason).splitlines()[0]
+    raise ConfigError(f"{name} is no pipeline and no net that diffusers saved: {line}") from reason
+
+
+def _class(source: str, part: str, library: str | None, kind: str) -> Any:
+    import diffusers
+    import transformers
+
+    found = getattr({"diffusers": diffusers, "transformers": transformers}.get(library or ""), kind, None)
+    if found is None:
+        raise ConfigError(
+            f"the {part} of {source} is a {library}.{kind}, which the installed diffusers and transformers lack; "
+            "code that comes with a model is never run."
+        )
+    return found
