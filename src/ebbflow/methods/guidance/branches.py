@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import cat_rows, expand_rows
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
@@ -90,8 +91,8 @@ class Branches(Wrapped):
     """
 
     guidance: float
-    cond: Tensor | None = None
-    negative: Tensor | None = None
+    cond: Any = None
+    negative: Any = None
     interval: Interval = None
     rescale: float = 0.0
     batched: bool | None = None
@@ -105,7 +106,7 @@ class Branches(Wrapped):
         elif not takes_condition(self.inner):
             raise ValueError("this model was trained without a condition; there is no negative one either.")
 
-    def given(self, cond: Tensor | None) -> Self:
+    def given(self, cond: Any) -> Self:
         return replace(self, cond=cond)
 
     @abstractmethod
@@ -119,8 +120,8 @@ class Branches(Wrapped):
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         num = x_t.shape[0]
-        cond = _rows(self.inner.null(num) if self.cond is None else self.cond, num)
-        negative = _rows(self.inner.null(num) if self.negative is None else self.negative, num)
+        cond: Any = expand_rows(self.inner.null(num) if self.cond is None else self.cond, num)
+        negative: Any = expand_rows(self.inner.null(num) if self.negative is None else self.negative, num)
         active = inside(self.path, t, self.interval)
         if self.guidance == 1 or not bool(active.any()):
             return self.inner.given(cond)(x_t, t)
@@ -133,17 +134,13 @@ class Branches(Wrapped):
             guided = with_x0(self, guided, guided.x0 * (self.rescale * ratio + 1 - self.rescale), x_t, t)
         return pick(active, guided, c)
 
-    def _branches(self, x_t: Tensor, t: float | Tensor, negative: Tensor, cond: Tensor) -> tuple[Estimate, Estimate]:
+    def _branches(self, x_t: Tensor, t: float | Tensor, negative: Any, cond: Any) -> tuple[Estimate, Estimate]:
         num = x_t.shape[0]
         if not (num <= BATCH_LIMIT if self.batched is None else self.batched):
             return self.inner.given(negative)(x_t, t), self.inner.given(cond)(x_t, t)
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        both = self.inner.given(torch.cat([negative, cond]))(torch.cat([x_t, x_t]), times)
+        both = self.inner.given(cat_rows([negative, cond]))(torch.cat([x_t, x_t]), times)
         return _rows_of(both, slice(0, num)), _rows_of(both, slice(num, None))
-
-
-def _rows(cond: Tensor, num: int) -> Tensor:
-    return cond.expand(num, *cond.shape[1:]) if cond.shape[0] == 1 else cond
 
 
 def _rows_of(estimate: Estimate, rows: slice) -> Estimate:
