@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,12 @@ class Source:
         options: dict[str, Any] = {"subfolder": subfolder, "local_files_only": Path(self.name).is_dir()}
         is_net = issubclass(cls, torch.nn.Module)
         if is_net:
-            kind = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
-            options |= {"use_safetensors": True, kind: torch.float32 if subfolder == "vae" else self.dtype}
+            dtype = torch.float32 if subfolder == "vae" else self.dtype
+            if cls.__module__.startswith("transformers."):
+                options |= {"use_safetensors": True, "dtype": dtype}
+            else:
+                sparing = find_spec("accelerate") is not None
+                options |= {"use_safetensors": True, "torch_dtype": dtype, "low_cpu_mem_usage": sparing}
         try:
             with torch.random.fork_rng(devices=[]):  # nets draw weights before they get theirs
                 found = cls.from_pretrained(self.name, **options)

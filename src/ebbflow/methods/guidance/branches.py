@@ -139,7 +139,8 @@ class Branches(Wrapped):
         if not (num <= BATCH_LIMIT if self.batched is None else self.batched):
             return self.inner.given(negative)(x_t, t), self.inner.given(cond)(x_t, t)
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        both = self.inner.given(cat_rows([negative, cond]))(torch.cat([x_t, x_t]), times)
+        joint: Any = cat_rows([negative, cond])
+        both = self.inner.given(joint)(torch.cat([x_t, x_t]), times)
         return _rows_of(both, slice(0, num)), _rows_of(both, slice(num, None))
 
 
