@@ -109,19 +109,19 @@ def unet(**options: Any) -> Any:
 
 
 def text_unet(width: int, **options: Any) -> Any:
-    return diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=width,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **options,
-    )
+    settings = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "layers_per_block": 1,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": width,
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+    }
+    return diffusers.UNet2DConditionModel(**{**settings, **options})
 
 
 def ddim(**options: Any) -> Any:
@@ -166,7 +166,7 @@ def stable_diffusion_xl(scheduler: Any = None, **options: Any) -> Any:
     )
 
 
-def dit(scheduler: Any = None) -> Any:
+def dit(scheduler: Any = None, num_classes: int = 1000) -> Any:
     net = diffusers.DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -175,11 +175,9 @@ def dit(scheduler: Any = None) -> Any:
         num_layers=2,
         sample_size=8,
         patch_size=2,
-        num_embeds_ada_norm=1000,
+        num_embeds_ada_norm=num_classes,
     )
-    return diffusers.DiTPipeline(
-        transformer=net, vae=vae(), scheduler=scheduler or ddim(), id2label={0: "tench, Tinca tinca", 1: "goldfish"}
-    )
+    return diffusers.DiTPipeline(transformer=net, vae=vae(), scheduler=scheduler or ddim())
 
 
 def stable_diffusion_3(scheduler: Any = None, with_t5: bool = True) -> Any:
@@ -539,13 +537,15 @@ def test_a_condition_of_many_is_that_of_each(opened: Opened, kind: str) -> None:
         model.read(["a cat", 3])
 
 
-def test_classes_have_names_and_limits(opened: Opened) -> None:
-    _, model = opened("DiTPipeline")
-    assert model.facts.label_names[:3] == ("tench", "goldfish", "2") and len(model.facts.label_names) == 1000
-    assert model.read is not None and model.read([1, 999]).tolist() == [1, 999]
-    assert model.denoiser.null(2).tolist() == [1000, 1000]
-    for wrong in (1000, "tench"):
-        with pytest.raises(ValueError, match="0 to 999"):
+def test_classes_have_names_and_limits(tmp_path: Path) -> None:
+    saved(lambda: dit(num_classes=3), tmp_path / "plain")
+    names = {"0": "tench, Tinca tinca", "1": "goldfish"}
+    model = load_diffusers(edited(tmp_path / "plain", tmp_path / "named", id2label=names))
+    assert model.facts.label_names == ("tench", "goldfish", "2")
+    assert model.read is not None and model.read([1, 2]).tolist() == [1, 2]
+    assert model.denoiser.null(2).tolist() == [3, 3]
+    for wrong in (3, "tench"):
+        with pytest.raises(ValueError, match="0 to 2"):
             model.read([wrong])
 
 
@@ -666,6 +666,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
         load_diffusers(tmp_path / "pickled")
 
 
+def test_nets_that_want_more_are_refused(tmp_path: Path) -> None:
+    for name, options in {"consistency": {"time_cond_proj_dim": 8}, "image besides": {"in_channels": 9}}.items():
+        folder = tmp_path / name
+        saved(stable_diffusion, folder)
+        text_unet(16, **options).save_pretrained(folder / "unet")
+        with pytest.raises(ConfigError, match=name):
+            load_diffusers(folder)
+
+
 def test_pickles_are_not_read_and_the_network_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(MAKERS["StableDiffusionPipeline"], tmp_path)
 
@@ -678,9 +687,15 @@ def test_pickles_are_not_read_and_the_network_is_not_asked(tmp_path: Path, monke
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved(MAKERS["StableDiffusionPipeline"], tmp_path / "text")
+    saved(MAKERS["DDIMPipeline"], tmp_path / "images")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert load_diffusers(tmp_path / "images").read is None
+    with pytest.raises(ImportError, match=r"ebbflow\[text\]"):
+        load_diffusers(tmp_path / "text")
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ImportError, match=r"ebbflow\[hf,text\]"):
-        load_diffusers(tmp_path)
+    with pytest.raises(ImportError, match=r"ebbflow\[hf\]"):
+        load_diffusers(tmp_path / "images")
 
 
 def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
@@ -688,3 +703,13 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     load_diffusers(tmp_path)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "diffusers.md").read_text(encoding="utf-8")
+    example = page.split("```python\n")[1].split("```")[0]
+    assert all(kind in page for kind in PIPELINES)
+    saved(MAKERS["StableDiffusionPipeline"], tmp_path)
+    names: dict[str, Any] = {}
+    exec(example.replace("FOLDER_OR_NAME", str(tmp_path)), names)
+    assert names["images"].shape == (2, 3, 16, 16) and torch.isfinite(names["images"]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from ebbflow.interop.denoiser import RawDenoiser, raw_steps
 from ebbflow.interop.model import Defaults, Model
 from ebbflow.interop.pipelines import PIPELINES, Call, Pipeline, call_unet
 from ebbflow.interop.schedule import read_schedule
-from ebbflow.interop.source import Source, open_source
+from ebbflow.interop.source import Source, library, open_source
 from ebbflow.interop.text import Prompts
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace
 
@@ -74,9 +75,10 @@ class RawNet:
 
     net: Any
     call: Call
+    dtype: torch.dtype
 
     def __call__(self, x: Tensor, clock: Tensor, cond: Any) -> Tensor:
-        return self.call(self.net, x.to(self.net.dtype), clock, cond)
+        return self.call(self.net, x.to(self.dtype), clock, cond)
 
 
 def load_diffusers(
@@ -103,7 +105,7 @@ def load_diffusers(
 
     Raises:
         ConfigError: nothing there, a kind that is not known, weights that are no safetensors, a size that does not fit.
-        ImportError: diffusers or transformers is missing.
+        ImportError: diffusers is missing, or transformers where there is text.
     """
     source = open_source(folder_or_name, device=device, dtype=dtype)
     if source.kind == BARE:
@@ -115,21 +117,36 @@ def load_diffusers(
 
 
 def _parts(source: Source, kind: Pipeline) -> dict[str, Any]:
-    import transformers
-
     names = (kind.net, "scheduler", *kind.texts, *(("vae",) if kind.has_space else ()))
-    with _quiet(transformers, True):
-        parts = {name: source.part(name) for name in names}
+    with _quiet(library("transformers"), True) if kind.texts else nullcontext():
+        parts: dict[str, Any] = {name: source.part(name) for name in names}
     for name, found in parts.items():
         if found is None and name not in kind.optional:
             raise ConfigError(f"{source.name} has no {name}, without which a {source.kind} does not work.")
+    _check_net(source, kind, parts)
     return parts
 
 
+def _check_net(source: Source, kind: Pipeline, parts: Mapping[str, Any]) -> None:
+    """Refuse a net that wants to be told what no condition here says."""
+    config = parts[kind.net].config
+    if config.get("time_cond_proj_dim") is not None:
+        raise ConfigError(f"{source.name} is a latent consistency model, whose jumps no sampler here makes.")
+    if kind.has_space and _channels(config, kind.multiple) != parts["vae"].config.latent_channels:
+        raise ConfigError(
+            f"the net of {source.name} takes {_channels(config, kind.multiple)} channels and its autoencoder makes "
+            f"{parts['vae'].config.latent_channels}: it wants an image besides, which this does not give."
+        )
+
+
+def _channels(config: Mapping[str, Any], multiple: int) -> int:
+    """Channels of what a net works on; Flux counts those of a patch."""
+    return int(config["in_channels"]) // (multiple**2 if "guidance_embeds" in config else 1)
+
+
 def _pipeline(source: Source, kind: Pipeline, parts: Mapping[str, Any], size: Size, distilled: float) -> Model:
-    net, factor = parts[kind.net], 1
-    if kind.has_space:
-        factor = DiffusersAutoencoder(parts["vae"]).factor
+    net = parts[kind.net]
+    factor = DiffusersAutoencoder(parts["vae"]).factor if kind.has_space else 1
     state = _state_dims(net, kind.multiple, factor, size)
     space = _space(parts["vae"], state) if kind.has_space else None
     dims = state if space is None else space.dims
@@ -158,15 +175,13 @@ def _pipeline(source: Source, kind: Pipeline, parts: Mapping[str, Any], size: Si
 
 
 def _net_alone(source: Source, path: Path | str | None, prediction: str | None, size: Size) -> Model:
-    import diffusers
-
     if path is None or prediction is None:
         raise ConfigError(
             f"{source.name} is a {source.kind} without a scheduler, which does not tell how it was trained. "
             "Give `path` and `prediction`, such as path='vp_discrete', prediction='eps'."
         )
     chosen = choose(PATHS, path, "path")() if isinstance(path, str) else path
-    net = source.read(diffusers.UNet2DModel)
+    net = source.read(library("diffusers").UNet2DModel)
     reader = _classes(source, net)
     dims = _state_dims(net, 1, 1, size)
     num_steps = chosen.num_steps if isinstance(chosen, DiscretePath) else 1000
@@ -183,7 +198,7 @@ def _net_alone(source: Source, path: Path | str | None, prediction: str | None, 
 
 def _denoiser(net: Any, call: Call, path: Path, prediction: str, num_steps: int, reader: Reader | None) -> RawDenoiser:
     return RawDenoiser(
-        net=RawNet(net=net, call=call),
+        net=RawNet(net=net, call=call, dtype=net.dtype),
         path=path,
         prediction=prediction,
         clock=raw_steps(num_steps) if isinstance(path, DiscretePath) else lambda path, t: t * num_steps,
@@ -199,10 +214,7 @@ def _facts(dims: tuple[int, ...], reader: Reader | None, latent_dims: tuple[int,
 
 def _state_dims(net: Any, multiple: int, factor: int, size: Size) -> tuple[int, int, int]:
     """What the net works on: latents or images, (C, H, W)."""
-    config = net.config
-    channels = int(config.in_channels)
-    if "guidance_embeds" in config:  # Flux counts the channels of a patch
-        channels //= multiple**2
+    config, channels = net.config, _channels(net.config, multiple)
     if size is None:
         side = config.get("sample_size", FLUX_SIDE)
         if side is None:

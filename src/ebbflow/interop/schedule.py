@@ -64,7 +64,7 @@ class TableTimes:
             )
         first = 1 / config.num_train_timesteps
         ends_early = not config.get("set_alpha_to_one", True) or config.get("final_sigmas_type") == "sigma_min"
-        return torch.cat([times, torch.tensor([first if ends_early and times[-1] > first else 0.0]).double()])
+        return torch.cat([times, times.new_tensor([first if ends_early and times[-1] > first else 0.0])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +127,14 @@ def read_schedule(scheduler: Any, *, num_tokens: int, plain: bool) -> Schedule:
     if type(scheduler).__name__ == FLOW:
         grid = FlowTimes(scheduler=scheduler, num_tokens=num_tokens, plain=plain)
         return Schedule(path=Flow(), prediction="velocity", grid=grid, num_steps=config.num_train_timesteps)
-    if "beta_schedule" not in config:
+    alpha_bars = getattr(scheduler, "alphas_cumprod", None)
+    if alpha_bars is None or "beta_schedule" not in config:
         raise ConfigError(
             f"the scheduler {type(scheduler).__name__} has no path here. Known: those with a table of betas "
             f"(DDPM, DDIM, PNDM, Euler, DPMSolver, UniPC, ...) and {FLOW}."
         )
     return Schedule(
-        path=table_path(config, scheduler.alphas_cumprod.double().cpu()),
+        path=table_path(config, alpha_bars.double().cpu()),
         prediction=choose(PREDICTION_TYPES, config.prediction_type, "prediction_type of the scheduler"),
         grid=TableTimes(scheduler=scheduler),
         num_steps=config.num_train_timesteps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from ebbflow.errors import ConfigError
 
-MISSING = "models of diffusers need the packages diffusers and transformers: pip install 'ebbflow[hf,text]'"
+LIBRARIES = {"diffusers": "hf", "transformers": "text"}  # and the extra that brings each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class Source:
         Raises:
             ConfigError: of a class that neither library has, or without the files that it needs.
         """
-        library, kind = self.index.get(name) or (None, None)
-        return None if kind is None else self.read(_class(self.name, name, library, kind), name)
+        origin, kind = self.index.get(name) or (None, None)
+        return None if kind is None else self.read(_class(self.name, name, str(origin), kind), name)
 
     def read(self, cls: Any, subfolder: str = "") -> Any:
         """An object of a class from a subfolder; a net comes frozen, in evaluation and on the device.
@@ -51,14 +52,11 @@ class Source:
             ConfigError: files that are missing, broken or no safetensors.
         """
         options: dict[str, Any] = {"subfolder": subfolder, "local_files_only": Path(self.name).is_dir()}
-        is_net = issubclass(cls, torch.nn.Module)
+        is_net, is_text = issubclass(cls, torch.nn.Module), cls.__module__.startswith("transformers.")
+        dtype = torch.float32 if subfolder == "vae" else self.dtype
         if is_net:
-            dtype = torch.float32 if subfolder == "vae" else self.dtype
-            if cls.__module__.startswith("transformers."):
-                options |= {"use_safetensors": True, "dtype": dtype}
-            else:
-                sparing = find_spec("accelerate") is not None
-                options |= {"use_safetensors": True, "torch_dtype": dtype, "low_cpu_mem_usage": sparing}
+            sparing = {"dtype": dtype} if is_text else {"torch_dtype": dtype, "low_cpu_mem_usage": _accelerate()}
+            options |= {"use_safetensors": True, **sparing}
         try:
             with torch.random.fork_rng(devices=[]):  # nets draw weights before they get theirs
                 found = cls.from_pretrained(self.name, **options)
@@ -66,7 +64,15 @@ class Source:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             where = f"{subfolder} of {self.name}" if subfolder else self.name
             raise ConfigError(f"{where} cannot be loaded as {cls.__name__} from safetensors: {reason}") from error
-        return found.requires_grad_(False).eval().to(self.device) if is_net else found
+        if not is_net:
+            return found
+        frozen = found.requires_grad_(False).eval().to(self.device)
+        return frozen if is_text else frozen.to(dtype=dtype)  # T5 keeps some layers in float32 by itself
+
+
+def _accelerate() -> bool:
+    """Whether diffusers can load without making its random weights first."""
+    return find_spec("accelerate") is not None
 
 
 def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype: torch.dtype) -> Source:
@@ -74,13 +80,9 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
 
     Raises:
         ConfigError: nothing of diffusers there.
-        ImportError: diffusers or transformers is missing.
+        ImportError: diffusers is missing.
     """
-    try:
-        import diffusers
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ImportError(MISSING) from error
+    diffusers = library("diffusers")
     folder = Path(folder_or_name).expanduser()
     if not folder.is_dir() and (folder.is_absolute() or str(folder_or_name).startswith((".", "~"))):
         raise ConfigError(f"{folder_or_name}: there is no such folder. Give one that diffusers saved a model in.")
@@ -97,14 +99,24 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
     raise ConfigError(f"{name} is no pipeline and no net that diffusers saved: {line}") from reason
 
 
-def _class(source: str, part: str, library: str | None, kind: str) -> Any:
-    import diffusers
-    import transformers
+def library(name: str) -> Any:
+    """A package that models come from.
 
-    found = getattr({"diffusers": diffusers, "transformers": transformers}.get(library or ""), kind, None)
+    Raises:
+        ImportError: it is missing; the message says how to install it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        extra = LIBRARIES[name]
+        raise ImportError(f"this model needs the package {name}: pip install 'ebbflow[{extra}]'") from error
+
+
+def _class(source: str, part: str, origin: str, kind: str) -> Any:
+    found = getattr(library(origin), kind, None) if origin in LIBRARIES else None
     if found is None:
         raise ConfigError(
-            f"the {part} of {source} is a {library}.{kind}, which the installed diffusers and transformers lack; "
+            f"the {part} of {source} is a {origin}.{kind}, which the installed diffusers and transformers lack; "
             "code that comes with a model is never run."
         )
     return found
