@@ -465,10 +465,12 @@ def test_defaults_are_their_own(opened: Opened, kind: str) -> None:
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("cls", ["DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize(
+    "cls", ["DDIM", "DDPM", "PNDM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep"]
+)
 def test_the_grid_visits_their_timesteps(cls: str, spacing: str) -> None:
-    options = {"skip_prk_steps": True, "set_alpha_to_one": True} if cls == "PNDMScheduler" else {}
-    scheduler = getattr(diffusers, cls)(timestep_spacing=spacing, **options)
+    options = {"skip_prk_steps": True, "set_alpha_to_one": True} if cls == "PNDM" else {}
+    scheduler = getattr(diffusers, f"{cls}Scheduler")(timestep_spacing=spacing, **options)
     schedule = read_schedule(scheduler, num_tokens=1, plain=False)
     scheduler.set_timesteps(10)
     wanted = list(dict.fromkeys(float(t) for t in scheduler.timesteps))
@@ -654,7 +656,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         "has no unet": edited(good, tmp_path / "c", unet=[None, None]),
         "no path here": edited(good, tmp_path / "d", scheduler=["diffusers", "CMStochasticIterativeScheduler"]),
         "there is no such folder": tmp_path / "nothing",
-        "no pipeline and no net": tmp_path,
+        "in this folder": tmp_path,
     }
     for message, folder in cases.items():
         with pytest.raises(ConfigError, match=message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class TableTimes:
         scheduler: of diffusers; it is asked for its timesteps and never changed.
     """
 
-    scheduler: Any
+    scheduler: Any = field(repr=False)
 
     def __call__(self, path: Path, num_steps: int) -> Tensor:
         """num_steps + 1 falling times, float64.
@@ -77,7 +77,7 @@ class FlowTimes:
         plain: start from 1, (N-1)/N, ..., 1/N, as Flux does, and not from what the scheduler starts from by itself.
     """
 
-    scheduler: Any
+    scheduler: Any = field(repr=False)
     num_tokens: int
     plain: bool = False
 

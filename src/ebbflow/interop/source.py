@@ -67,7 +67,8 @@ class Source:
         if not is_net:
             return found
         frozen = found.requires_grad_(False).eval().to(self.device)
-        return frozen if is_text else frozen.to(dtype=dtype)  # T5 keeps some layers in float32 by itself
+        # Some nets of diffusers come in another dtype than asked for; T5 keeps layers in float32 on purpose.
+        return frozen if is_text or frozen.dtype == dtype else frozen.to(dtype=dtype)
 
 
 def _accelerate() -> bool:
@@ -96,7 +97,8 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
         else:
             return Source(name=name, index=index, dtype=dtype, device=torch.device(device))
     line = str(reason).splitlines()[0]
-    raise ConfigError(f"{name} is no pipeline and no net that diffusers saved: {line}") from reason
+    where = "in this folder" if folder.is_dir() else "on the hub"
+    raise ConfigError(f"{name}: no pipeline and no net of diffusers {where}: {line}") from reason
 
 
 def library(name: str) -> Any:
