@@ -163,12 +163,6 @@ class Counted(Denoiser):
         self.asked.append(float(torch.as_tensor(t).min()))
         return self.inner(x_t, t)
 
-    def given(self, cond: Tensor | None) -> Counted:
-        raise NotImplementedError
-
-    def null(self, num: int) -> Tensor:
-        raise NotImplementedError
-
 
 def with_noise(name: str, options: dict[str, object], noise: object) -> dict[str, object]:
     """The options with `noise` where the sampler draws any."""

@@ -172,7 +172,7 @@ MISTAKES = {
     "unknown key": (["train", "--set", "net.dept=3"], "unknown key 'net.dept'"),
     "unknown section": (["train", "--set", "nett.depth=3"], "Did you mean 'net'"),
     "unknown data": (["train", "--data", "mnst"], "mnist"),
-    "out of range": (["train", "--lr=-1"], "train.lr"),
+    "out of range": (["train", "--lr=-1"], "--lr must be above 0, got -1.0."),
     "impossible pair": (["train", "--set", "objective.prediction=eps"], "cannot recover x0 where alpha = 0"),
     "two lengths": (["train", "--epochs", "1", "--max-steps", "2"], "Give one"),
     "patch size of a U-Net": (["train", "--patch-size", "2"], "net.patch_size"),

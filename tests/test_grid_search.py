@@ -9,7 +9,7 @@ import torch
 from conftest import F64, Counted, normal
 
 from ebbflow.core.paths import PATHS, Path
-from ebbflow.core.times import cosine, karras, log_snr, uniform
+from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import ConfigError
 from ebbflow.methods.grid_search import cheapest_path, deviations
 from ebbflow.methods.oracles import GaussianMixture
@@ -46,7 +46,7 @@ def test_too_few_or_too_many_steps_are_refused(num_steps: int) -> None:
 
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpmpp_2m"])
 def test_a_deviation_is_one_step_against_the_teacher(name: str) -> None:
-    times, x = cosine(PATH, 6), normal(5, 2)
+    times, x = TIME_GRIDS["cosine"](PATH, 6), normal(5, 2)
     rows = list(deviations(lambda: MIXTURE, x, times, sampler=name))
     states = [x, *(step.x for step in SAMPLERS["dpmpp_2m"](MIXTURE, x, times))]
     assert len(rows) == 6
@@ -60,7 +60,7 @@ def test_a_deviation_is_one_step_against_the_teacher(name: str) -> None:
 
 
 def test_steps_from_one_state_share_their_first_evaluation() -> None:
-    counted, times = Counted(MIXTURE), cosine(PATH, 6)
+    counted, times = Counted(MIXTURE), TIME_GRIDS["cosine"](PATH, 6)
     list(deviations(lambda: counted, normal(3, 2), times, sampler="ddim"))
     assert len(counted.asked) == 6 + 6
     counted.asked.clear()
@@ -71,10 +71,10 @@ def test_steps_from_one_state_share_their_first_evaluation() -> None:
 @pytest.mark.parametrize("name", ["flow", "cosine", "vp", "ve"])
 def test_a_learned_grid_comes_nearer_to_the_exact_end_than_fixed_ones_on_other_points(name: str) -> None:
     path = PATHS[name]()
-    exact, times, scale = modes(path), cosine(path, 40), float(path.at(1.0).sigma)
+    exact, times, scale = modes(path), TIME_GRIDS["cosine"](path, 40), float(path.at(1.0).sigma)
     costs = torch.stack(list(deviations(lambda: exact, scale * normal(64, 2), times)))
     x = scale * normal(200, 2, seed=1)
-    *_, end = SAMPLERS["dpmpp_2m"](exact, x, log_snr(path, 500))
+    *_, end = SAMPLERS["dpmpp_2m"](exact, x, TIME_GRIDS["log_snr"](path, 500))
 
     def error(grid: torch.Tensor) -> float:
         *_, last = SAMPLERS["ddim"](exact, x, grid)
@@ -82,20 +82,20 @@ def test_a_learned_grid_comes_nearer_to_the_exact_end_than_fixed_ones_on_other_p
 
     for num_steps in (4, 6, 10):
         learned = error(times[cheapest_path(costs, num_steps)[0]])
-        assert learned < min(error(grid(path, num_steps)) for grid in (uniform, cosine, karras, log_snr))
+        assert learned < min(error(TIME_GRIDS[name](path, num_steps)) for name in ("uniform", "cosine", "karras", "log_snr"))
 
 
 def test_samplers_that_draw_noise_are_refused() -> None:
     for name, options in (("ddpm", {}), ("ddim", {"eta": 0.5})):
         with pytest.raises(ConfigError, match="draws noise"):
-            next(deviations(lambda: MIXTURE, normal(2, 2), uniform(PATH, 4), sampler=name, options=options))
+            next(deviations(lambda: MIXTURE, normal(2, 2), TIME_GRIDS["uniform"](PATH, 4), sampler=name, options=options))
 
 
 def test_walk_takes_the_times_themselves() -> None:
     times = (1.0, 0.7, 0.2, 0.0)
     steps = list(walk(MIXTURE, (2,), [0, 1], sampler="ddim", num_steps=3, times=times))
     assert [step.t for step in steps] == [0.7, 0.2, 0.0]
-    same = list(walk(MIXTURE, (2,), [0, 1], sampler="ddim", num_steps=3, times=uniform(PATH, 3).tolist()))
+    same = list(walk(MIXTURE, (2,), [0, 1], sampler="ddim", num_steps=3, times=TIME_GRIDS["uniform"](PATH, 3).tolist()))
     plain = list(walk(MIXTURE, (2,), [0, 1], sampler="ddim", num_steps=3, grid="uniform"))
     assert torch.equal(same[-1].x, plain[-1].x)
     with pytest.raises(ValueError, match="need 5 `times`, got 4"):

@@ -35,7 +35,7 @@ from scipy.stats import kstest
 from ebbflow.core.noise import Noise, derive_seed, generator_for
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.times import trailing
+from ebbflow.core.times import TIME_GRIDS
 from ebbflow.methods.samplers import SAMPLERS
 
 DIMS = [(3,), (2, 5), (1, 28, 28)]
@@ -188,7 +188,7 @@ DDPM_RATIOS = {
 def test_ddpm_variances_are_the_published_regression(variance: str) -> None:
     """Trap 30. The sampler's last step is x0 without noise; those numbers have the last kernel's variance in them."""
     for num_steps, ratio in zip((1000, 250, 50, 10), DDPM_RATIOS[variance], strict=True):
-        times = trailing(VP_TABLE, num_steps)
+        times = TIME_GRIDS["trailing"](VP_TABLE, num_steps)
         bars = [1 - float(VP_TABLE.at(t).sigma) ** 2 for t in times]
         total, spread = 0.25 * bars[0] + 1 - bars[0], 0.0
         for bar, bar_s in pairwise(bars):  # textbook recursion: x_s = c_t x_t + c_0 x0(x_t) + noise

@@ -25,7 +25,7 @@ from ebbflow.core.kernels import ddpm_factors, posterior
 from ebbflow.core.paths import PATHS, Cosine, CosineDiscrete, Flow, LinearVariance, VPDiscrete
 from ebbflow.core.paths import Path as NoisePath
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.times import TIME_GRIDS, trailing
+from ebbflow.core.times import TIME_GRIDS
 from ebbflow.core.weights import loss_weight, snr
 from ebbflow.methods.guidance.branches import combine
 from ebbflow.methods.samplers import SAMPLERS
@@ -377,7 +377,7 @@ def test_the_coefficient_of_x_t_wants_alpha_bar() -> None:
 def test_fifty_steps_begin_at_the_end_of_the_table() -> None:
     """E42: index 49 is nearly clean."""
     assert float(VPDiscrete().alpha_bars[49]) == pytest.approx(0.971, abs=5e-4)
-    times = trailing(VPDiscrete(), 50)
+    times = TIME_GRIDS["trailing"](VPDiscrete(), 50)
     assert len(times) == 51 and times[0] == 1 and times[-1] == 0
     assert float(VPDiscrete().at(float(times[0])).alpha ** 2) < 1e-4
 

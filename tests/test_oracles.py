@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from ebbflow.core.paths import Path
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Conditional, Denoiser, takes_condition
+from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.oracles import FiniteData, Gaussian, GaussianMixture
 
 TIMES = (0.01, 0.3, 0.7, 0.99, 1.0)
@@ -167,7 +168,7 @@ def test_the_variance_survives_single_precision() -> None:
     ids=["gaussian", "data"],
 )
 def test_oracles_without_conditions_say_so(oracle: Denoiser) -> None:
-    assert oracle.given(None) is oracle
-    for ask in (lambda: oracle.given(torch.tensor([1])), lambda: oracle.null(2)):
-        with pytest.raises(ValueError, match="takes no condition; `GaussianMixture` does"):
-            ask()
+    assert not isinstance(oracle, Conditional) and not takes_condition(oracle)
+    assert isinstance(mixture(oracle.path), Conditional)
+    with pytest.raises(ValueError, match=f"a {type(oracle).__name__} takes no condition, so it has no null one"):
+        classifier_free(oracle, guidance=2.0)

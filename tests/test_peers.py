@@ -16,7 +16,7 @@ from conftest import F64, MILD, PATH_CASES, Stream, mixture, noise_start, walk
 from torch import Tensor
 
 from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, VPDiscrete
-from ebbflow.core.times import TIME_GRIDS, trailing
+from ebbflow.core.times import TIME_GRIDS, ShiftedGrid
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -38,7 +38,7 @@ def with_our_table(kind: str, table: str, num_steps: int, **config: object) -> o
     scheduler = getattr(diffusers, kind)(**schedule, timestep_spacing="trailing", prediction_type="epsilon", **config)
     scheduler.alphas_cumprod = path.alpha_bars
     scheduler.set_timesteps(num_steps)
-    times = trailing(path, num_steps)
+    times = TIME_GRIDS["trailing"](path, num_steps)
     wanted = (times[:-1] * path.num_steps).round().long() - 1
     assert scheduler.timesteps.tolist() == wanted.tolist(), "the grids differ: nothing to compare"
     if hasattr(scheduler, "sigmas"):
@@ -92,7 +92,7 @@ def test_ddpm(table: str, variance: str, their_name: str, num_steps: int) -> Non
     generator = torch.Generator().manual_seed(5)
     # type: ignore[attr-defined]
     others = theirs(scheduler, path, x, lambda *args: scheduler.step(*args, generator=generator))
-    steps = walk("ddpm", mixture(path, MILD), x, trailing(path, num_steps), noise=Stream(5), variance=variance)
+    steps = walk("ddpm", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps), noise=Stream(5), variance=variance)
     ours = [step.x for step in steps]
     if variance == "large" and num_steps < path.num_steps:
         assert (ours.pop() - others.pop()).abs().max() > 1e-3, (
@@ -115,7 +115,7 @@ def test_ddim(table: str, num_steps: int, eta: float) -> None:
         return scheduler.step(eps, index, state, eta=eta, variance_noise=stream.like(state) if eta else None)
 
     options = {"eta": eta, "noise": Stream(6)} if eta else {}
-    steps = walk("ddim", mixture(path, MILD), x, trailing(path, num_steps), **options)
+    steps = walk("ddim", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps), **options)
     agree([step.x for step in steps], theirs(scheduler, path, x, step))
 
 
@@ -133,7 +133,7 @@ def test_dpmpp_2m(table: str, num_steps: int) -> None:
         solver_type="midpoint",
         final_sigmas_type="zero",
     )
-    steps = walk("dpmpp_2m", mixture(path, MILD), x, trailing(path, num_steps))
+    steps = walk("dpmpp_2m", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps))
     agree([step.x for step in steps], theirs(scheduler, path, x, scheduler.step))  # type: ignore[attr-defined]
 
 
@@ -151,7 +151,7 @@ def test_dpmpp_2m_sde(table: str, num_steps: int) -> None:
     )
     # type: ignore[attr-defined]
     others = theirs(scheduler, path, x, lambda *args: scheduler.step(*args, variance_noise=stream.like(args[2])))
-    steps = walk("dpmpp_2m_sde", mixture(path, MILD), x, trailing(path, num_steps), noise=Stream(7))
+    steps = walk("dpmpp_2m_sde", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps), noise=Stream(7))
     agree([step.x for step in steps], others)
 
 
@@ -169,7 +169,7 @@ def test_unipc(table: str, num_steps: int) -> None:
         predict_x0=True,
         final_sigmas_type="zero",
     )
-    steps = walk("unipc", mixture(path, MILD), x, trailing(path, num_steps))
+    steps = walk("unipc", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps))
     agree([step.x for step in steps], theirs(scheduler, path, x, scheduler.step))  # type: ignore[attr-defined]
 
 
@@ -177,7 +177,7 @@ def test_unipc(table: str, num_steps: int) -> None:
 @pytest.mark.parametrize("num_steps", [1, 4, 30])
 def test_flow_match_euler(shift: float, num_steps: int) -> None:
     """Their default grid shifts sigma_min twice (#13243), so plain sigmas are passed; they shift them once."""
-    path, grid = PATH_CASES["flow"], TIME_GRIDS["shifted"](PATH_CASES["flow"], num_steps, shift=shift)
+    path, grid = PATH_CASES["flow"], ShiftedGrid(shift=shift)(PATH_CASES["flow"], num_steps)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps))
     torch.testing.assert_close(scheduler.sigmas.double(), grid, rtol=0, atol=1e-6)

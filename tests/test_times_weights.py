@@ -21,7 +21,7 @@ from scipy.stats import chi2
 
 from ebbflow.core.paths import VE, DiscretePath, Path, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS
-from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS, karras, num_table_steps, shifted, trailing
+from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS, KarrasGrid, ShiftedGrid, num_table_steps
 from ebbflow.core.weights import WEIGHTS, loss_weight
 
 each_times = pytest.mark.parametrize("times", TIME_SAMPLERS)
@@ -141,30 +141,30 @@ def test_grids_are_where_their_formula_says(path: Path, num_steps: int) -> None:
 def test_karras_ends_at_the_same_levels_for_every_rho(rho: float) -> None:
     path = VE()
     for num_steps in (2, 3, 18):
-        sigma = path.at(karras(path, num_steps, rho=rho)).sigma
+        sigma = path.at(KarrasGrid(rho=rho)(path, num_steps)).sigma
         assert math.isclose(float(sigma[0]), 80, rel_tol=1e-9) and math.isclose(
             float(sigma[-2]), 0.002, rel_tol=1e-6
         ), rho
         assert sigma[-1] == 0
-    with pytest.raises(ValueError, match="`rho` must be above 0, got 0"):
-        karras(path, 5, rho=0.0)
+    with pytest.raises(ValueError, match="`rho` must be a finite number above 0, got 0"):
+        KarrasGrid(rho=0.0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 13, 50, 999, 1000])
 def test_trailing_visits_whole_entries_beginning_with_the_last(num_steps: int) -> None:
-    entries = trailing(VPDiscrete(), num_steps) * 1000
+    entries = TIME_GRIDS["trailing"](VPDiscrete(), num_steps) * 1000
     torch.testing.assert_close(entries, entries.round(), rtol=1e-12, atol=0)
     assert entries[0] == 1000 and entries[-1] == 0 and entries[-2] >= 1
     assert ((entries.diff() + 1000 / num_steps).abs() <= 1).all(), "the strides differ by more than rounding"
 
 
 def test_the_shifted_grid_is_the_uniform_grid_of_a_shifted_path() -> None:
-    once = shifted(PATH_CASES["flow"], 10, shift=2.5)
+    once = ShiftedGrid(shift=2.5)(PATH_CASES["flow"], 10)
     torch.testing.assert_close(
         PATH_CASES["flow"].at(once).sigma, PATH_CASES["flow/shift2.5"].at(torch.linspace(1, 0, 11)).sigma
     )
-    with pytest.raises(ValueError, match="`shift` must be above 0"):
-        shifted(PATH_CASES["flow"], 10, shift=-1.0)
+    with pytest.raises(ValueError, match="`shift` must be a finite number above 0"):
+        ShiftedGrid(shift=-1.0)
 
 
 # -- weights ---------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ from ebbflow.methods.samplers.base import Step, sampler
 @sampler(order=1, evaluations=lambda n: n, stochastic=True)
 def mine(denoise, x, levels, *, noise):
     for t, s in pairwise(levels):
-        estimate, k = denoise(x, t.t), posterior(t.coefficients, s.coefficients)
+        estimate, k = denoise(x, t.t), posterior(t, s)
         x = k.from_x_t * x + k.from_x0 * estimate.x0 + max(k.small, {least}) ** 0.5 * noise.like(x)
         yield Step(s.t, x, estimate)
 """

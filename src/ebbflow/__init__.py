@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import ebbflow.plugins  # noqa: F401  a name that is unknown is looked for in installed plugins
+
 __version__ = "0.1.0"
 
 _PUBLIC = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+LAST_RESORTS: list[Callable[[], None]] = []  # asked before a name is unknown: plugins that are installed
 
 
 class ConfigError(ValueError):
@@ -28,12 +29,20 @@ def nearest(name: str, known: list[str]) -> str:
     return f"{hint}Known: {', '.join(sorted(known))}."
 
 
+def has(registry: Mapping[str, T], name: str) -> bool:
+    """Whether `registry` has an entry called `name`, if need be by a plugin that is looked up only now."""
+    if name not in registry:
+        for look in LAST_RESORTS:
+            look()
+    return name in registry
+
+
 def choose(registry: Mapping[str, T], name: str, what: str) -> T:
     """The entry of `registry` called `name`.
 
     Raises:
         ConfigError: no such entry; the message names the nearest entries and lists them all.
     """
-    if name not in registry:
+    if not has(registry, name):
         raise ConfigError(f"unknown {what} {name!r}. {nearest(str(name), list(registry))}")
     return registry[name]

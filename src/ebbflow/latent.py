@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions
 from ebbflow.nets.padding import padded
@@ -101,7 +102,7 @@ class LatentSpace(nn.Module):
         total: Tensor | None = None
         count = 0
         for x in batches:
-            code = self._codec.encode(x.float().to(self.mean.device))[0].double().transpose(0, 1).flatten(1)
+            code = in_float64(self._codec.encode(x.float().to(self.mean.device))[0]).transpose(0, 1).flatten(1)
             moments = torch.stack([code.sum(1), code.square().sum(1)])
             total = moments if total is None else total + moments
             count += code.shape[1]

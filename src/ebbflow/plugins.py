@@ -1,34 +1,40 @@
-"""Samplers, paths, predictions and grids out of a third party's module, added to the registries for as long as a run
-takes."""
+"""What a third party's module adds to the registries: by name, for a while or for good, or because it is installed."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path as File
 from types import ModuleType
 from typing import Any
 
-from ebbflow.core.paths import PATHS, Path
-from ebbflow.core.predictions import PREDICTIONS
-from ebbflow.core.times import TIME_GRIDS
-from ebbflow.errors import ConfigError
-from ebbflow.methods.samplers import SAMPLERS, Sampler
+from ebbflow.errors import LAST_RESORTS, ConfigError
 
-REGISTRIES: dict[str, dict[str, Any]] = {
-    "SAMPLERS": SAMPLERS,
-    "PATHS": PATHS,
-    "PREDICTIONS": PREDICTIONS,
-    "TIME_GRIDS": TIME_GRIDS,
+GROUP = "ebbflow.plugins"  # of the entry points that installed packages declare
+WHERE = {
+    "SAMPLERS": "methods.samplers",
+    "PATHS": "core.paths",
+    "PREDICTIONS": "core.predictions",
+    "TIME_GRIDS": "core.times",
+    "TIME_SAMPLERS": "core.times",
+    "WEIGHTS": "core.weights",
+    "NETS": "nets",
+    "CONDITIONINGS": "conditioning",
+    "CONDITION_RULES": "methods.guidance",
+    "LOSSES": "methods.guidance",
+    "DATASETS": "data",
+    "METRICS": "metrics.scores",
 }
+SHOWN_IN = {"CONDITION_RULES": ("methods.guidance", "GUIDANCE")}  # whose entries another registry has too
+CLASSES = ("NETS", "CONDITIONINGS")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:
-    """What a module adds, by name of the registry; paths are instances.
+    """What a module adds.
 
     Args:
         name: the module.
@@ -36,7 +42,7 @@ class Extension:
     """
 
     name: str
-    entries: Mapping[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in REGISTRIES})
+    entries: Mapping[str, dict[str, Any]] = field(default_factory=lambda: {kind: {} for kind in WHERE})
 
     @property
     def names(self) -> frozenset[tuple[str, str]]:
@@ -44,54 +50,102 @@ class Extension:
         return frozenset((kind, name) for kind, entries in self.entries.items() for name in entries)
 
 
-def load_extension(name: str) -> Extension:
-    """Import the module `name`, from the working directory too, and collect what it adds.
+_known: dict[str, Extension] = {}  # a module runs once in a process, its entries may come and go
+_active: list[Extension] = []
 
-    Taken are the entries of its dicts SAMPLERS, PATHS, PREDICTIONS and TIME_GRIDS, what it put into ebbflow's own, the
+
+def loaded() -> tuple[Extension, ...]:
+    """The modules whose entries are in the registries now."""
+    return tuple(_active)
+
+
+def load(name: str) -> Extension:
+    """Import the module `name`, from the working directory too, and add what it holds to the registries.
+
+    Taken are its dicts of the registries' names (SAMPLERS, PATHS, NETS, ...), what it put into ebbflow's own, the
     samplers that it defines with `sampler(...)` and its instances of `Path`.
 
     Raises:
         ConfigError: it cannot be imported, holds nothing, or an entry is of the wrong kind or has a name that is taken.
     """
-    before = {kind: dict(registry) for kind, registry in REGISTRIES.items()}
-    try:
-        module = _imported(name)
-        found = {kind: _declared(module, kind, before[kind]) for kind in REGISTRIES}
-    finally:
-        for kind, registry in REGISTRIES.items():
-            registry.clear()
-            registry.update(before[kind])
-    _add_loose(module, found)
-    extension = Extension(name=name, entries={kind: _checked(name, kind, found[kind]) for kind in REGISTRIES})
-    if not any(extension.entries.values()):
-        raise ConfigError(
-            f"module {name!r} holds nothing that ebbflow knows: give it a dict SAMPLERS, PATHS, PREDICTIONS or "
-            "TIME_GRIDS, a function decorated with sampler(...), or an instance of Path."
-        )
+    extension = _known.get(name) or _known.setdefault(name, _read(name))
+    if extension not in _active:
+        for kind, entry, value in _all(extension):
+            for registry in _registries(kind):
+                registry[entry] = value
+        _active.append(extension)
     return extension
 
 
 @contextmanager
-def extended(extension: Extension) -> Iterator[None]:
-    """The registries with the extension's entries, and as they were afterwards."""
+def imported(names: Iterable[str]) -> Iterator[None]:
+    """The registries with what these modules add, and as they were afterwards."""
+    before = loaded()
     try:
-        for kind, entries in extension.entries.items():
-            for name, entry in entries.items():
-                REGISTRIES[kind][name] = _maker(entry) if kind == "PATHS" else entry
+        for name in names:
+            load(name)
         yield
     finally:
-        for kind, entries in extension.entries.items():
-            for name in entries:
-                REGISTRIES[kind].pop(name, None)
+        for extension in [one for one in _active if one not in before]:
+            _active.remove(extension)
+            for kind, entry, _ in _all(extension):
+                for registry in _registries(kind):
+                    registry.pop(entry, None)
 
 
-def _maker(path: Path) -> Callable[[], Path]:
-    return lambda: path
+def find_installed() -> None:
+    """Load the plugins that installed packages declare as entry points of the group `ebbflow.plugins`.
+
+    Raises:
+        ConfigError: as in `load`.
+    """
+    from importlib.metadata import entry_points
+
+    for name in sorted({point.value.partition(":")[0] for point in entry_points(group=GROUP)}):
+        load(name)
 
 
-def _imported(name: str) -> ModuleType:
+LAST_RESORTS.append(find_installed)
+
+
+def _registries(kind: str) -> list[dict[str, Any]]:
+    found = [getattr(importlib.import_module(f"ebbflow.{WHERE[kind]}"), kind)]
+    if kind in SHOWN_IN:
+        room, name = SHOWN_IN[kind]
+        found.append(getattr(importlib.import_module(f"ebbflow.{room}"), name))
+    return found
+
+
+def _all(extension: Extension) -> Iterator[tuple[str, str, Any]]:
+    for kind, entries in extension.entries.items():
+        for name, entry in entries.items():
+            yield kind, name, entry
+
+
+def _read(name: str) -> Extension:
+    """What the module adds; the registries are left as they were."""
+    own = {kind: _registries(kind)[0] for kind in WHERE}
+    before = {kind: dict(registry) for kind, registry in own.items()}
+    try:
+        module = _module(name)
+        found = {kind: _declared(module, kind, before[kind], own[kind]) for kind in WHERE}
+    finally:
+        for kind, registry in own.items():
+            registry.clear()
+            registry.update(before[kind])
+    _add_loose(module, found)
+    extension = Extension(name=name, entries={kind: _checked(name, kind, found[kind]) for kind in WHERE})
+    if not extension.names:
+        raise ConfigError(
+            f"module {name!r} holds nothing that ebbflow knows: give it a dict {', '.join(WHERE)}, "
+            "a function decorated with sampler(...), or an instance of Path."
+        )
+    return extension
+
+
+def _module(name: str) -> ModuleType:
     if name.endswith(".py") or "/" in name:
-        raise ConfigError(f"--import wants a module's name such as {File(name).stem!r}, not the file {name!r}.")
+        raise ConfigError(f"`import` wants a module's name such as {File(name).stem!r}, not the file {name!r}.")
     here = str(File.cwd())
     sys.path.insert(0, here)
     try:
@@ -106,13 +160,13 @@ def _imported(name: str) -> ModuleType:
         sys.path.remove(here)
 
 
-def _declared(module: ModuleType, kind: str, before: Mapping[str, Any]) -> dict[str, Any]:
+def _declared(module: ModuleType, kind: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of the module's own dict, and those that it put into the registry; without the built-in ones."""
     own = getattr(module, kind, {})
     if not isinstance(own, Mapping):
         raise ConfigError(f"{module.__name__}.{kind} must be a dict of names, got {type(own).__name__}.")
-    entries = {**REGISTRIES[kind], **own}
-    taken = [name for name in own if name in before and own[name] is not before[name]]
+    entries = {**now, **own}
+    taken = [name for name, entry in before.items() if entries.get(name) is not entry]
     if taken:
         raise ConfigError(
             f"{module.__name__}.{kind} names {taken[0]!r}, which ebbflow has already. Give it another name."
@@ -122,6 +176,9 @@ def _declared(module: ModuleType, kind: str, before: Mapping[str, Any]) -> dict[
 
 def _add_loose(module: ModuleType, found: dict[str, dict[str, Any]]) -> None:
     """The samplers that the module defines and its paths, where no dict names them."""
+    from ebbflow.core.paths import Path
+    from ebbflow.methods.samplers import Sampler
+
     listed = {id(entry) for entries in found.values() for entry in entries.values()}
     for name, value in vars(module).items():
         if id(value) in listed:
@@ -133,23 +190,39 @@ def _add_loose(module: ModuleType, found: dict[str, dict[str, Any]]) -> None:
 
 
 def _checked(module: str, kind: str, entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries, each of its kind; a class of path is made into a path with its defaults."""
+    """The entries, each of its kind; an instance of a path is made into a class with its numbers as defaults."""
+    from ebbflow.methods.samplers import Sampler
+
     checked = {}
     for name, entry in entries.items():
         where = f"{module}.{kind}[{name!r}]"
         if kind == "SAMPLERS" and not isinstance(entry, Sampler):
             raise ConfigError(f"{where} is no sampler. Decorate the function: @sampler(order=..., evaluations=...).")
-        if kind in ("PREDICTIONS", "TIME_GRIDS") and not callable(entry):
+        if kind in CLASSES and not (isinstance(entry, type) and callable(getattr(entry, "build", None))):
+            raise ConfigError(f"{where} must be a frozen dataclass with a method `build`, got {entry!r}.")
+        if kind != "SAMPLERS" and kind != "PATHS" and not callable(entry) and kind != "TIME_SAMPLERS":
             raise ConfigError(f"{where} must be a function, got {type(entry).__name__}.")
-        checked[str(name)] = _as_path(where, entry) if kind == "PATHS" else entry
+        checked[str(name)] = _path_class(where, entry) if kind == "PATHS" else entry
     return checked
 
 
-def _as_path(where: str, entry: Any) -> Path:
+def _path_class(where: str, entry: Any) -> Any:
+    from ebbflow.core.paths import Path
+
     try:
         path = entry if isinstance(entry, Path) else entry()
     except Exception as error:
         raise ConfigError(f"{where} cannot be made without arguments: {type(error).__name__}: {error}.") from error
     if not isinstance(path, Path):
         raise ConfigError(f"{where} must be a Path or a class of Path, got {type(path).__name__}.")
-    return path
+    if isinstance(entry, type):
+        return entry
+    kind = type(path)
+    return make_dataclass(
+        kind.__name__,
+        [(f.name, f.type, getattr(path, f.name)) for f in fields(path)],
+        bases=(kind,),
+        namespace={"__module__": kind.__module__, "__doc__": kind.__doc__},
+        frozen=True,
+        kw_only=True,
+    )

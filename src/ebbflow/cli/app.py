@@ -2,81 +2,244 @@
 
 from __future__ import annotations
 
-import errno
+import importlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
-import typer
+import click
 
-from ebbflow.cli.autoencoder import train_autoencoder
-from ebbflow.cli.claims import claims
-from ebbflow.cli.classify import train_classifier
-from ebbflow.cli.compare import compare
-from ebbflow.cli.edit import edit
-from ebbflow.cli.evaluate import evaluate
-from ebbflow.cli.inspect import doctor, info, list_names
-from ebbflow.cli.invert import invert, reconstruct
-from ebbflow.cli.likelihood import likelihood
-from ebbflow.cli.plot import plot
-from ebbflow.cli.sample import sample
-from ebbflow.cli.search_grid import search_grid
-from ebbflow.cli.train import train
-from ebbflow.cli.verify import verify
+from ebbflow.cli.command import SETTINGS, Failed, RequestCommand
+from ebbflow.cli.errors import explained
+from ebbflow.cli.old import old
 
-UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which typer has brought in in more than one way
 
-app = typer.Typer(
-    name="ebbflow",
+@dataclass(frozen=True)
+class Verb:
+    """A command that is loaded when it is used, so that help is quick.
+
+    Args:
+        says: what it does, in a few words.
+        request: module and name of its request, below `ebbflow.requests`.
+        function: module and name of its function, below `ebbflow.cli`.
+        example: what follows its name in its help.
+    """
+
+    says: str
+    request: str
+    function: str
+    example: str
+
+    def command(self, name: str, path: str) -> click.Command:
+        """The command."""
+        cls, function = _named("requests", self.request), _named("cli", self.function)
+        return RequestCommand(name, cls, function, f"{path} {name} {self.example}".rstrip())
+
+
+def _named(room: str, name: str) -> Any:
+    module, _, attribute = name.partition(".")
+    return getattr(importlib.import_module(f"ebbflow.{room}.{module}"), attribute)
+
+
+class Verbs(click.Group):
+    """A group of verbs and groups of them.
+
+    Args:
+        name: of the group.
+        path: how it is called.
+        verbs: what it holds.
+    """
+
+    def __init__(self, name: str, path: str, verbs: dict[str, Verb | click.Command], **more: Any) -> None:
+        super().__init__(name, context_settings=SETTINGS, no_args_is_help=True, **more)
+        self.path, self.verbs = path, verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in their order."""
+        return list(self.verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, loaded; None where there is none."""
+        found = self.verbs.get(cmd_name)
+        return found.command(cmd_name, self.path) if isinstance(found, Verb) else found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line for each."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.says if isinstance(one, Verb) else one.help or "") for name, one in self.verbs.items()]
+            )
+
+
+PLOTS: dict[str, Verb | click.Command] = {
+    "schedules": Verb(
+        "Alpha, sigma, beta and log-SNR of paths.",
+        "plots.SchedulesRequest",
+        "plots.schedules",
+        "--paths flow,cosine",
+    ),
+    "weights": Verb(
+        "How objectives weigh noise levels.",
+        "plots.WeightsRequest",
+        "plots.weights",
+        "--objectives eps:uniform:uniform@vp,velocity:uniform:uniform",
+    ),
+    "run": Verb("What runs wrote down.", "plots.RunPlotRequest", "plots.run", "runs/a runs/b --output runs.png"),
+    "noising": Verb(
+        "One image noised, in closed form and step by step.",
+        "plots.NoisingRequest",
+        "plots.noising",
+        "--data digits --path cosine",
+    ),
+    "denoising": old("denoising", "ebbflow plot", "plot_process.denoising", "x_t and the x0 predicted from it."),
+    "toy-sampler": old("toy-sampler", "ebbflow plot", "plot_process.toy_sampler", "Why x_t - eps is no sampler."),
+    "trajectories": old("trajectories", "ebbflow plot", "plot_process.trajectories", "Ways of 2-D points."),
+}
+VERBS: dict[str, Verb | click.Command] = {
+    "train": Verb(
+        "Train a model, or go on with it.",
+        "training.TrainRequest",
+        "train.train",
+        "--preset digits --save-dir runs/digits",
+    ),
+    "train-classifier": Verb(
+        "Train a noisy classifier that guides.",
+        "training.TrainClassifierRequest",
+        "train.train_classifier",
+        "--data digits --save-dir runs/classifier",
+    ),
+    "train-autoencoder": Verb(
+        "Train an autoencoder for latent diffusion.",
+        "training.TrainAutoencoderRequest",
+        "train.train_autoencoder",
+        "--data my_pictures --img-size 64",
+    ),
+    "sample": old("sample", "ebbflow", "sample.sample", "Sample a trained run."),
+    "edit": old("edit", "ebbflow", "edit.edit", "Edit an image with a trained run."),
+    "invert": old("invert", "ebbflow", "invert.invert", "Find the noise from which a run makes an image."),
+    "reconstruct": old("reconstruct", "ebbflow", "invert.reconstruct", "Measure the way to noise and back."),
+    "evaluate": Verb(
+        "Measure samples against the data.",
+        "studies.EvaluateRequest",
+        "studies.evaluate",
+        "--ckpt runs/digits --num 1000 --guidance 1",
+    ),
+    "compare": Verb(
+        "Compare runs, samplers, grids, steps, guidance.",
+        "studies.CompareRequest",
+        "studies.compare",
+        "runs/a runs/b --samplers ddim,heun --steps 5,10",
+    ),
+    "search-grid": Verb(
+        "Search the times of few steps.",
+        "studies.SearchGridRequest",
+        "studies.search_grid",
+        "--ckpt runs/digits --steps 5,10",
+    ),
+    "likelihood": Verb(
+        "Measure bits a dimension of held-out data.",
+        "studies.LikelihoodRequest",
+        "studies.likelihood",
+        "--ckpt runs/digits --num 64",
+    ),
+    "claims": Verb(
+        "Measure what is said of diffusion and flow.",
+        "studies.ClaimsRequest",
+        "studies.claims",
+        "--diffusion runs/ddpm --flow runs/flow",
+    ),
+    "verify": Verb(
+        "Prove samplers and paths on exact data.",
+        "studies.VerifyRequest",
+        "verify.verify",
+        "--samplers heun --paths flow,vp --quick",
+    ),
+    "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, and ways from noise to samples."),
+    "info": Verb("Say what a run is.", "tools.InfoRequest", "inspect.info", "runs/digits"),
+    "list": Verb("List what there is to choose from.", "tools.ListRequest", "inspect.list_names", "samplers heun"),
+    "doctor": Verb("Check this machine.", "tools.DoctorRequest", "inspect.doctor", ""),
+}
+
+
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from ebbflow import __version__
+
+        print(f"ebbflow {__version__}")
+        ctx.exit()
+
+
+def _complete(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from ebbflow.cli.completion import install, script
+
+        print(script(app) if param.name == "show_completion" else f"{install()}: open a new terminal")
+        ctx.exit()
+
+
+def _eager(*names: str, callback: Any, help: str) -> click.Option:
+    return click.Option(names, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=help)
+
+
+app = Verbs(
+    "ebbflow",
+    "ebbflow",
+    VERBS,
     help="Train, sample, edit, measure and compare diffusion and flow-matching models.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    epilog="`ebbflow COMMAND --help` shows its options. Everywhere: --import MODULE adds samplers, paths, nets, "
+    "data, ... of yours; --debug shows where an error comes from.",
+    params=[
+        _eager("--version", "-V", callback=_version, help="Show the version."),
+        _eager("--install-completion", callback=_complete, help="Have your shell complete commands and options."),
+        _eager("--show-completion", callback=_complete, help="Print what that would have it run."),
+    ],
 )
-app.command()(train)
-app.command("train-classifier")(train_classifier)
-app.command("train-autoencoder")(train_autoencoder)
-app.command()(sample)
-app.command()(edit)
-app.command()(invert)
-app.command()(reconstruct)
-app.command()(evaluate)
-app.command()(compare)
-app.command("search-grid")(search_grid)
-app.command()(claims)
-app.command()(likelihood)
-app.command()(info)
-app.command("list")(list_names)
-app.add_typer(plot, name="plot")
-app.command()(verify)
-app.command()(doctor)
 
 
 def run_app(arguments: Sequence[str]) -> int:
     """Run the command line with `arguments`; returns the exit code."""
-    command = typer.main.get_command(app)
+    rest, modules, debug = everywhere([_hyphened(a) for a in arguments])
     try:
-        return int(command.main([_hyphened(a) for a in arguments], prog_name="ebbflow", standalone_mode=False) or 0)
-    except UsageError as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
+        with _imported(modules):
+            return int(app.main(rest, prog_name="ebbflow", standalone_mode=False) or 0)
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx else "ebbflow"
+        return _say(f"{error.format_message()} `{place} --help` shows what there is.", 2)
+    except (KeyboardInterrupt, click.Abort):
         return _say("stopped.", 130)
-    except BrokenPipeError:
-        return 1
-    except (ValueError, ImportError, FloatingPointError) as error:
-        return _say(str(error), 2)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _say(
-                f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same "
-                "command again.",
-                2,
-            )
-        return _say(f"{error.filename or ''}: {error.strerror or error}", 2)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        served, cause = ((error.cls, error.request), error.__cause__) if isinstance(error, Failed) else ((), error)
+        return 1 if isinstance(cause, BrokenPipeError) else _say(*explained(cause or error, *served))
+
+
+def everywhere(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """The arguments without those that every command has: the rest, modules to import, whether to debug."""
+    rest, modules, debug = [], [], False
+    given = iter(arguments)
+    for one in given:
+        if one == "--debug":
+            debug = True
+        elif one == "--import":
+            modules.append(next(given, ""))
+        elif one.startswith("--import="):
+            modules.append(one.partition("=")[2])
+        else:
+            rest.append(one)
+    return rest, modules, debug
+
+
+def _imported(modules: Sequence[str]) -> AbstractContextManager[None]:
+    if not modules:
+        return nullcontext()
+    from ebbflow.plugins import imported
+
+    return imported(modules)
 
 
 def _hyphened(argument: str) -> str:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ebbflow.cli.common import print_json, print_rows
 from ebbflow.errors import choose
+from ebbflow.requests.tools import DoctorRequest, InfoRequest, ListRequest
 
 
-def info(
-    run: Annotated[Path, typer.Argument(help="The folder of a run or of one of its checkpoints.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def info(request: InfoRequest) -> None:
     """Say what a run is: configuration, data, steps, held-out loss, versions."""
     from ebbflow.runs import open_run
 
-    opened = open_run(run)
+    opened = open_run(request.ckpt)
     tensors = opened.checkpoint.tensors("model")
     state = opened.checkpoint.state
     facts = {
@@ -33,9 +29,10 @@ def info(
         "label_names": list(opened.facts.label_names),
         "best": state.get("best"),
         "versions": state.get("versions"),
+        **({"plugins": plugins} if (plugins := state.get("plugins")) else {}),
         "config": state["config"],
     }
-    if json:
+    if request.json:
         print_json(facts)
         return
     print_rows([{"key": key, "value": value} for key, value in facts.items() if key != "config"])
@@ -76,23 +73,28 @@ def _catalogue() -> dict[str, Any]:
     }
 
 
-def list_names(
-    kind: Annotated[
-        str | None,
-        typer.Argument(help="samplers, paths, predictions, grids, times, weights, nets, datasets, presets, ..."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print an array of objects.")] = False,
-) -> None:
-    """List what there is to choose from."""
+def list_names(request: ListRequest) -> None:
+    """List what there is to choose from, and what can be set of it: `ebbflow list samplers heun`."""
+    from ebbflow.plugins import find_installed
+
+    find_installed()
     catalogue = _catalogue()
-    if kind is None:
+    if request.kind is None:
         rows = [{"name": name, "description": ", ".join(entries)} for name, entries in catalogue.items()]
     else:
-        rows = [_row(name, entry) for name, entry in choose(catalogue, kind, "list").items()]
-    if json:
+        entries = choose(catalogue, request.kind, "list")
+        chosen = entries if request.name is None else {request.name: choose(entries, request.name, request.kind)}
+        rows = [_row(name, entry) for name, entry in chosen.items()]
+    if request.json:
         print_json(rows)
+    elif request.name is not None:
+        print_rows([{"key": key, "value": value} for key, value in _flat(rows[0])])
     else:
         print_rows([{"name": row["name"], "description": row["description"]} for row in rows])
+
+
+def _flat(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [pair for key, value in row.items() for pair in (value.items() if key == "options" else [(key, value)])]
 
 
 def _row(name: str, entry: Any) -> dict[str, Any]:
@@ -122,16 +124,18 @@ def _first_comment(path: Path) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print an array of objects.")] = False) -> None:
-    """Check this machine: versions, devices, speed features, extras, data folder, and what would go wrong."""
+def doctor(request: DoctorRequest) -> int:
+    """Check this machine: versions, devices, speed features, extras, data folder, and what would go wrong.
+
+    Exit code 1 when something would.
+    """
     from ebbflow.cli.checkup import checkup
 
     rows = checkup()
-    if json:
+    if request.json:
         print_json(rows)
     else:
         print_rows(
             [{"state": "ok" if row["ok"] else "!!", "name": row["name"], "detail": row["detail"]} for row in rows]
         )
-    if not all(row["ok"] for row in rows):
-        raise typer.Exit(1)
+    return 0 if all(row["ok"] for row in rows) else 1

@@ -1,18 +1,22 @@
-"""`ebbflow train`."""
+"""`ebbflow train`, `train-classifier` and `train-autoencoder`: one way from a request to a training."""
 
 from __future__ import annotations
 
+import json
 import math
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ebbflow.cli.common import print_json, this_command
+from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.errors import at_batch_size
+from ebbflow.cli.progress import follow, stop_on_interrupt, tell
+from ebbflow.errors import ConfigError
+from ebbflow.requests.base import entries
+from ebbflow.requests.training import Settings, TrainAutoencoderRequest, TrainClassifierRequest, TrainRequest
 
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
@@ -24,192 +28,263 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "digits"
 
 
-def train(
-    preset: Annotated[
-        str | None, typer.Option(help="A shipped configuration; see `ebbflow list presets`. Default: digits.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file, on top of the preset.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, on top of both; may be repeated.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="A data set's name, an image folder, or an .npz file.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Length of the run in passes over the data.")] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in optimiser steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Convert images to 1, 3 or 4 channels.")] = None,
-    patch_size: Annotated[int | None, typer.Option(help="Patch size of a DiT.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random in the run.")] = None,
-    save_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run's folder; the same command resumes it. Default: runs/ and the preset, --config or --data."
-        ),
-    ] = None,
-    save_freq: Annotated[int | None, typer.Option(help="Optimiser steps between checkpoints.")] = None,
-    lr_decay_step: Annotated[
-        int | None, typer.Option(help="Optimiser steps between learning-rate decays (step schedule).")
-    ] = None,
-    lr_decay_rate: Annotated[
-        float | None, typer.Option(help="Factor of each learning-rate decay (step schedule).")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be trained, its size and speed, and stop.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
-) -> None:
-    """Train a model. Runs again from where it stands when the folder already holds the same run."""
-    from ebbflow.config import merge, parse, read_preset, read_settings, read_toml
-    from ebbflow.errors import ConfigError
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What is trained.
+
+    Args:
+        config: class of its configuration.
+        load: its data.
+        make: its trainer.
+        what: the trainer -> what it trains, in a few words.
+        ready: the trainer -> whether there is nothing left to do.
+        facts: the trainer -> what `--json` says at the end besides folder and step.
+        use: how it is used, from folder and data.
+    """
+
+    config: Any
+    load: Callable[[Any], Splits]
+    make: Any
+    what: Callable[[Any], str]
+    ready: Callable[[Any], bool]
+    facts: Callable[[Any], dict[str, Any]]
+    use: str
+
+
+def train(request: TrainRequest) -> int:
+    """Train a model, or go on with it where its folder stands.
+
+    It may be stopped at any time: the same command goes on, and the run is the same run, bit for bit on a CPU.
+    """
+    from ebbflow.config import RunConfig, read_preset
+    from ebbflow.runs import Trainer, load_splits
+
+    kind = Kind(
+        config=RunConfig,
+        load=load_splits,
+        make=Trainer,
+        what=_model,
+        ready=lambda trainer: trainer.start >= trainer.config.train.num_steps,
+        facts=lambda trainer: {},
+        use="sample it with: ebbflow sample --ckpt {folder} --output samples.png",
+    )
+    name = request.preset or DEFAULT_PRESET
+    own = request.config.stem if request.config else Path(request.data).stem if request.data else name
+    return _run(kind, request, name if request.preset else own, read_preset(name))
+
+
+def train_classifier(request: TrainClassifierRequest) -> int:
+    """Train a noisy classifier for `ebbflow sample --classifier`, or go on with it."""
+    from ebbflow.config import ClassifierConfig
     from ebbflow.runs import load_splits
+    from ebbflow.runs.train_classifier import ClassifierTrainer
 
-    if epochs is not None and max_steps is not None:
-        raise ConfigError("--epochs and --max-steps both say how long to train. Give one.")
-    name = preset or DEFAULT_PRESET
-    flags: dict[str, dict[str, Any]] = {
-        "data": {
-            "name": data,
-            "dir": data_dir and str(data_dir),
-            "size": img_size,
-            "channels": channels,
-            "skip_bad": skip_bad or None,
-        },
-        "net": {"patch_size": patch_size},
-        "train": {
-            "num_steps": max_steps,
-            "batch_size": batch_size,
-            "lr": lr,
-            "seed": seed,
-            "save_every": save_freq,
-            "lr_decay_step": lr_decay_step,
-            "lr_decay_rate": lr_decay_rate,
-            "schedule": "step" if lr_decay_step or lr_decay_rate else None,
-        },
-        "engine": {"device": device},
+    kind = Kind(
+        config=ClassifierConfig,
+        load=load_splits,
+        make=ClassifierTrainer,
+        what=_classifier,
+        ready=lambda trainer: trainer.start >= trainer.config.train.num_steps,
+        facts=_accuracy,
+        use="use it with: ebbflow sample --ckpt RUN --classifier {folder} --output samples.png",
+    )
+    return _run(kind, request, "{data}_classifier")
+
+
+def train_autoencoder(request: TrainAutoencoderRequest) -> int:
+    """Train an autoencoder for latent diffusion, or go on with it.
+
+    `ebbflow train --set latent.autoencoder=FOLDER` works in its codes. Settings of its own are such as
+    autoencoder.channels=[32,64], autoencoder.latent_channels=8, train.loss=l1 and train.kl_weight=1e-3.
+    """
+    from ebbflow.config import AutoencoderConfig
+    from ebbflow.runs.autoencoder import AutoencoderTrainer, load_images
+
+    kind = Kind(
+        config=AutoencoderConfig,
+        load=load_images,
+        make=AutoencoderTrainer,
+        what=_autoencoder,
+        ready=lambda trainer: trainer.is_finished,
+        facts=lambda trainer: {},
+        use="use it with: ebbflow train --data {data} --set latent.autoencoder={folder}",
+    )
+    return _run(kind, request, "{data}_autoencoder")
+
+
+def _model(trainer: Trainer) -> str:
+    objective, path = trainer.config.objective.prediction, type(trainer.config.path).__name__
+    latent = trainer.facts.latent_dims
+    space = f"as latents of {_shape(latent)}; " if latent else ""
+    return f"{space}{type(trainer.net.net).__name__} of {trainer.num_parameters:,} parameters; {objective} on {path}"
+
+
+def _classifier(trainer: ClassifierTrainer) -> str:
+    num = sum(p.numel() for p in trainer.net.parameters())
+    return (
+        f"in {len(trainer.facts.label_names)} classes; noisy classifier of {num:,} parameters at the noise levels of "
+        f"{type(trainer.config.path).__name__}"
+    )
+
+
+def _autoencoder(trainer: AutoencoderTrainer) -> str:
+    return f"as latents of {_shape(trainer.latent_dims)}; autoencoder of {trainer.num_parameters:,} parameters"
+
+
+def _accuracy(trainer: ClassifierTrainer) -> dict[str, Any]:
+    found = trainer.accuracy
+    return {
+        "held_out": found and found.loss,
+        "accuracy": found and found.accuracy,
+        "accuracy_by_log_snr": found and found.by_log_snr,
     }
-    layers = [
-        read_preset(name),
-        *([read_toml(config)] if config else []),
-        read_settings(set_ or []),
-        given_flags(flags),
-    ]
-    resolved = parse(merge(*layers))
-    splits = load_splits(resolved)
-    if epochs is not None:
-        steps = math.ceil(epochs * len(splits.train) / resolved.train.batch_size)
-        resolved = parse(merge(*layers, {"train": {"num_steps": steps}}))
-    own = config.stem if config else Path(data).stem if data else name
-    folder = save_dir or Path("runs") / (name if preset else own)
-    if dry_run:
-        _describe(resolved, splits, as_json=json)
-    else:
-        _train(resolved, splits, folder)
 
 
-def given_flags(flags: dict[str, dict[str, Any]]) -> Layer:
-    """The flags that were given, section by section."""
-    layers = {
-        section: {key: value for key, value in keys.items() if value is not None} for section, keys in flags.items()
-    }
-    return {section: keys for section, keys in layers.items() if keys}
+def _shape(dims: tuple[int, ...]) -> str:
+    return "x".join(map(str, dims))
 
 
-def _train(config: RunConfig, splits: Splits, folder: Path) -> None:
-    from ebbflow.runs import Trainer
+# -- the configuration -------------------------------------------------------------------------------------------------
 
-    with stop_on_interrupt() as should_stop:
-        if config.latent.autoencoder is not None:
-            print(f"encoding {len(splits.train):,} images once with {config.latent.autoencoder}", flush=True)
-        trainer = Trainer(config, splits, folder, command=this_command(), should_stop=should_stop)
-        print(_headline(trainer, len(splits.train)))
-        if trainer.start >= config.train.num_steps:
-            print(
-                f"{folder} is already trained for {trainer.start} steps. Give more with --max-steps, or choose "
-                "another --save-dir."
-            )
-            return
-        finished = follow(trainer)
+
+def resolved(kind: Kind, request: Settings, *below: Layer) -> tuple[Any, Splits]:
+    """The configuration, from `below`, the file, the settings and the flags, and the data."""
+    from ebbflow.config import merge, parse_as, read_settings
+
+    file = [] if request.config is None else [read_layer(request.config)]
+    config = parse_as(kind.config, merge(*below, *file, read_settings(lines_of(request.settings)), flags_of(request)))
+    splits = kind.load(config)
+    if request.epochs is not None:
+        steps = math.ceil(request.epochs * len(splits.train) / config.train.batch_size)
+        config = replace(config, train=replace(config.train, num_steps=steps))
+    return config, splits
+
+
+def read_layer(path: Path) -> Layer:
+    """The sections of a TOML file, or of the config.json that a run keeps.
+
+    Raises:
+        ConfigError: missing or malformed.
+    """
+    from ebbflow.config import read_toml
+
+    if path.suffix.lower() != ".json":
+        return read_toml(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["config"]
+        return {name: {key: v for key, v in section.items() if v is not None} for name, section in found.items()}
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration file {path} does not exist.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"configuration file {path} is no config.json of a run.") from error
+
+
+def flags_of(request: Settings) -> Layer:
+    """The keys of the configuration that fields of the request set."""
+    layer: Layer = {}
+    for entry in entries(type(request)).values():
+        value = getattr(request, entry.name)
+        if entry.sets and value != entry.default:
+            section, key = entry.sets.split(".")
+            layer.setdefault(section, {})[key] = str(value) if isinstance(value, Path) else value
+    if request.lr_decay_step or request.lr_decay_rate:
+        layer.setdefault("train", {})["schedule"] = "step"
+    return layer
+
+
+def lines_of(settings: dict[str, Any], before: str = "") -> list[str]:
+    """Settings, also nested ones of a request's file, as lines section.key=value."""
+    lines = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            lines += lines_of(value, f"{before}{name}.")
+        else:
+            lines.append(f"{before}{name}={json.dumps(value, default=str)}")
+    return lines
+
+
+def as_toml(sections: Layer) -> str:
+    """The sections as a file that `--config` reads; what is None is left out."""
+    blocks = []
+    for name, values in sections.items():
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+        blocks.append("\n".join([f"[{name}]", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def _run(kind: Kind, request: Settings, name: str, *below: Layer) -> int:
+    """Train to the end or until it is stopped, or only describe it; `name` is of the folder in runs/."""
+    config, splits = resolved(kind, request, *below)
+    with at_batch_size(config.train.batch_size):
+        if request.dry_run:
+            return _describe(config, splits, as_json=request.json)
+        data = Path(config.data.name).stem
+        return _train(kind, config, splits, request.save_dir or Path("runs") / name.format(data=data), request.json)
+
+
+def _train(kind: Kind, config: Any, splits: Splits, folder: Path, as_json: bool) -> int:
+    with redirect_stdout(sys.stderr if as_json else sys.stdout), stop_on_interrupt() as should_stop:
+        tell(f"{folder}: {config.data.name}, {len(splits.train):,} samples to train on")
+        trainer = kind.make(config, splits, folder, command=this_command(), should_stop=should_stop)
+        start = f"; going on from step {trainer.start}" if trainer.start else ""
+        dtype = str(trainer.dtype).removeprefix("torch.")
+        tell(f"{_shape(trainer.facts.dims)} {kind.what(trainer)}; {trainer.device.type}, {dtype}{start}")
+        ready = kind.ready(trainer)
+        finished = ready or follow(trainer)
     if not finished:
         print(f"stopped; the same command goes on from {folder}.", file=sys.stderr)
-        raise typer.Exit(130)
-    print(f"done: {folder}\nsample it with: ebbflow sample --ckpt {folder} --output samples.png")
+        return 130
+    facts = kind.facts(trainer)
+    if as_json:
+        print_json({"folder": str(folder), "step": max(trainer.start, config.train.num_steps), **facts})
+        return 0
+    if ready:
+        tell(
+            f"{folder} is already trained for {trainer.start} steps. Give more with --max-steps, or another --save-dir."
+        )
+    elif by_log_snr := facts.get("accuracy_by_log_snr"):
+        rows = {
+            "log-SNR": "held-out accuracy",
+            **{k: f"{v:.3f}" for k, v in by_log_snr.items()},
+            "all": f"{facts['accuracy']:.3f}",
+        }
+        print_rows([{"name": name, "value": value} for name, value in rows.items()])
+    tell(f"done: {folder}\n{kind.use.format(folder=folder, data=config.data.name)}")
+    return 0
 
 
-def _headline(trainer: Trainer, num: int) -> str:
-    config, dtype = trainer.config, str(trainer.dtype).removeprefix("torch.")
-    start = f", going on from step {trainer.start}" if trainer.start else ""
-    latent = trainer.facts.latent_dims
-    space = f" as latents of {'x'.join(map(str, latent))}" if latent else ""
-    return (
-        f"{config.data.name}: {num:,} samples of {'x'.join(map(str, trainer.facts.dims))}{space}; "
-        f"{type(trainer.net.net).__name__} of "
-        f"{trainer.num_parameters:,} parameters; {config.objective.prediction} on {type(config.path).__name__}; "
-        f"{trainer.device.type}, {dtype}{start}"
-    )
-
-
-def follow(trainer: Trainer | ClassifierTrainer | AutoencoderTrainer) -> bool:
-    """Show the run's progress; True when it came to its end."""
-    from tqdm import tqdm
-
-    total = trainer.config.train.num_steps
-    shown, last = sys.stderr.isatty(), trainer.start
-    with tqdm(total=total, initial=trainer.start, unit="step", disable=not shown, dynamic_ncols=True) as bar:
-        smooth = None
-        for progress in trainer.events():
-            bar.update(progress.step - last)
-            last = progress.step
-            smooth = progress.loss if smooth is None else 0.95 * smooth + 0.05 * progress.loss
-            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-            line = progress.note or (None if progress.held_out is None else f"held-out loss {progress.held_out:.4f}")
-            if line is not None:
-                bar.write(f"step {progress.step}: {line}", file=sys.stdout)
-            elif not shown and progress.step % max(1, total // 20) == 0:
-                print(f"step {progress.step}/{total}: loss {smooth:.4f}", flush=True)
-    return last >= total
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """A question that answers True after SIGINT or SIGTERM; a second signal ends the process at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("\nstopping after this step; again to stop at once", file=sys.stderr)
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _describe(config: RunConfig, splits: Splits, *, as_json: bool) -> None:
-    """Print the resolved configuration, parameters, FLOPs and the time of a step, measured."""
+def _describe(config: Any, splits: Splits, *, as_json: bool) -> int:
+    """Print the resolved configuration and, of a model, its parameters, FLOPs and the time of a step, measured."""
+    from ebbflow.config import RunConfig, to_dict
     from ebbflow.runs.cost import measure_cost
 
-    cost = measure_cost(config, splits)
+    cost = measure_cost(config, splits) if isinstance(config, RunConfig) else {"config": to_dict(config)}
     if as_json:
-        print_json(cost)
-        return
-    for section, values in cost["config"].items():
-        print(f"[{section}]\n" + "\n".join(f"{key} = {value}" for key, value in values.items()) + "\n")
+        print_json({**cost, "num_samples": len(splits.train)})
+        return 0
     print(
-        f"{cost['num_parameters']:,} parameters, {cost['forward_flops_per_sample'] / 1e6:,.1f} MFLOP forward a sample"
+        f"{as_toml(cost['config'])}\n\n# {len(splits.train):,} samples to train on, {len(splits.held_out):,} held out"
     )
-    print(
-        f"{cost['seconds_per_step']:.3f} s a step, {cost['seconds_per_epoch']:,.0f} s an epoch, "
+    if isinstance(config, RunConfig):
+        print(_costs(cost, config))
+    return 0
+
+
+def _costs(cost: dict[str, Any], config: RunConfig) -> str:
+    return (
+        f"# {cost['num_parameters']:,} parameters, "
+        f"{cost['forward_flops_per_sample'] / 1e6:,.1f} MFLOP forward a sample\n"
+        f"# {cost['seconds_per_step']:.3f} s a step, {cost['seconds_per_epoch']:,.0f} s an epoch, "
         f"{cost['seconds_in_all'] / 60:,.1f} min for {config.train.num_steps} steps on this machine"
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ebbflow.core.condition import Condition
+from ebbflow.core.condition import Cond, Condition
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
 
@@ -51,20 +51,18 @@ class Conditioner(nn.Module):
 
     def of_label(self, label: int) -> Tensor:
         """The condition of a class index, without the batch axis."""
-        raise ValueError(f"this run was trained on {self.takes}: it takes no labels. Leave --label out.")
+        raise ValueError(f"this run was trained on {self.takes}: it takes no labels.")
 
     def of_prompt(self, prompt: str) -> Tensor:
         """The condition of a text, without the batch axis."""
         raise ValueError(
-            f"this run was trained on {self.takes}: it takes no prompts. Leave --prompt out, or train with "
-            "--set conditioning.kind=text."
+            f"this run was trained on {self.takes}: it takes no prompts. Train with conditioning.kind=text for those."
         )
 
     def of_vector(self, vector: tuple[float, ...]) -> Tensor:
         """The condition of a vector, without the batch axis."""
         raise ValueError(
-            f"this run was trained on {self.takes}: it takes no vectors. Leave --vector out, or train with "
-            "--set conditioning.kind=vector."
+            f"this run was trained on {self.takes}: it takes no vectors. Train with conditioning.kind=vector for those."
         )
 
     def _row(self, wanted: Condition) -> Tensor:
@@ -74,15 +72,30 @@ class Conditioner(nn.Module):
 
 
 class ConditionedNet(nn.Module):
-    """A net and its conditioner as one module: (x, clock, cond) -> output. What training, EMA and checkpoints hold."""
+    """A net and its conditioner as one module: (x, clock, cond) -> output, cond a condition or what `read` made of it.
+    What training, EMA and checkpoints hold."""
 
     def __init__(self, net: nn.Module, conditioner: Conditioner | None) -> None:
         super().__init__()
         self.net, self.conditioner = net, conditioner
 
-    def forward(self, x: Tensor, clock: Tensor, cond: Tensor | None) -> Tensor:
-        context = None if self.conditioner is None or cond is None else self.conditioner(cond)
+    def forward(self, x: Tensor, clock: Tensor, cond: Cond | Context | None) -> Tensor:
+        context = cond if cond is None or isinstance(cond, Context) else self.read(cond)
         return self.net(x, clock, context)
+
+    def read(self, cond: Cond) -> Context:
+        """The context of a condition, on the device of the weights; once serves for as many evaluations as one likes.
+
+        Raises:
+            ValueError: there is no conditioner.
+        """
+        if self.conditioner is None:
+            raise ValueError("this net was built without a condition; it cannot take one.")
+        return self.conditioner(cond)
+
+    def reading_weights(self) -> Iterator[Tensor]:
+        """The weights that `read` depends on."""
+        return iter(()) if self.conditioner is None else self.conditioner.parameters()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ class LabelConditioner(Conditioner):
         return torch.tensor(in_range(label, self.num_classes))
 
     def encode(self, cond: Tensor) -> Context:
+        cond = cond.to(self.table.weight.device)
         rows = self.table(torch.where(cond < 0, self.num_classes, cond))
         if self.spec.injection == "cross_attention":
             return Context(tokens=rows.unflatten(1, (self.num_tokens, self.spec.dim)))

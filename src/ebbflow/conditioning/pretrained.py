@@ -24,38 +24,52 @@ TEXT_HALVES = {
 HOW = "Give conditioning.model the folder of an encoder with its tokeniser and safetensors, or its name on the hub."
 
 
-class Frozen:
-    """A pretrained model and what it said of each caption so far.
+CACHE_BYTES = 256 * 2**20  # of captions remembered, about 1700 of CLIP's longest; the least recently used give way
+
+
+class CachedTextModel:
+    """A pretrained model and what it said of the captions that it read last.
 
     No module, and shared by all copies, so that it is neither trained nor averaged nor stored with the net.
 
     Args:
         model: (input_ids, attention_mask) -> last_hidden_state.
+        limit: bytes that are remembered at most.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model.requires_grad_(False).eval()
+    def __init__(self, model: nn.Module, limit: int = CACHE_BYTES) -> None:
+        self.model, self.limit = model.requires_grad_(False).eval(), limit
         self.cache: dict[bytes, Tensor] = {}
         self.num_calls = 0
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CachedTextModel:
         return self
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """float32 (B, L, dim) on the device of `ids`; one evaluation a caption, the first time only."""
+        """float32 (B, L, dim) on the device of `ids`; one evaluation for the captions that are not remembered."""
         lengths, host = mask.sum(dim=1).tolist(), ids.cpu()
         keys = [host[i, :length].contiguous().numpy().tobytes() for i, length in enumerate(lengths)]
-        new = [i for i, key in enumerate(keys) if key not in self.cache]
-        if new:
-            self._remember(ids[new], mask[new], [keys[i] for i in new])
-        return torch.stack([self._padded(self.cache[key], ids.shape[1]) for key in keys]).to(ids.device)
+        places = {key: i for i, key in enumerate(keys)}
+        found = {key: self.cache.pop(key) for key in places if key in self.cache}
+        if new := [i for key, i in places.items() if key not in found]:
+            found.update(zip((keys[i] for i in new), self._read(ids[new], mask[new]), strict=True))
+        self.cache.update(found)  # behind all others: the first entries are the oldest
+        self._forget()
+        return torch.stack([self._padded(found[key], ids.shape[1]) for key in keys]).to(ids.device)
 
     @torch.no_grad()
-    def _remember(self, ids: Tensor, mask: Tensor, keys: list[bytes]) -> None:
+    def _read(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         self.num_calls += 1
         found = self.model.to(ids.device)(input_ids=ids.clamp(min=0).long(), attention_mask=mask.long())
-        for key, row, length in zip(keys, found.last_hidden_state.float().cpu(), mask.sum(dim=1).tolist(), strict=True):
-            self.cache[key] = row[:length].clone()
+        rows = zip(found.last_hidden_state.float().cpu(), mask.sum(dim=1).tolist(), strict=True)
+        return [row[:length].clone() for row, length in rows]
+
+    def _forget(self) -> None:
+        size = sum(row.nbytes for row in self.cache.values())
+        for key in list(self.cache):
+            if size <= self.limit:
+                return
+            size -= self.cache.pop(key).nbytes
 
     @staticmethod
     def _padded(row: Tensor, length: int) -> Tensor:
@@ -76,7 +90,7 @@ class PretrainedEncoder(TextEncoder):
     def __init__(self, tokeniser: Any, model: nn.Module, *, width: int, dim: int, max_length: int) -> None:
         super().__init__()
         self.dim, self.max_length = dim, max_length
-        self.tokeniser, self.frozen = tokeniser, Frozen(model)
+        self.tokeniser, self.frozen = tokeniser, CachedTextModel(model)
         self.norm, self.project = nn.LayerNorm(width), nn.Linear(width, dim)
 
     def tokenise(self, text: str) -> Sequence[int]:

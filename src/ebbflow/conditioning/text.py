@@ -113,21 +113,29 @@ class TextConditioner(Conditioner):
 
     def of_label(self, label: int) -> Tensor:
         if not self.label_names:
-            raise ValueError("this run was trained on captions: it takes no labels. Use --prompt.")
+            raise ValueError("this run was trained on captions: it takes no labels. Give a prompt.")
         return self.of_prompt(worded(self.templates[0], self.label_names[in_range(label, len(self.label_names))]))
 
     def encode(self, cond: Tensor) -> Context:
-        rows, which = torch.unique(cond, dim=0, return_inverse=True)
-        seen = rows >= 0
-        is_null = ~seen[:, 0]
-        rows = rows[:, : max(1, int(seen.sum(dim=1).max()))]
+        rows, which = _distinct(cond)
+        rows = rows.to(self.nothing.device)
         mask = rows >= 0
+        is_null = ~mask[:, 0]
         mask[:, 0] = True
         tokens = torch.where(is_null[:, None, None], self.nothing, self.encoder(rows, mask))
         if self.spec.injection == "cross_attention":
             return Context(tokens=tokens[which], mask=mask[which])
         shown = mask[..., None].to(tokens.dtype)
         return Context(vector=((tokens * shown).sum(dim=1) / shown.sum(dim=1))[which])
+
+
+def _distinct(cond: Tensor) -> tuple[Tensor, Tensor | slice]:
+    """Each text once, cut behind the longest, and where it belongs; all of `cond` as it is where finding out would make
+    an accelerator wait."""
+    if cond.device.type != "cpu":
+        return cond, slice(None)
+    rows, which = torch.unique(cond, dim=0, return_inverse=True)
+    return rows[:, : max(1, int((rows >= 0).sum(dim=1).max()))], which
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class VectorConditioner(Conditioner):
         return _present(torch.tensor([vector], dtype=torch.float32))[0]
 
     def encode(self, cond: Tensor) -> Context:
-        values = cond.to(self.nothing.dtype)
+        values = cond.to(self.nothing)
         rows = torch.where(values[:, :1] > 0, self.embed(values[:, 1:]), self.nothing)
         if self.spec.injection == "cross_attention":
             return Context(tokens=rows.unflatten(1, (self.num_tokens, self.spec.dim)))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -108,10 +108,22 @@ def posteriors(t: Coefficients, s: Coefficients) -> Posteriors:
     )
 
 
-def posterior(t: Coefficients, s: Coefficients) -> Posterior:
+class Scales(Protocol):
+    """alpha and sigma of a single time: `Coefficients` of shape (), or plain numbers."""
+
+    @property
+    def alpha(self) -> float | Tensor: ...
+
+    @property
+    def sigma(self) -> float | Tensor: ...
+
+
+def posterior(t: Scales, s: Scales) -> Posterior:
     """The kernel of one pair as plain numbers; see `posteriors`."""
-    k = posteriors(t, s)
-    return Posterior(from_x_t=float(k.from_x_t), from_x0=float(k.from_x0), small=float(k.small), large=float(k.large))
+    alpha_t, sigma_t, alpha_s, sigma_s = float(t.alpha), float(t.sigma), float(s.alpha), float(s.sigma)
+    scale, shrink = alpha_t / alpha_s, (sigma_s / sigma_t) ** 2
+    large = max(sigma_t**2 - scale**2 * sigma_s**2, 0.0)
+    return Posterior(from_x_t=scale * shrink, from_x0=alpha_s * large / sigma_t**2, small=large * shrink, large=large)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +152,9 @@ def ddpm_factors(t: Coefficients, s: Coefficients, variance: Literal["small", "l
         raise ValueError("the mean form needs alpha_t > 0, got alpha_t = 0. Use `posterior` with x0.")
     if variance not in ("small", "large"):
         raise ValueError(f"`variance` must be small or large, got {variance!r}.")
-    k = posteriors(t, s)
-    chosen = 0.0 if float(s.sigma) == 0 else float(k.small if variance == "small" else k.large)
-    return Factors(s1=float(s.alpha / t.alpha), s2=float(k.large / t.sigma), s3=math.sqrt(chosen))
+    k = posterior(t, s)
+    chosen = 0.0 if float(s.sigma) == 0 else k.small if variance == "small" else k.large
+    return Factors(s1=float(s.alpha / t.alpha), s2=k.large / float(t.sigma), s3=math.sqrt(chosen))
 
 
 def step_divergence(shift: Tensor, log_small: Tensor, log_variance: Tensor) -> Tensor:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-_BLOCK = 8  # draws are made a block at a time: one generator call a sample serves eight steps
+_BLOCK = 8  # draws of a small sample are made so many at a time: one generator call a sample serves eight steps
+_SMALL = 4096  # numbers of a sample up to which the call is worth sharing
 
 
 class Noise:
     """Standard normal draws, row i from a generator of its own seeded with `seeds[i]`.
 
     Draws are made in float32 on the CPU and then moved, so that they do not depend on dtype or device. An instance is a
-    stream: each call
-    of `like` goes on where the last one stopped, so make a new one for a new run.
+    stream: each call of `like` goes on where the last one stopped, so make a new one for a new run. The first draw is
+    made alone, because deterministic samplers ask for no second; values differ from those of release 0.1 after it.
 
     Args:
         seeds: one non-negative integer a sample, shape (B,).
@@ -28,8 +30,8 @@ class Noise:
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"seeds must be 0 or more, got {min(self.seeds)}.")
         self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-        self._block: Tensor | None = None
-        self._used = 0
+        self._block: tuple[Tensor, ...] = ()
+        self._is_fresh = True
 
     def like(self, x: Tensor) -> Tensor:
         """The next draw, of the shape, dtype and device of `x`.
@@ -43,11 +45,18 @@ class Noise:
 
     def draw(self, dims: tuple[int, ...]) -> Tensor:
         """The next draw, float32 on the CPU, shape (B, *dims)."""
-        if self._block is None or self._used == _BLOCK or self._block.shape[2:] != dims:
-            self._block = torch.stack([torch.randn(_BLOCK, *dims, generator=g) for g in self._generators], dim=1)
-            self._used = 0
-        self._used += 1
-        return self._block[self._used - 1]
+        if not self._block or self._block[0].shape[1:] != dims:
+            self._block = self._draws(1 if self._is_fresh or math.prod(dims) > _SMALL else _BLOCK, dims)
+            self._is_fresh = False
+        draw, *rest = self._block
+        self._block = tuple(rest)
+        return draw
+
+    def _draws(self, num: int, dims: tuple[int, ...]) -> tuple[Tensor, ...]:
+        rows = torch.empty(len(self.seeds), num, *dims, dtype=torch.float32, device="cpu")
+        for row, generator in zip(rows, self._generators, strict=True):
+            row.normal_(generator=generator)
+        return rows.unbind(1)
 
 
 def derive_seed(seed: int, *tags: int | str) -> int:

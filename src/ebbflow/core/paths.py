@@ -1,22 +1,28 @@
 """Paths: how data turns into noise, x_t = alpha(t) x0 + sigma(t) eps with t = 0 data and t = 1 noise.
 
 The only constraint is that the signal-to-noise ratio alpha^2 / sigma^2 falls strictly with t. Everything else follows
-from the four
-numbers that `Path.at` returns: the marginal, the velocity, the posterior kernels, the samplers, the loss weights.
+from the four numbers that `Path.at` returns: the marginal, the velocity, the posterior kernels, the samplers, the loss
+weights.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import require_positive
 from ebbflow.core.shape import as_time, expand
+
+REMEMBERED = 4096  # times at which a path keeps its coefficients
+LANES = 16  # a multiple of what processors compute at once: a float rounds alike in any company that fills the lanes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,17 @@ class Coefficients:
     alpha_dot: Tensor
     sigma_dot: Tensor
 
-    @property
+    @cached_property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """alpha, sigma, alpha' and sigma' at a single time as Python numbers."""
+        return float(self.alpha), float(self.sigma), float(self.alpha_dot), float(self.sigma_dot)
+
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What was computed of these coefficients, by what it is; they are remembered together."""
+        return {}
+
+    @cached_property
     def log_snr(self) -> Tensor:
         """L = log(alpha^2 / sigma^2); +inf at clean data, -inf at pure noise."""
         return 2 * (self.alpha.log() - self.sigma.log())
@@ -45,12 +61,6 @@ def warp(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0 or math.isinf(value):
-            raise ValueError(f"`{name}` must be a finite number above 0, got {value}.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Path(ABC):
     """A Gaussian path x_t = alpha(t) x0 + sigma(t) eps.
@@ -63,7 +73,7 @@ class Path(ABC):
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(shift=self.shift)
+        require_positive(shift=self.shift)
 
     @abstractmethod
     def scales(self, t: Tensor) -> Coefficients:
@@ -74,8 +84,36 @@ class Path(ABC):
         """Inverse of the log-SNR on the unshifted clock."""
 
     def at(self, t: float | Tensor) -> Coefficients:
-        """alpha, sigma, alpha', sigma' at `t`, a number or a tensor of shape () or (B,) in [0, 1]."""
-        t = as_time(t)
+        """alpha, sigma, alpha', sigma' at `t`, a number or a tensor of shape () or (B,) in [0, 1].
+
+        Those of numbers are on the CPU and remembered, so that a walk pays for each of its times once.
+        """
+        return self._at(as_time(t)) if isinstance(t, Tensor) else self.at_each([t])[0]
+
+    def at_each(self, times: Sequence[float]) -> list[Coefficients]:
+        """`at` of several numbers, those not remembered yet in one go."""
+        known = self._remembered
+        if new := [t for t in times if t not in known]:
+            if len(known) + len(new) > REMEMBERED:
+                known.clear()
+                new = list(times)
+            known.update(zip(new, self._apart(new), strict=True))
+        return [known[t] for t in times]
+
+    @cached_property
+    def _remembered(self) -> dict[float, Coefficients]:
+        return {}
+
+    def _apart(self, times: Sequence[float]) -> Iterator[Coefficients]:
+        """The coefficients of each number, to the last bit the same whatever the others are."""
+        filled = [*times, *[times[-1]] * (-len(times) % LANES)]
+        with torch.inference_mode(False), torch.no_grad():
+            c = self._at(torch.tensor(filled, dtype=torch.float64, device="cpu"))
+        rows = ([*k.expand(len(filled))] for k in (c.alpha, c.sigma, c.alpha_dot, c.sigma_dot))
+        for alpha, sigma, alpha_dot, sigma_dot in islice(zip(*rows, strict=True), len(times)):
+            yield Coefficients(alpha=alpha, sigma=sigma, alpha_dot=alpha_dot, sigma_dot=sigma_dot)
+
+    def _at(self, t: Tensor) -> Coefficients:
         if self.shift == 1:
             return self.scales(t)
         c = self.scales(warp(t, self.shift))
@@ -148,7 +186,7 @@ class _LinearBeta(Path):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(beta_min=self.beta_min, beta_max=self.beta_max)
+        require_positive(beta_min=self.beta_min, beta_max=self.beta_max)
         if self.beta_max < self.beta_min:
             raise ValueError(f"`beta_max` must be at least `beta_min` = {self.beta_min}, got {self.beta_max}.")
 
@@ -202,8 +240,8 @@ class VE(Path):
     """Variance exploding: alpha = 1, sigma^2 = sigma_min^2 (r^{2t} - 1) with r = sigma_max / sigma_min.
 
     This is the exact transition kernel of the geometric SDE of Song et al. (2020, eq. 30, 2011.13456) from t = 0, so
-    sigma(0) = 0; sigma(1) is
-    sigma_max up to one part in r^2. The defaults are the range of Karras et al. (2022, 2206.00364).
+    sigma(0) = 0; sigma(1) is sigma_max up to one part in r^2. The defaults are the range of Karras et al. (2022,
+    2206.00364).
     """
 
     sigma_min: float = 0.002
@@ -211,7 +249,7 @@ class VE(Path):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        require_positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"`sigma_max` must be above `sigma_min` = {self.sigma_min}, got {self.sigma_max}.")
 
@@ -232,8 +270,8 @@ class DiscretePath(Path):
     = i / num_steps.
 
     Between entries log-SNR is a monotone cubic in t (slopes by fourth-order differences, limited as in Fritsch &
-    Carlson, 1980); below the
-    first entry, and above the last finite one, it goes on as a logarithm to the end of the clock, with the same slope.
+    Carlson, 1980); below the first entry, and above the last finite one, it goes on as a logarithm to the end of the
+    clock, with the same slope.
 
     Args:
         num_steps: length T of the table.
@@ -353,7 +391,7 @@ class VPDiscrete(DiscretePath):
     def table_betas(self) -> Tensor:
         if self.spacing not in ("linear", "scaled_linear"):
             raise ValueError(f"`spacing` must be 'linear' or 'scaled_linear', got {self.spacing!r}.")
-        _positive(beta_start=self.beta_start, beta_end=self.beta_end)
+        require_positive(beta_start=self.beta_start, beta_end=self.beta_end)
         power = 1 if self.spacing == "linear" else 2
         roots = torch.linspace(
             self.beta_start ** (1 / power), self.beta_end ** (1 / power), self.num_steps, dtype=torch.float64

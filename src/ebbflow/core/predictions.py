@@ -10,15 +10,16 @@ so there is one row a prediction and no pairwise conversion.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import Choice, entry, require_positive, spelt
 from ebbflow.core.paths import PATHS, Coefficients, Path
-from ebbflow.core.shape import expand
-from ebbflow.errors import choose
+from ebbflow.core.shape import expand, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,61 +38,96 @@ class Estimate:
     x0_variance: Tensor | None = None
     log_variance_fraction: Tensor | None = None
 
+    def with_x0(self, x0: Tensor, x_t: Tensor, c: Coefficients) -> Estimate:
+        """This estimate with another x0, and the eps that goes with it at `c`: (x_t - alpha x0) / sigma."""
+        return replace(self, x0=x0, eps=(x_t - expand(c.alpha, x_t) * x0) / expand(c.sigma, x_t))
+
 
 Pair = tuple[Tensor, Tensor]
+Prediction = Callable[[Coefficients], Pair]
 
 
-def eps(c: Coefficients) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class Eps:
     """The noise itself: (0, 1). Ho et al. (2020), 2006.11239."""
-    return torch.zeros_like(c.alpha), torch.ones_like(c.alpha)
+
+    def __call__(self, c: Coefficients) -> Pair:
+        return torch.zeros_like(c.alpha), torch.ones_like(c.alpha)
 
 
-def x0(c: Coefficients) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class X0:
     """The data itself: (1, 0)."""
-    return torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
+
+    def __call__(self, c: Coefficients) -> Pair:
+        return torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
 
 
-def v(c: Coefficients) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class V:
     """v = alpha eps - sigma x0: (-sigma, alpha). Salimans & Ho (2022), 2202.00512; the flow velocity only on the cosine
     path, up to pi/2."""
-    return -c.sigma, c.alpha
+
+    def __call__(self, c: Coefficients) -> Pair:
+        return -c.sigma, c.alpha
 
 
-def velocity(c: Coefficients) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class Velocity:
     """dx_t/dt = alpha' x0 + sigma' eps: (alpha', sigma'); eps - x0 on the flow path. Liu et al. (2022), 2209.03003."""
-    return c.alpha_dot, c.sigma_dot
+
+    def __call__(self, c: Coefficients) -> Pair:
+        return c.alpha_dot, c.sigma_dot
 
 
-def score(c: Coefficients) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class Score:
     """grad log p(x_t | x0) = -eps / sigma: (0, -1/sigma). Song et al. (2020), 2011.13456."""
-    return torch.zeros_like(c.alpha), -1 / c.sigma
+
+    def __call__(self, c: Coefficients) -> Pair:
+        return torch.zeros_like(c.alpha), -1 / c.sigma
 
 
-def edm(c: Coefficients, sigma_data: float = 0.5) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class EDM:
     """The unit-variance target of Karras et al. (2022, table 1, 2206.00364) for data of standard deviation s =
-    `sigma_data`.
+    `sigma_data`: (sigma / (s sqrt V), -alpha s / sqrt V) with V = alpha^2 s^2 + sigma^2.
 
-    (sigma / (s sqrt V), -alpha s / sqrt V) with V = alpha^2 s^2 + sigma^2.
+    Args:
+        sigma_data: s above 0; 0.5 suits images in [-1, 1], 1 suits latents.
     """
-    root = torch.sqrt((c.alpha * sigma_data) ** 2 + c.sigma**2)
-    return c.sigma / (sigma_data * root), -c.alpha * sigma_data / root
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_positive(sigma_data=self.sigma_data)
+
+    def __call__(self, c: Coefficients) -> Pair:
+        s = self.sigma_data
+        root = torch.sqrt((c.alpha * s) ** 2 + c.sigma**2)
+        return c.sigma / (s * root), -c.alpha * s / root
 
 
-PREDICTIONS: dict[str, Callable[[Coefficients], Pair]] = {
-    "eps": eps,
-    "x0": x0,
-    "v": v,
-    "velocity": velocity,
-    "score": score,
-    "edm": edm,
+PREDICTIONS: dict[str, Prediction] = {
+    "eps": Eps(),
+    "x0": X0(),
+    "v": V(),
+    "velocity": Velocity(),
+    "score": Score(),
+    "edm": EDM(),
 }
 
 
-def solve(prediction: str, out: Tensor, x_t: Tensor, t: float | Tensor, path: Path) -> Estimate:
+def prediction_of(given: Choice | Prediction) -> Prediction:
+    """The prediction called `given`, or with options, or itself; see `entry`."""
+    return entry(PREDICTIONS, given, "prediction")
+
+
+def solve(prediction: Choice | Prediction, out: Tensor, x_t: Tensor, t: float | Tensor, path: Path) -> Estimate:
     """x0 and eps from a net's output, by the two equations above.
 
     Args:
-        prediction: a name of `PREDICTIONS`.
+        prediction: a name of `PREDICTIONS`, a name with options, or a function of coefficients that gives (a, b).
         out: a x0 + b eps as the net sees it, shape (B, *dims).
         x_t: the noisy state, same shape.
         t: a number, or a tensor of shape () or (B,), in (0, 1].
@@ -99,8 +135,11 @@ def solve(prediction: str, out: Tensor, x_t: Tensor, t: float | Tensor, path: Pa
     Raises:
         ConfigError: unknown prediction.
     """
-    c = path.at(t)
-    a, b = choose(PREDICTIONS, prediction, "prediction")(c)
+    c, chosen = path.at(t), prediction_of(prediction)
+    if not isinstance(t, Tensor):
+        x0_out, x0_x, eps_out, eps_x = _solution(chosen, c)
+        return Estimate(x0=weighted(x0_out, out, x0_x, x_t), eps=weighted(eps_out, out, eps_x, x_t))
+    a, b = chosen(c)
     d = a * c.sigma - b * c.alpha
     return Estimate(
         x0=expand(c.sigma / d, x_t) * out - expand(b / d, x_t) * x_t,
@@ -108,12 +147,22 @@ def solve(prediction: str, out: Tensor, x_t: Tensor, t: float | Tensor, path: Pa
     )
 
 
+def _solution(prediction: Prediction, c: Coefficients) -> tuple[float, float, float, float]:
+    """What the output and x_t weigh in x0, and what they weigh in eps, at a single time; remembered with it."""
+    if prediction not in c.derived:
+        a, b = prediction(c)
+        d = a * c.sigma - b * c.alpha
+        c.derived[prediction] = tuple(float(k) for k in (c.sigma / d, -b / d, -c.alpha / d, a / d))
+    found: tuple[float, float, float, float] = c.derived[prediction]
+    return found
+
+
 def path_name(path: Path) -> str:
     """The registry name of a path's kind, or its class name for a path from elsewhere."""
     return next((name for name, kind in PATHS.items() if kind is type(path)), type(path).__name__)
 
 
-def check_pair(prediction: str, path: Path) -> None:
+def check_pair(prediction: Choice | Prediction, path: Path) -> None:
     """Refuse a prediction that cannot recover x0 at t = 1, where sampling starts.
 
     Raises:
@@ -125,16 +174,20 @@ def check_pair(prediction: str, path: Path) -> None:
         return
     cures = [name for name in PREDICTIONS if _obstacle(name, path) is None]
     raise ValueError(
-        f"prediction {prediction!r} {reason}; path {path_name(path)!r} reaches it at t = 1. "
+        f"prediction {spelt(prediction)!r} {reason}; path {path_name(path)!r} reaches it at t = 1. "
         f"Use {', '.join(cures[:-1])} or {cures[-1]}."
     )
 
 
-def _obstacle(prediction: str, path: Path) -> str | None:
+def _obstacle(prediction: Choice | Prediction, path: Path) -> str | None:
     """Why a prediction does not recover x0 at t = 1, or None where it does."""
-    c = path.at(1.0)
-    a, b = choose(PREDICTIONS, prediction, "prediction")(c)
+    c, chosen = path.at(1.0), prediction_of(prediction)
+    if all(map(math.isfinite, _solution(chosen, c))):
+        return None
+    a, b = chosen(c)
     d = a * c.sigma - b * c.alpha
-    if not torch.isfinite(d):
-        return "has an unbounded target where the path moves at infinite speed"
-    return "cannot recover x0 where alpha = 0" if d == 0 else None
+    return (
+        "cannot recover x0 where alpha = 0"
+        if d == 0
+        else "has an unbounded target where the path moves at infinite speed"
+    )

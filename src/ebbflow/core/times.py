@@ -4,29 +4,28 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import Choice, entry, require_positive
 from ebbflow.core.paths import DiscretePath, Path, warp
-
-Draw = Callable[[int, Path, torch.Generator], Tensor]
-Density = Callable[[Tensor, Path], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeSampler:
-    """How training draws t.
+class TimeSampler(ABC):
+    """How training draws t."""
 
-    Args:
-        draw: (num, path, generator) -> t, float64 of shape (num,), in (0, 1] for tables and (0, 1) otherwise.
-        density: (t, path) -> its probability density pi(t) (for a table, of the uniform law between its entries).
-    """
+    @abstractmethod
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        """t, float64 of shape (num,), in (0, 1] for tables and (0, 1) otherwise."""
 
-    draw: Draw
-    density: Density
+    @abstractmethod
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        """The probability density pi(t) of each t (for a table, of the uniform law between its entries)."""
 
 
 def _rand(num: int, generator: torch.Generator) -> Tensor:
@@ -43,87 +42,170 @@ def num_table_steps(path: Path) -> int:
     return path.num_steps if isinstance(path, DiscretePath) else 1000
 
 
-def _uniform(num: int, path: Path, generator: torch.Generator) -> Tensor:
-    return _rand(num, generator)
+@dataclass(frozen=True, kw_only=True)
+class Uniform(TimeSampler):
+    """t uniform in (0, 1)."""
+
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        return _rand(num, generator)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        return torch.ones_like(t)
 
 
-def _discrete(num: int, path: Path, generator: torch.Generator) -> Tensor:
-    steps = num_table_steps(path)
-    return (torch.randint(steps, (num,), generator=generator) + 1).double() / steps
+@dataclass(frozen=True, kw_only=True)
+class Discrete(Uniform):
+    """The entries of the path's table, each as likely."""
+
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        steps = num_table_steps(path)
+        return (torch.randint(steps, (num,), generator=generator) + 1).double() / steps
 
 
-def _stratified(num: int, path: Path, generator: torch.Generator) -> Tensor:
-    return (torch.arange(num) + _rand(num, generator)) / num
+@dataclass(frozen=True, kw_only=True)
+class Stratified(Uniform):
+    """One t in each of as many equal parts as there are samples."""
+
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        return (torch.arange(num) + _rand(num, generator)) / num
 
 
-def _low_discrepancy(num: int, path: Path, generator: torch.Generator) -> Tensor:
-    return ((_rand(1, generator) + torch.arange(num, dtype=torch.float64) / num) % 1).clamp(min=2.0**-53)
+@dataclass(frozen=True, kw_only=True)
+class LowDiscrepancy(Uniform):
+    """(u + i/B) mod 1 for one uniform u a batch (Kingma et al., 2021, 2107.00630)."""
+
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        return ((_rand(1, generator) + torch.arange(num, dtype=torch.float64) / num) % 1).clamp(min=2.0**-53)
 
 
-def _flat(t: Tensor, path: Path) -> Tensor:
-    return torch.ones_like(t)
+@dataclass(frozen=True, kw_only=True)
+class Importance(Uniform):
+    """As often as a bin's losses are large, weighted back (Nichol & Dhariwal, 2021, eq. 18, 2102.09672): an estimate of
+    the uniform law, which it is until training has shown it losses."""
 
 
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
-    """t = sigmoid(mean + std z), z ~ N(0, 1) (Esser et al., 2024, eq. 19, 2403.03206)."""
+@dataclass(frozen=True, kw_only=True)
+class _Normal(TimeSampler):
+    mean: float
+    std: float
 
-    def density(t: Tensor, path: Path) -> Tensor:
-        z = (torch.logit(t) - mean) / std
-        return torch.exp(-z * z / 2) / (std * math.sqrt(2 * math.pi) * t * (1 - t))
+    def __post_init__(self) -> None:
+        require_positive(std=self.std)
+        if not math.isfinite(self.mean):
+            raise ValueError(f"`mean` must be finite, got {self.mean}.")
 
-    return TimeSampler(draw=lambda num, path, g: torch.sigmoid(mean + std * _randn(num, g)), density=density)
+    def _draws(self, num: int, generator: torch.Generator) -> Tensor:
+        return self.mean + self.std * _randn(num, generator)
+
+    def _density_at(self, value: Tensor) -> Tensor:
+        z = (value - self.mean) / self.std
+        return torch.exp(-z * z / 2) / (self.std * math.sqrt(2 * math.pi))
 
 
-def log_normal_sigma(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
+@dataclass(frozen=True, kw_only=True)
+class LogitNormal(_Normal):
+    """t = sigmoid(mean + std z), z ~ N(0, 1) (Esser et al., 2024, eq. 19, 2403.03206).
+
+    Args:
+        mean: finite; above 0 draws more noise.
+        std: above 0.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        return torch.sigmoid(self._draws(num, generator))
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        return self._density_at(torch.logit(t)) / (t * (1 - t))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNormalSigma(_Normal):
     """log(sigma / alpha) ~ N(mean, std^2) (Karras et al., 2022, table 1, 2206.00364); a logit-normal t on the flow
-    path."""
+    path.
 
-    def density(t: Tensor, path: Path) -> Tensor:
+    Args:
+        mean: finite; -1.2 in the paper.
+        std: above 0.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        return path.time_of(-2 * self._draws(num, generator))
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
         c = path.at(t)
-        z = (-c.log_snr / 2 - mean) / std
-        return torch.exp(-z * z / 2) / (std * math.sqrt(2 * math.pi)) * c.determinant / (c.alpha * c.sigma)
-
-    return TimeSampler(draw=lambda num, path, g: path.time_of(-2 * (mean + std * _randn(num, g))), density=density)
+        return self._density_at(-c.log_snr / 2) * c.determinant / (c.alpha * c.sigma)
 
 
-def mode(scale: float = 1.29) -> TimeSampler:
-    """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), u uniform: heavy in the middle, never 0 density (Esser et al., 2024,
-    eq. 20)."""
+@dataclass(frozen=True, kw_only=True)
+class Mode(TimeSampler):
+    """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), u uniform: heavy in the middle, never of density 0 (Esser et al.,
+    2024, eq. 20, 2403.03206).
 
-    def of(u: Tensor) -> Tensor:
-        return 1 - u - scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
+    Args:
+        scale: in [-1, 2 / (pi - 2)), where t falls with u; 0 is uniform, below 0 the ends are heavy.
+    """
 
-    def density(t: Tensor, path: Path) -> Tensor:
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.scale < 2 / (math.pi - 2):
+            raise ValueError(f"`scale` must be in [-1, {2 / (math.pi - 2):.3f}), got {self.scale}.")
+
+    def _of(self, u: Tensor) -> Tensor:
+        return 1 - u - self.scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
+
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        return self._of(_rand(num, generator)).clamp(2.0**-53, 1)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
         low, high = torch.zeros_like(t), torch.ones_like(t)
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = torch.where(of(middle) > t, middle, low), torch.where(of(middle) > t, high, middle)
-        return 1 / (1 + scale * (1 - math.pi / 2 * torch.sin(math.pi * low)))
+            above = self._of(middle) > t
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return 1 / (1 + self.scale * (1 - math.pi / 2 * torch.sin(math.pi * low)))
 
-    return TimeSampler(draw=lambda num, path, g: of(_rand(num, g)).clamp(2.0**-53, 1), density=density)
 
+@dataclass(frozen=True, kw_only=True)
+class CosMap(TimeSampler):
+    """The density of the cosine path's clock on the flow path, 2 / (pi (1 - 2t + 2t^2)) (Esser et al., 2024,
+    2403.03206)."""
 
-def _cosmap(num: int, path: Path, generator: torch.Generator) -> Tensor:
-    return (1 - 1 / (torch.tan(math.pi / 2 * _rand(num, generator)) + 1)).clamp(min=2.0**-53)
+    def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
+        return (1 - 1 / (torch.tan(math.pi / 2 * _rand(num, generator)) + 1)).clamp(min=2.0**-53)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        return 2 / (math.pi * (1 - 2 * t + 2 * t * t))
 
 
 TIME_SAMPLERS: dict[str, TimeSampler] = {
-    "uniform": TimeSampler(draw=_uniform, density=_flat),
-    "discrete": TimeSampler(draw=_discrete, density=_flat),
-    "stratified": TimeSampler(draw=_stratified, density=_flat),
-    "low_discrepancy": TimeSampler(draw=_low_discrepancy, density=_flat),
-    "logit_normal": logit_normal(),
-    "log_normal_sigma": log_normal_sigma(),
-    "mode": mode(),
-    "cosmap": TimeSampler(draw=_cosmap, density=lambda t, path: 2 / (math.pi * (1 - 2 * t + 2 * t * t))),
-    "importance": TimeSampler(draw=_uniform, density=_flat),  # the law that training, by importance, is an estimate of
+    "uniform": Uniform(),
+    "discrete": Discrete(),
+    "stratified": Stratified(),
+    "low_discrepancy": LowDiscrepancy(),
+    "logit_normal": LogitNormal(),
+    "log_normal_sigma": LogNormalSigma(),
+    "mode": Mode(),
+    "cosmap": CosMap(),
+    "importance": Importance(),
 }
 
 
-# -- grids -------------------------------------------------------------------------------------------------------------
-# -----------------
-# A grid is a strictly decreasing float64 tensor with num_steps + 1 entries, from 1 to 0.
+def time_sampler(given: Choice | TimeSampler) -> TimeSampler:
+    """The time sampling called `given`, or with options, or itself; see `entry`."""
+    return entry(TIME_SAMPLERS, given, "time sampling")
 
+
+# -- grids -------------------------------------------------------------------------------------------------------------
+# A grid is a function (path, num_steps) -> strictly decreasing float64 tensor with num_steps + 1 entries, from 1 to 0.
+
+TimeGrid = Callable[[Path, int], Tensor]
 SIGMA_RANGE = (0.002, 80.0)  # sigma / alpha between which grids in noise level are laid (Karras et al., 2022)
 
 
@@ -134,61 +216,95 @@ def _grid(inner: Tensor) -> Tensor:
     return times
 
 
-def uniform(path: Path, num_steps: int) -> Tensor:
-    """Equal steps in t from 1 to 0."""
+def _even(num_steps: int) -> Tensor:
     return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
 
 
-def trailing(path: Path, num_steps: int) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class UniformGrid:
+    """Equal steps in t from 1 to 0."""
+
+    def __call__(self, path: Path, num_steps: int) -> Tensor:
+        return _even(num_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrailingGrid:
     """Entries T, T - T/N, ... of a table of T, rounded to whole entries, then 0 (Lin et al., 2023, section 3.3,
-    2305.08891).
+    2305.08891)."""
 
-    Raises:
-        ValueError: more steps than the table has entries.
-    """
-    table = num_table_steps(path)
-    if num_steps > table:
-        raise ValueError(
-            f"grid 'trailing' visits entries of a table of {table}; got {num_steps} steps. Use fewer, or grid "
-            "'uniform'."
-        )
-    return torch.round(uniform(path, num_steps) * table) / table
+    def __call__(self, path: Path, num_steps: int) -> Tensor:
+        table = num_table_steps(path)
+        if num_steps > table:
+            raise ValueError(
+                f"grid 'trailing' visits entries of a table of {table}; got {num_steps} steps. Use fewer, or grid "
+                "'uniform'."
+            )
+        return torch.round(_even(num_steps) * table) / table
 
 
-def karras(path: Path, num_steps: int, rho: float = 7.0) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class KarrasGrid:
     """sigma / alpha = (a + i/(N-1) (b - a))^rho between the rho-th roots of 80 and 0.002 (Karras et al., 2022, eq. 5,
-    2206.00364)."""
-    if not rho > 0:
-        raise ValueError(f"`rho` must be above 0, got {rho}.")
-    high, low = (level ** (1 / rho) for level in _sigma_range(path))
-    return _grid(path.time_of(-2 * rho * torch.linspace(high, low, num_steps, dtype=torch.float64).log()))
+    2206.00364).
+
+    Args:
+        rho: above 0; larger puts more steps near the data.
+    """
+
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        require_positive(rho=self.rho)
+
+    def __call__(self, path: Path, num_steps: int) -> Tensor:
+        high, low = (level ** (1 / self.rho) for level in _sigma_range(path))
+        return _grid(path.time_of(-2 * self.rho * torch.linspace(high, low, num_steps, dtype=torch.float64).log()))
 
 
-def log_snr(path: Path, num_steps: int) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class LogSNRGrid:
     """Equal steps in log-SNR between sigma / alpha = 80 and 0.002, then 0 (Lu et al., 2022, 2211.01095)."""
-    high, low = (math.log(level) for level in _sigma_range(path))
-    return _grid(path.time_of(-2 * torch.linspace(high, low, num_steps, dtype=torch.float64)))
+
+    def __call__(self, path: Path, num_steps: int) -> Tensor:
+        high, low = (math.log(level) for level in _sigma_range(path))
+        return _grid(path.time_of(-2 * torch.linspace(high, low, num_steps, dtype=torch.float64)))
 
 
-def cosine(path: Path, num_steps: int) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class CosineGrid:
     """Equal steps in the angle atan(sigma / alpha): the uniform grid of the cosine path, carried to any path by its
     log-SNR."""
-    start = torch.atan(torch.exp(-path.log_snr(1.0) / 2))
-    angles = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)[:-1] * start
-    return _grid(path.time_of(-2 * torch.tan(angles).log()))
+
+    def __call__(self, path: Path, num_steps: int) -> Tensor:
+        start = torch.atan(torch.exp(-path.log_snr(1.0) / 2))
+        return _grid(path.time_of(-2 * torch.tan(_even(num_steps)[:-1] * start).log()))
 
 
-def quadratic(path: Path, num_steps: int) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class QuadraticGrid:
     """t = (1 - i/N)^2: small steps near the data (Song et al., 2020, appendix D.2, 2010.02502)."""
-    return uniform(path, num_steps) ** 2
+
+    def __call__(self, path: Path, num_steps: int) -> Tensor:
+        return _even(num_steps) ** 2
 
 
-def shifted(path: Path, num_steps: int, shift: float = 3.0) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class ShiftedGrid:
     """The uniform grid warped by t' = k t / (1 + (k - 1) t): large steps near the data for k > 1 (Esser et al., 2024,
-    2403.03206)."""
-    if not shift > 0:
-        raise ValueError(f"`shift` must be above 0, got {shift}.")
-    return warp(uniform(path, num_steps), shift)
+    2403.03206).
+
+    Args:
+        shift: k above 0.
+    """
+
+    shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        require_positive(shift=self.shift)
+
+    def __call__(self, path: Path, num_steps: int) -> Tensor:
+        return warp(_even(num_steps), self.shift)
 
 
 def _sigma_range(path: Path) -> tuple[float, float]:
@@ -196,12 +312,17 @@ def _sigma_range(path: Path) -> tuple[float, float]:
     return min(SIGMA_RANGE[1], top), SIGMA_RANGE[0]
 
 
-TIME_GRIDS: dict[str, Callable[..., Tensor]] = {
-    "uniform": uniform,
-    "trailing": trailing,
-    "karras": karras,
-    "log_snr": log_snr,
-    "cosine": cosine,
-    "quadratic": quadratic,
-    "shifted": shifted,
+TIME_GRIDS: dict[str, TimeGrid] = {
+    "uniform": UniformGrid(),
+    "trailing": TrailingGrid(),
+    "karras": KarrasGrid(),
+    "log_snr": LogSNRGrid(),
+    "cosine": CosineGrid(),
+    "quadratic": QuadraticGrid(),
+    "shifted": ShiftedGrid(),
 }
+
+
+def time_grid(given: Choice | TimeGrid) -> TimeGrid:
+    """The time grid called `given`, or with options, or itself; see `entry`."""
+    return entry(TIME_GRIDS, given, "time grid")

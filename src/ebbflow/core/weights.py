@@ -1,78 +1,140 @@
 """Weightings: which noise levels the loss cares about.
 
 Every loss in use is E[ W ||out - target||^2 / d^2 ] with d = a sigma - b alpha of its prediction, because out - target
-errs by d times what
-x0 errs by over sigma, and by d times what eps errs by over alpha. So one function W(alpha, sigma), the weight on the
-common scale
-W = sigma^2 w_x0 = alpha^2 w_eps, says the same objective in every prediction, and no pairwise table is needed.
+errs by d times what x0 errs by over sigma, and by d times what eps errs by over alpha. So one function W(alpha, sigma),
+the weight on the common scale W = sigma^2 w_x0 = alpha^2 w_eps, says the same objective in every prediction, and no
+pairwise table is needed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import Choice, entry, require_positive
 from ebbflow.core.paths import Coefficients, Path
-from ebbflow.core.predictions import PREDICTIONS
-from ebbflow.core.times import TIME_SAMPLERS
-from ebbflow.errors import choose
+from ebbflow.core.predictions import Prediction, prediction_of
+from ebbflow.core.times import TimeSampler, time_sampler
 
 Weight = Callable[[Coefficients, Tensor], Tensor]
 
 
-def uniform(c: Coefficients, d: Tensor) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
     """1 on the net's own output: L_simple for eps (Ho et al., 2020, eq. 14), the rectified-flow loss for velocity."""
-    return d**2
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return d**2
 
 
-def snr(c: Coefficients, d: Tensor) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class SNR:
     """SNR on the x0 loss, which is 1 on the eps loss: L_simple in whatever prediction."""
-    return c.alpha**2
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return c.alpha**2
 
 
-def truncated_snr(c: Coefficients, d: Tensor) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class TruncatedSNR:
     """max(SNR, 1) on the x0 loss (Salimans & Ho, 2022, section 4, 2202.00512)."""
-    return torch.maximum(c.alpha**2, c.sigma**2)
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return torch.maximum(c.alpha**2, c.sigma**2)
 
 
-def min_snr(c: Coefficients, d: Tensor, gamma: float = 5.0) -> Tensor:
-    """min(SNR, gamma) on the x0 loss; min(SNR, gamma) / SNR on the eps loss (Hang et al., 2023, 2303.09556)."""
-    return torch.minimum(c.alpha**2, gamma * c.sigma**2)
+@dataclass(frozen=True, kw_only=True)
+class MinSNR:
+    """min(SNR, gamma) on the x0 loss; min(SNR, gamma) / SNR on the eps loss (Hang et al., 2023, 2303.09556).
+
+    Args:
+        gamma: above 0; 5 in the paper.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        require_positive(gamma=self.gamma)
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return torch.minimum(c.alpha**2, self.gamma * c.sigma**2)
 
 
-def sigmoid(c: Coefficients, d: Tensor, bias: float = 0.0) -> Tensor:
-    """sigmoid(bias - L) on the eps loss (Kingma & Gao, 2023, 2303.00848; Hoogeboom et al., 2024, 2410.19324)."""
-    return c.alpha**2 * torch.sigmoid(bias - c.log_snr)
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid:
+    """sigmoid(bias - L) on the eps loss (Kingma & Gao, 2023, 2303.00848; Hoogeboom et al., 2024, 2410.19324).
+
+    Args:
+        bias: finite; the log-SNR below which levels count, in the middle of its fall.
+    """
+
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.bias):
+            raise ValueError(f"`bias` must be finite, got {self.bias}.")
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return c.alpha**2 * torch.sigmoid(self.bias - c.log_snr)
 
 
-def cosine_smooth(c: Coefficients, d: Tensor) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class CosineSmooth:
     """sech(L / 2) on the eps loss: the smooth bump that a cosine schedule gives (Kingma & Gao, 2023, table 1,
     2303.00848)."""
-    return c.alpha**2 * 2 * c.alpha * c.sigma / (c.alpha**2 + c.sigma**2)
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return c.alpha**2 * 2 * c.alpha * c.sigma / (c.alpha**2 + c.sigma**2)
 
 
-def p2(c: Coefficients, d: Tensor, k: float = 1.0, gamma: float = 1.0) -> Tensor:
-    """(k + SNR)^-gamma on the eps loss (Choi et al., 2022, eq. 8, 2204.00227)."""
-    return c.alpha**2 * (k + torch.exp(c.log_snr)) ** -gamma
+@dataclass(frozen=True, kw_only=True)
+class P2:
+    """(k + SNR)^-gamma on the eps loss (Choi et al., 2022, eq. 8, 2204.00227).
+
+    Args:
+        k: above 0.
+        gamma: at least 0; 0 is weight "snr".
+    """
+
+    k: float = 1.0
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(k=self.k)
+        if not 0 <= self.gamma < math.inf:
+            raise ValueError(f"`gamma` must be a finite number, at least 0, got {self.gamma}.")
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return c.alpha**2 * (self.k + torch.exp(c.log_snr)) ** -self.gamma
 
 
-def debiased(c: Coefficients, d: Tensor) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Debiased:
     """1 / sqrt(SNR) on the eps loss (Yu et al., 2023, 2310.08442)."""
-    return c.alpha * c.sigma
+
+    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
+        return c.alpha * c.sigma
 
 
 WEIGHTS: dict[str, Weight] = {
-    "uniform": uniform,
-    "snr": snr,
-    "truncated_snr": truncated_snr,
-    "min_snr": min_snr,
-    "sigmoid": sigmoid,
-    "cosine_smooth": cosine_smooth,
-    "p2": p2,
-    "debiased": debiased,
+    "uniform": Uniform(),
+    "snr": SNR(),
+    "truncated_snr": TruncatedSNR(),
+    "min_snr": MinSNR(),
+    "sigmoid": Sigmoid(),
+    "cosine_smooth": CosineSmooth(),
+    "p2": P2(),
+    "debiased": Debiased(),
 }
+
+
+def weight_of(given: Choice | Weight) -> Weight:
+    """The weighting called `given`, or with options, or itself; see `entry`."""
+    return entry(WEIGHTS, given, "weighting")
 
 
 def loss_weight(weight: Weight, c: Coefficients, d: Tensor) -> Tensor:
@@ -80,7 +142,13 @@ def loss_weight(weight: Weight, c: Coefficients, d: Tensor) -> Tensor:
     return weight(c, d) / d**2
 
 
-def effective_weight(path: Path, prediction: str, times: str, weight: str, log_snr: Tensor) -> Tensor:
+def effective_weight(
+    path: Path,
+    prediction: Choice | Prediction,
+    times: Choice | TimeSampler,
+    weight: Choice | Weight,
+    log_snr: Tensor,
+) -> Tensor:
     """w(L) = 2 pi(t) k(t) / |dL/dt| with k the weight of the loss on eps: any objective is 1/2 int w(L) E ||eps -
     eps(x)||^2 dL (Kingma & Gao, 2023, eq. 5 to 8, 2303.00848).
 
@@ -89,7 +157,7 @@ def effective_weight(path: Path, prediction: str, times: str, weight: str, log_s
 
     Args:
         path: the path.
-        prediction, times, weight: names of `PREDICTIONS`, `TIME_SAMPLERS` and `WEIGHTS`.
+        prediction, times, weight: entries of `PREDICTIONS`, `TIME_SAMPLERS` and `WEIGHTS`, by name or themselves.
         log_snr: float64, any shape, inside the path's range.
 
     Raises:
@@ -97,7 +165,7 @@ def effective_weight(path: Path, prediction: str, times: str, weight: str, log_s
     """
     t = path.time_of(log_snr)
     c = path.at(t)
-    a, b = choose(PREDICTIONS, prediction, "prediction")(c)
-    common = choose(WEIGHTS, weight, "weighting")(c, a * c.sigma - b * c.alpha)
-    density = choose(TIME_SAMPLERS, times, "time sampling").density(t, path)
+    a, b = prediction_of(prediction)(c)
+    common = weight_of(weight)(c, a * c.sigma - b * c.alpha)
+    density = time_sampler(times).density(t, path)
     return density * common * c.sigma / (c.alpha * c.determinant)

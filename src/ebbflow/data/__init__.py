@@ -11,7 +11,7 @@ from ebbflow.data.folder import image_folder
 from ebbflow.data.npz import npz
 from ebbflow.data.pictures import cifar10, digits, fashion_mnist, mnist
 from ebbflow.data.points import checkerboard, gaussians, moons, rings, swiss_roll
-from ebbflow.errors import ConfigError, DataError, nearest
+from ebbflow.errors import ConfigError, DataError, has, nearest
 
 __all__ = ["DATASETS", "Dataset", "Loader", "Splits", "load_dataset", "to_uint8"]
 
@@ -61,7 +61,7 @@ def load_dataset(
     """
     check_request(size, channels)
     name, path = str(source), Path(source).expanduser()
-    if name in DATASETS:
+    if name in DATASETS or (not path.exists() and has(DATASETS, name)):
         splits = DATASETS[name](data_dir)
     elif path.is_dir():
         splits = image_folder(path, size=size, channels=channels, skip_bad=skip_bad)

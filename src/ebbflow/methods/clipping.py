@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ebbflow.core.predictions import Estimate
 from ebbflow.methods.denoise import Wrapped
-from ebbflow.methods.guidance import with_x0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,4 +31,4 @@ class Clipped(Wrapped):
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         estimate = self.inner(x_t, t)
-        return with_x0(self, estimate, estimate.x0.clamp(-self.limit, self.limit), x_t, t)
+        return estimate.with_x0(estimate.x0.clamp(-self.limit, self.limit), x_t, self.path.at(t))

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebbflow.core.condition import Condition
+from ebbflow.conditioning import ConditionedNet
+from ebbflow.core.condition import Cond, Condition, expand_rows, to_device
+from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import Path
-from ebbflow.core.predictions import Estimate, check_pair, solve
-from ebbflow.core.shape import as_time, expand
-
-Clock = Literal["log_snr", "time"]
-LOG_SNR_LIMIT = 20.0
+from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
+from ebbflow.core.shape import expand
+from ebbflow.methods.told import CLOCKS, SCALES, Clock, Scale, same_to_the_net
+from ebbflow.nets import Context
 
 
 class UntrainedNullError(ValueError):
@@ -28,8 +30,7 @@ class Denoiser(ABC):
     """A callable (x_t, t) -> Estimate on a path.
 
     Call with `x_t` of shape (B, *dims) and `t` a number or a tensor of shape () or (B,) in (0, 1]; a call is one
-    network evaluation unless
-    the denoiser says otherwise.
+    network evaluation unless the denoiser says otherwise.
     """
 
     path: Path
@@ -37,19 +38,6 @@ class Denoiser(ABC):
     @abstractmethod
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         """E[x0 | x_t] and E[eps | x_t]."""
-
-    @abstractmethod
-    def given(self, cond: Tensor | None) -> Denoiser:
-        """The same denoiser with a condition bound, one row a sample (or a single row for all); None binds the null
-        condition."""
-
-    @abstractmethod
-    def null(self, num: int) -> Tensor:
-        """The null condition of `num` samples, in the form that `given` takes.
-
-        Raises:
-            ValueError: this denoiser knows no null condition.
-        """
 
     def read(self, wanted: Sequence[Condition]) -> Tensor:
         """The conditions that class indices, prompts or vectors stand for, a row each, in the form that `given` takes.
@@ -62,9 +50,56 @@ class Denoiser(ABC):
         return torch.tensor(wanted)
 
 
+class Conditional(Denoiser):
+    """A denoiser that takes a condition: a tensor, or a dict of tensors, with a row a sample. A denoiser of one's own
+    that has both methods is one, whether it inherits from here or not."""
+
+    @abstractmethod
+    def given(self, cond: Cond | None) -> Conditional:
+        """The same denoiser with a condition bound, one row a sample (or a single row for all); None binds the null
+        condition."""
+
+    @abstractmethod
+    def null(self, num: int) -> Cond:
+        """The null condition of `num` samples, in the form that `given` takes.
+
+        Raises:
+            ValueError: this denoiser knows no null condition.
+        """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        if cls is not Conditional:
+            return NotImplemented
+        return all(any(name in base.__dict__ for base in other.__mro__) for name in ("given", "null"))
+
+
+def conditional(denoiser: Denoiser) -> Conditional:
+    """`denoiser`, which takes conditions.
+
+    Raises:
+        ValueError: it takes none.
+    """
+    if not isinstance(denoiser, Conditional):
+        raise ValueError(f"a {type(denoiser).__name__} takes no condition, so it has no null one and nothing to guide.")
+    return denoiser
+
+
+def takes_condition(denoiser: Denoiser) -> bool:
+    """Whether a denoiser knows conditions, which is whether it has a null one."""
+    try:
+        conditional(denoiser).null(1)
+    except UntrainedNullError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
-class Wrapped(Denoiser):
-    """A denoiser around another one, whose path, null condition and reading of conditions it keeps."""
+class Wrapped(Conditional):
+    """A denoiser around another one, whose path, null condition and reading of conditions it keeps; it takes conditions
+    where the other does."""
 
     inner: Denoiser
 
@@ -73,131 +108,209 @@ class Wrapped(Denoiser):
         """The inner denoiser's path."""
         return self.inner.path
 
-    def given(self, cond: Tensor | None) -> Self:
-        return replace(self, inner=self.inner.given(cond))
+    def given(self, cond: Cond | None) -> Self:
+        return replace(self, inner=conditional(self.inner).given(cond))
 
-    def null(self, num: int) -> Tensor:
-        return self.inner.null(num)
+    def null(self, num: int) -> Cond:
+        return conditional(self.inner).null(num)
 
     def read(self, wanted: Sequence[Condition]) -> Tensor:
         return self.inner.read(wanted)
 
 
-Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-
-def clock_of(path: Path, t: float | Tensor, clock: Clock) -> Tensor:
-    """What a net is told of t, on a scale of about 1000: 1000 t for "time", 25 times the log-SNR, limited to +-20, for
-    "log_snr"."""
-    if clock == "time":
-        return 1000 * as_time(t)
-    return 25 * path.log_snr(t).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
-
-
 @dataclass(frozen=True, kw_only=True)
-class NetDenoiser(Denoiser):
-    """A net as a denoiser: it is fed x_t / sqrt(alpha^2 + sigma^2) and a clock, and its output is solved for x0 and
-    eps.
-
-    With `clock="log_snr"` the net never hears of the path, so `dataclasses.replace(denoiser, path=other)` is a valid
-    model of the other path
-    (only for predictions that do not depend on the path's speed: eps, x0, v on variance-preserving paths, edm).
+class OutputDenoiser(Conditional):
+    """A denoiser whose raw output is a x0 + b eps in the meaning of a prediction, and is solved for both.
 
     Args:
-        net: (x, clock of shape (B,), cond or None) -> output, shape (B, C, ...) or (B, 2C, ...) where the variance is
-            learned.
         path: the path.
-        prediction: what the net's output means, a name of `PREDICTIONS`.
-        clock: what the net is told of t.
-        make_null: num -> null conditions; None for an unconditional net.
-        make_cond: class indices, prompts or vectors -> conditions; None for a net that takes class indices as they are.
+        prediction: what the output means: a name of `PREDICTIONS`, with options or without, or a prediction.
+        make_null: num -> null conditions; None where there are no conditions.
         cond: the bound condition.
-        null_trained: whether training ever dropped the condition; without, the null one means nothing and is refused.
 
     Raises:
+        ConfigError: unknown prediction.
         ValueError: the prediction cannot recover x0 on this path.
     """
 
-    net: Net
     path: Path
-    prediction: str = "velocity"
-    clock: Clock = "log_snr"
-    make_null: Callable[[int], Tensor] | None = None
-    make_cond: Callable[[Sequence[Condition]], Tensor] | None = None
-    cond: Tensor | None = None
-    null_trained: bool = True
+    prediction: Choice | Prediction = "velocity"
+    make_null: Callable[[int], Cond] | None = None
+    cond: Cond | None = None
 
     def __post_init__(self) -> None:
         check_pair(self.prediction, self.path)
 
-    def output(self, x_t: Tensor, t: float | Tensor, cond: Tensor | None) -> Tensor:
-        """The net's raw output at (x_t, t), in the dtype of `x_t`."""
-        c = self.path.at(t)
-        scale = torch.rsqrt(c.alpha**2 + c.sigma**2)
-        clock = clock_of(self.path, t, self.clock).to(device=x_t.device, dtype=torch.float32).expand(x_t.shape[0])
-        return self.net(expand(scale, x_t) * x_t, clock, cond).to(x_t.dtype)
+    @abstractmethod
+    def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
+        """The raw output at (x_t, t), shape (B, C, ...) or, with a learned variance, (B, 2C, ...)."""
+
+    def _bound(self, x_t: Tensor) -> Any:
+        """The bound condition, or the null one, with a row for each of `x_t`; None where there are no conditions."""
+        if self.cond is not None:
+            return to_device(expand_rows(self.cond, len(x_t)), x_t.device)
+        return None if self.make_null is None else to_device(self.null(len(x_t)), x_t.device)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        num = x_t.shape[0]
-        cond = self.cond
-        if cond is None and self.make_null is not None:
-            cond = self.null(num)
-        elif cond is not None and cond.shape[0] == 1 != num:
-            cond = cond.expand(num, *cond.shape[1:])
-        out = self.output(x_t, t, cond if cond is None else cond.to(x_t.device))
-        channels = x_t.shape[1]
+        out, channels = self.output(x_t, t, self._bound(x_t)), x_t.shape[1]
         if out.shape[1] == channels:
             return solve(self.prediction, out, x_t, t, self.path)
         fraction = (out[:, channels:] + 1) / 2
         return replace(solve(self.prediction, out[:, :channels], x_t, t, self.path), log_variance_fraction=fraction)
 
-    def given(self, cond: Tensor | None) -> NetDenoiser:
+    def given(self, cond: Cond | None) -> Self:
         if cond is not None and self.make_null is None:
             raise ValueError("this model was trained without a condition; it cannot take one.")
         return replace(self, cond=cond)
 
-    def null(self, num: int) -> Tensor:
+    def null(self, num: int) -> Cond:
         if self.make_null is None:
             raise ValueError(
                 "this model was trained without a condition, so it has no null condition and guidance has "
                 "nothing to guide."
             )
-        if not self.null_trained:
+        return self.make_null(num)
+
+
+Net = Callable[[Tensor, Tensor, Any], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetDenoiser(OutputDenoiser):
+    """A net as a denoiser: it is shown scale * x_t and told a clock, and its output is solved for x0 and eps.
+
+    By default the net is shown x_t / sqrt(alpha^2 + sigma^2) and told the log-SNR, so it never hears of the path and
+    can serve others; see `on`. A net that is a torch module is shown x_t in the dtype of its parameters; the clock is
+    float32.
+
+    Args:
+        net: (x, clock of shape (B,), condition or None) -> output, shape (B, C, ...) or (B, 2C, ...) where the variance
+            is learned.
+        path, prediction, make_null, cond: as in `OutputDenoiser`.
+        scale: what x_t is multiplied by: a name of `SCALES` or a function of coefficients.
+        clock: what the net is told of t: a name of `CLOCKS` or a function (path, t).
+        make_cond: class indices, prompts or vectors -> conditions; None for a net that takes class indices as they are.
+        null_trained: whether training ever dropped the condition; without, the null one means nothing and is refused.
+
+    Raises:
+        ConfigError: unknown prediction, scale or clock.
+        ValueError: the prediction cannot recover x0 on this path.
+    """
+
+    net: Net
+    scale: Choice | Scale = "unit"
+    clock: Choice | Clock = "log_snr"
+    make_cond: Callable[[Sequence[Condition]], Tensor] | None = None
+    null_trained: bool = True
+    _context: _ReadOnce = field(default_factory=lambda: _ReadOnce(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        entry(SCALES, self.scale, "scale")
+        entry(CLOCKS, self.clock, "clock")
+
+    def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
+        """The net's raw output at (x_t, t), in the dtype of `x_t`."""
+        shown, clock = self._shown(x_t, t), self._told(t)
+        if isinstance(clock, Tensor):
+            told = clock.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
+        else:
+            told = torch.full((len(x_t),), clock, dtype=torch.float32, device=x_t.device)
+        return self.net(shown, told, cond).to(x_t.dtype)
+
+    def _shown(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+        c, scale = self.path.at(t), entry(SCALES, self.scale, "scale")
+        if isinstance(t, Tensor):
+            shown = expand(scale(c), x_t) * x_t
+        else:
+            if scale not in c.derived:
+                c.derived[scale] = float(scale(c))
+            shown = x_t if c.derived[scale] == 1 else c.derived[scale] * x_t
+        return shown if self._parameter is None else shown.to(self._parameter.dtype)
+
+    def _told(self, t: float | Tensor) -> float | Tensor:
+        clock = entry(CLOCKS, self.clock, "clock")
+        if isinstance(t, Tensor):
+            return clock(self.path, t)
+        known = self.path.at(t).derived
+        if clock not in known:
+            known[clock] = float(clock(self.path, t))
+        found: float = known[clock]
+        return found
+
+    @cached_property
+    def _parameter(self) -> Tensor | None:
+        if not isinstance(self.net, nn.Module):
+            return None
+        return next((p for p in self.net.parameters() if p.is_floating_point()), None)
+
+    def _bound(self, x_t: Tensor) -> Any:
+        if not isinstance(self.net, ConditionedNet) or self.make_null is None:
+            return super()._bound(x_t)
+        return self._context(self.net, self.null(1) if self.cond is None else self.cond).expanded(len(x_t))
+
+    def null(self, num: int) -> Cond:
+        if self.make_null is not None and not self.null_trained:
             raise UntrainedNullError(
                 "this model never saw the null condition in training (conditioning.drop = 0): it can neither be guided "
                 "from it nor sampled without a condition. Use guidance 1 with a condition, or train with "
                 "conditioning.drop=0.1."
             )
-        return self.make_null(num)
+        return super().null(num)
 
     def read(self, wanted: Sequence[Condition]) -> Tensor:
         return super().read(wanted) if self.make_cond is None else self.make_cond(wanted)
 
+    def on(self, path: Path) -> Self:
+        """The same net as a model of the same data on another path.
+
+        At equal log-SNR the states of two paths differ by a factor only, so this is exact wherever the net is shown the
+        same, is told the same and means the same on both: with scale "unit" and clock "log_snr", for eps, x0 and edm on
+        any two paths, for v and score where alpha^2 + sigma^2 agree (any two variance-preserving paths), and for
+        velocity only where the paths move at the same speed too.
+
+        Raises:
+            ValueError: one of the three differs; the message says which.
+        """
+        same_to_the_net(self.path, path, scale=self.scale, clock=self.clock, prediction=self.prediction)
+        return replace(self, path=path)
+
+
+class _ReadOnce:
+    """The context of a bound condition, found when it is first asked for and again when the weights that read it have
+    changed. Where gradients are recorded it is read afresh, so that they reach those weights."""
+
+    def __init__(self) -> None:
+        self._known: tuple[list[tuple[int, int]], Context] | None = None
+        self._weights: list[Tensor] = []
+
+    def __call__(self, net: ConditionedNet, cond: Cond) -> Context:
+        if torch.is_grad_enabled():
+            return net.read(cond)
+        if self._known is None:
+            self._weights = list(net.reading_weights())
+        state = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in self._weights]
+        if self._known is None or self._known[0] != state:
+            self._known = state, net.read(cond)
+        return self._known[1]
+
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionDenoiser(Denoiser):
-    """Any function (x_t, t) -> output as an unconditional denoiser; the way in for a model from elsewhere.
+class FunctionDenoiser(OutputDenoiser):
+    """Any function (x_t, t) -> output, or (x_t, t, cond) -> output, as a denoiser; the way in for a model from
+    elsewhere.
 
     Args:
-        function: (x_t of shape (B, *dims), t) -> output in the meaning of `prediction`, same shape.
+        function: x_t of shape (B, *dims), t as the denoiser is asked, and where there is a `make_null` the condition
+            with a row a sample -> output in the meaning of `prediction`, same shape.
         path: the path it was trained on.
-        prediction: a name of `PREDICTIONS`.
+        prediction: a name of `PREDICTIONS`, with options or without, or a prediction.
+        make_null: num -> null conditions of a conditional function, which every guidance rule then takes; None for
+            one without conditions.
+        cond: the bound condition.
     """
 
-    function: Callable[[Tensor, float | Tensor], Tensor]
-    path: Path
-    prediction: str = "velocity"
+    function: Callable[..., Tensor]
 
-    def __post_init__(self) -> None:
-        check_pair(self.prediction, self.path)
-
-    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        return solve(self.prediction, self.function(x_t, t), x_t, t, self.path)
-
-    def given(self, cond: Tensor | None) -> FunctionDenoiser:
-        if cond is not None:
-            raise ValueError("a FunctionDenoiser takes no condition; bind it in the function.")
-        return self
-
-    def null(self, num: int) -> Tensor:
-        raise ValueError("a FunctionDenoiser has no null condition.")
+    def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
+        return self.function(x_t, t) if self.make_null is None else self.function(x_t, t, cond)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import Choice
 from ebbflow.core.kernels import renoise
 from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import expand, in_float64
+from ebbflow.core.times import TimeGrid
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser, Wrapped
 from ebbflow.methods.samplers import SAMPLERS, Sampler, Step
@@ -60,11 +62,11 @@ class Inpainting(Wrapped):
     mask: Tensor
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        estimate, c = self.inner(x_t, t), self.path.at(t)
-        eps = (x_t - expand(c.alpha, x_t) * self.known) / expand(c.sigma, x_t)
+        estimate = self.inner(x_t, t)
+        known = estimate.with_x0(self.known, x_t, self.path.at(t))
         return Estimate(
-            x0=torch.where(self.mask, estimate.x0, self.known),
-            eps=torch.where(self.mask, estimate.eps, eps),
+            x0=torch.where(self.mask, estimate.x0, known.x0),
+            eps=torch.where(self.mask, estimate.eps, known.eps),
             x0_variance=self._masked(estimate.x0_variance),
             log_variance_fraction=self._masked(estimate.log_variance_fraction),
         )
@@ -81,7 +83,7 @@ def sdedit(
     strength: float = 0.6,
     sampler: str = "ddim",
     num_steps: int = 50,
-    grid: str = "uniform",
+    grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
 ) -> Iterator[Step]:
     """SDEdit: noise the image to the start of a sub-grid, x = alpha x0 + sigma eps, and sample from there (Meng et al.,
@@ -131,7 +133,7 @@ def inpaint(
     jump: int = 1,
     sampler: str = "ddim",
     num_steps: int = 50,
-    grid: str = "uniform",
+    grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
 ) -> Iterator[Step]:
     """Generate where the mask is True and keep the rest exactly (`Inpainting`), with RePaint's resampling: every `jump`
@@ -273,12 +275,13 @@ def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
     Returns:
         Shape (N, *dims); exactly a at 0 and b at 1.
     """
-    u, v = (x.double().flatten() / x.double().norm() for x in (a, b))
+    first, second = in_float64(a), in_float64(b)
+    u, v = first.flatten() / first.norm(), second.flatten() / second.norm()
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
-    f = expand(fraction.double(), a.expand(len(fraction), *a.shape[1:]).double())
+    f = expand(in_float64(fraction), first.expand(len(fraction), *a.shape[1:]))
     if angle < 1e-6 or angle > math.pi - 1e-6:
-        return ((1 - f) * a + f * b).to(a)
-    return ((torch.sin((1 - f) * angle) * a + torch.sin(f * angle) * b) / torch.sin(angle)).to(a)
+        return ((1 - f) * first + f * second).to(a)
+    return ((torch.sin((1 - f) * angle) * first + torch.sin(f * angle) * second) / torch.sin(angle)).to(a)
 
 
 def interpolate(
@@ -308,11 +311,11 @@ def interpolate(
     if num < 2:
         raise ValueError(f"`num` must be at least 2 (both ends count), got {num}.")
     noises = last(invert(denoiser, pair, times, sampler=sampler, iterations=iterations))
-    between = slerp(noises[:1], noises[1:], torch.linspace(0, 1, num, dtype=torch.float64, device=pair.device))
+    between = slerp(noises[:1], noises[1:], torch.linspace(0, 1, num, dtype=torch.float64))
     return decode(denoiser, between, times, sampler)
 
 
 def psnr(x: Tensor, y: Tensor, peak: float = 2.0) -> Tensor:
     """10 log10(peak^2 / mean squared difference) of each sample in decibels, float64 of shape (B,); `peak` is the range
     of the values, 2 for images in [-1, 1]."""
-    return 10 * torch.log10(peak**2 / (x - y).double().flatten(1).square().mean(1))
+    return 10 * torch.log10(peak**2 / in_float64(x - y).flatten(1).square().mean(1))

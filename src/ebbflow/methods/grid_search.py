@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond
 from ebbflow.core.predictions import Estimate
+from ebbflow.core.shape import in_float64
 from ebbflow.errors import ConfigError, choose
-from ebbflow.methods.denoise import Denoiser, Wrapped
+from ebbflow.methods.denoise import Denoiser, Wrapped, conditional
 from ebbflow.methods.samplers import SAMPLERS
 
 TEACHER = "dpmpp_2m"  # exact in the linear part of every path, so that few times serve even where sigma grows fast
 
 
 @dataclass(frozen=True, kw_only=True)
-class Once(Wrapped):
+class FirstCallShared(Wrapped):
     """A denoiser that answers the same question about the same tensor once: all steps that leave one state share their
     first evaluation.
 
@@ -36,8 +38,8 @@ class Once(Wrapped):
             self._known.append((x_t, float(t), found))
         return found
 
-    def given(self, cond: Tensor | None) -> Once:
-        return Once(inner=self.inner.given(cond))
+    def given(self, cond: Cond | None) -> FirstCallShared:
+        return FirstCallShared(inner=conditional(self.inner).given(cond))
 
 
 def trajectory(denoiser: Denoiser, x: Tensor, times: Tensor) -> Iterator[Tensor]:
@@ -81,12 +83,12 @@ def deviations(
             "grid found serves other samplers too."
         )
     states = list(trajectory(bind(), x, times))
-    sizes = [float(state.double().square().mean()) for state in states]
+    sizes = [float(in_float64(state).square().mean()) for state in states]
     for i in range(len(times) - 1):
-        once, row = Once(inner=bind()), torch.full((len(times),), torch.inf, dtype=torch.float64)
+        once, row = FirstCallShared(inner=bind()), torch.full((len(times),), torch.inf, dtype=torch.float64)
         for j in range(i + 1, len(times)):
             (step,) = chosen(once, states[i], times[[i, j]], **(options or {}))
-            row[j] = (step.x.double() - states[j].double()).square().mean() * sizes[-1] / sizes[j]
+            row[j] = in_float64(step.x - states[j]).square().mean() * sizes[-1] / sizes[j]
         yield row
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ebbflow.core.kernels import log_density, log_level, posterior, step_divergence
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
+from ebbflow.core.shape import in_float64
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.ancestral import Variance, step_variance
@@ -101,7 +102,7 @@ def variational_bound(
     small = None
     for t, s in pairwise(ladder):
         estimate = denoiser(t.alpha * x0 + t.sigma * noise.like(x0), t.t)
-        kernel = posterior(t.coefficients, s.coefficients)
+        kernel = posterior(t, s)
         if s.sigma > 0:
             small = kernel.small
             log_variance = step_variance(kernel, estimate, variance).log().to(x0)
@@ -162,13 +163,13 @@ def log_likelihood(
     field = _Field(
         denoiser=denoiser, divergence=_divergence(trace, num_dims, probe), times=_times(denoiser.path, angles)
     )
-    u, total = math.cos(angles[0]) * x0, torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    u, total = math.cos(angles[0]) * x0, in_float64(torch.zeros(len(x0), device=x0.device))
     for here, there in pairwise(angles):
         u, gained = advance(field, u, here, there)
         total = total + gained
     end = denoiser.path.at(1.0)
     radius, sigma = float(torch.hypot(end.alpha, end.sigma)), float(end.sigma)
-    prior = log_density(radius * u.double(), torch.zeros_like(total[0]), torch.tensor(2 * math.log(sigma)).to(total))
+    prior = log_density(radius * in_float64(u), torch.zeros_like(total[0]), torch.tensor(2 * math.log(sigma)).to(total))
     return prior.flatten(1).sum(1) + num_dims * math.log(radius * math.cos(angles[0])) + total
 
 
@@ -226,16 +227,16 @@ def _divergence(trace: Trace, num_dims: int, probe: Tensor | None) -> Divergence
 
     def hutchinson(u: Tensor, slope: Tensor, estimate: Estimate, angle: float) -> Tensor:
         (back,) = torch.autograd.grad((slope * kept.to(slope)).sum(), u)
-        return (back * kept.to(back)).double().flatten(1).sum(1)
+        return in_float64(back * kept.to(back)).flatten(1).sum(1)
 
     return hutchinson
 
 
 def _exact_divergence(u: Tensor, slope: Tensor, estimate: Estimate, angle: float) -> Tensor:
-    flat, total = slope.flatten(1), torch.zeros(len(u), dtype=torch.float64, device=u.device)
+    flat, total = slope.flatten(1), in_float64(torch.zeros(len(u), device=u.device))
     for i in range(flat.shape[1]):
         (back,) = torch.autograd.grad(flat[:, i].sum(), u, retain_graph=True)
-        total = total + back.flatten(1)[:, i].double()
+        total = total + in_float64(back.flatten(1)[:, i])
     return total
 
 
@@ -243,7 +244,7 @@ def _known_divergence(u: Tensor, slope: Tensor, estimate: Estimate, angle: float
     """From the second-order Tweedie identity d x0 / d x_t = alpha Var[x0 | x_t] / sigma^2."""
     if estimate.x0_variance is None:
         raise ValueError("trace 'known' needs a denoiser that knows Var[x0 | x_t]. Use 'exact' or 'hutchinson'.")
-    kept = 1 - estimate.x0_variance.double() / math.sin(angle) ** 2
+    kept = 1 - in_float64(estimate.x0_variance) / math.sin(angle) ** 2
     return kept.flatten(1).sum(1) / math.tan(angle)
 
 

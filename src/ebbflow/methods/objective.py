@@ -9,13 +9,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import Choice, spelt
 from ebbflow.core.kernels import log_density, log_level, posteriors, step_divergence
 from ebbflow.core.paths import Path
-from ebbflow.core.predictions import PREDICTIONS, check_pair, path_name, solve
+from ebbflow.core.predictions import PREDICTIONS, Prediction, check_pair, path_name, prediction_of, solve
 from ebbflow.core.shape import expand
-from ebbflow.core.times import TIME_SAMPLERS, num_table_steps
-from ebbflow.core.weights import WEIGHTS, loss_weight
-from ebbflow.errors import choose
+from ebbflow.core.times import TIME_SAMPLERS, TimeSampler, num_table_steps, time_sampler
+from ebbflow.core.weights import WEIGHTS, Weight, loss_weight, weight_of
 
 
 class Outputs(Protocol):
@@ -41,9 +41,8 @@ class Objective:
 
     Args:
         path: the path.
-        prediction: a name of `PREDICTIONS`.
-        times: a name of `TIME_SAMPLERS`.
-        weight: a name of `WEIGHTS`.
+        prediction, times, weight: entries of `PREDICTIONS`, `TIME_SAMPLERS` and `WEIGHTS`: a name, {"kind": name,
+            option: value}, or the object.
         variance: "learned" takes a net of 2C output channels, whose second half is trained by `vlb_weight` times the
             variational bound: the hybrid objective of Nichol & Dhariwal (2021, eq. 16, 2102.09672).
         levels: whether images are levels u8 / 127.5 - 1, whose mass the bound measures; False for latents.
@@ -55,42 +54,39 @@ class Objective:
     """
 
     path: Path
-    prediction: str = field(default="velocity", kw_only=True)
-    times: str = field(default="uniform", kw_only=True)
-    weight: str = field(default="uniform", kw_only=True)
+    prediction: Choice | Prediction = field(default="velocity", kw_only=True)
+    times: Choice | TimeSampler = field(default="uniform", kw_only=True)
+    weight: Choice | Weight = field(default="uniform", kw_only=True)
     variance: Literal["fixed", "learned"] = field(default="fixed", kw_only=True)
     vlb_weight: float = field(default=0.001, kw_only=True)
     levels: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
-        choose(TIME_SAMPLERS, self.times, "time sampling")
-        choose(WEIGHTS, self.weight, "weighting")
+        time_sampler(self.times)
+        is_uniform = weight_of(self.weight) == WEIGHTS["uniform"]
         check_pair(self.prediction, self.path)
-        if self.prediction == "score" and self.weight == "uniform":
+        if prediction_of(self.prediction) == PREDICTIONS["score"] and is_uniform:
             raise ValueError(
                 "the unweighted score loss diverges as sigma -> 0. Use weight 'snr', which is sigma^2 times the "
                 "score loss."
             )
-        if self.weight == "uniform" and self._diverges():
+        if is_uniform and self._diverges():
             raise ValueError(
-                f"the uniform loss of prediction {self.prediction!r} diverges as t -> 0 on path "
-                f"{path_name(self.path)!r}, which starts at infinite speed, with times {self.times!r}. Use prediction "
-                "v, weight 'snr' or times 'logit_normal'."
+                f"the uniform loss of prediction {spelt(self.prediction)!r} diverges as t -> 0 on path "
+                f"{path_name(self.path)!r}, which starts at infinite speed, with times {spelt(self.times)!r}. "
+                "Use prediction v, weight 'snr' or times 'logit_normal'."
             )
 
     def _diverges(self) -> bool:
         """Whether the target is unbounded at t = 0 while t has a density there; a table never reaches t = 0."""
-        bounded = all(bool(torch.isfinite(k)) for k in PREDICTIONS[self.prediction](self.path.at(0.0)))
+        bounded = all(bool(torch.isfinite(k)) for k in prediction_of(self.prediction)(self.path.at(0.0)))
         near = torch.tensor(1e-12, dtype=torch.float64)
-        return (
-            not bounded
-            and self.times != "discrete"
-            and float(TIME_SAMPLERS[self.times].density(near, self.path)) > 1e-3
-        )
+        times = time_sampler(self.times)
+        return not bounded and times != TIME_SAMPLERS["discrete"] and float(times.density(near, self.path)) > 1e-3
 
     def draw_times(self, num: int, generator: torch.Generator) -> Tensor:
         """t, float64 of shape (num,)."""
-        return TIME_SAMPLERS[self.times].draw(num, self.path, generator)
+        return time_sampler(self.times).draw(num, self.path, generator)
 
     def losses(self, model: Outputs, x0: Tensor, cond: Tensor | None, eps: Tensor, t: Tensor) -> Tensor:
         """The weighted loss of each sample, a mean over its elements, float32 (or wider) of shape (B,). One network
@@ -100,7 +96,7 @@ class Objective:
             ValueError: the net has not the number of output channels that `variance` asks for.
         """
         c = self.path.at(t)
-        a, b = PREDICTIONS[self.prediction](c)
+        a, b = prediction_of(self.prediction)(c)
         x_t = self.path.mix(x0, eps, t)
         out = model.output(x_t, t, cond)
         wanted = x0.shape[1] * (2 if self.variance == "learned" else 1)
@@ -112,7 +108,7 @@ class Objective:
         mean = out[:, : x0.shape[1]]
         error = (mean - (expand(a, x0) * x0 + expand(b, x0) * eps)).flatten(1)
         error = error.to(torch.promote_types(error.dtype, torch.float32))
-        weight = loss_weight(WEIGHTS[self.weight], c, a * c.sigma - b * c.alpha)
+        weight = loss_weight(weight_of(self.weight), c, a * c.sigma - b * c.alpha)
         simple = weight.to(error) * error.pow(2).mean(1)
         if self.variance == "fixed":
             return simple

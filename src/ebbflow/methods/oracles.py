@@ -9,16 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Conditional, Denoiser
 
 Values = float | list[float] | Tensor
-
-
-def _unconditional(name: str) -> ValueError:
-    return ValueError(f"oracle {name} takes no condition; `GaussianMixture` does (the index of a component).")
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,9 @@ class Gaussian(Denoiser):
         terms = (x_t - expand(c.alpha, x_t) * mean) ** 2 / spread + torch.log(2 * math.pi * spread)
         return -terms.expand(x_t.shape).flatten(1).sum(1) / 2
 
-    def given(self, cond: Tensor | None) -> Gaussian:
-        if cond is not None:
-            raise _unconditional("Gaussian")
-        return self
-
-    def null(self, num: int) -> Tensor:
-        raise _unconditional("Gaussian")
-
 
 @dataclass(frozen=True)
-class GaussianMixture(Denoiser):
+class GaussianMixture(Conditional):
     """Data sum_k w_k N(means_k, stds_k^2): x0(x_t) = sum_k r_k(x_t) [m_k + alpha s_k^2 (x_t - alpha m_k) / (alpha^2
     s_k^2 + sigma^2)].
 
@@ -122,7 +111,9 @@ class GaussianMixture(Denoiser):
         """log p_t(x_t), shape (B,)."""
         return torch.logsumexp(self._components(x_t, t)[-1], dim=1)
 
-    def given(self, cond: Tensor | None) -> GaussianMixture:
+    def given(self, cond: Cond | None) -> GaussianMixture:
+        if not (cond is None or isinstance(cond, Tensor)):
+            raise ValueError(f"a GaussianMixture takes a tensor of component indices, got {sorted(cond)}.")
         return GaussianMixture(self.means, self.stds, self.weights, self.path, cond=cond)
 
     def null(self, num: int) -> Tensor:
@@ -154,11 +145,3 @@ class FiniteData(Denoiser):
         eps = (flat - alpha * x0) / sigma
         variance = (r @ data**2 - x0**2).clamp(min=0)
         return Estimate(x0=x0.view_as(x_t), eps=eps.view_as(x_t), x0_variance=variance.view_as(x_t))
-
-    def given(self, cond: Tensor | None) -> FiniteData:
-        if cond is not None:
-            raise _unconditional("FiniteData")
-        return self
-
-    def null(self, num: int) -> Tensor:
-        raise _unconditional("FiniteData")

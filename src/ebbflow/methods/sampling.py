@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import Choice
 from ebbflow.core.noise import Noise
-from ebbflow.core.times import TIME_GRIDS
+from ebbflow.core.times import TimeGrid, time_grid
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import SAMPLERS, Step
@@ -21,7 +22,7 @@ def walk(
     *,
     sampler: str = "ddim",
     num_steps: int = 50,
-    grid: str = "uniform",
+    grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
     times: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
@@ -32,7 +33,8 @@ def walk(
         denoiser: with its condition bound, one row a sample.
         dims: shape of one sample.
         seeds: one integer a sample.
-        sampler, grid: names of `SAMPLERS` and `TIME_GRIDS`.
+        sampler: a name of `SAMPLERS`.
+        grid: a name of `TIME_GRIDS`, with options or without, or a function (path, num_steps).
         num_steps: at least 1.
         options: keyword options of the sampler.
         times: the grid itself, num_steps + 1 falling times, in the place of `grid`.
@@ -75,8 +77,8 @@ def walk_from(
     return chosen(denoiser, x, times, **extra, **(options or {}))
 
 
-def grid_times(denoiser: Denoiser, grid: str, num_steps: int) -> Tensor:
-    """The time grid called `grid` on the denoiser's path."""
+def grid_times(denoiser: Denoiser, grid: Choice | TimeGrid, num_steps: int) -> Tensor:
+    """The time grid `grid` on the denoiser's path."""
     if num_steps < 1:
         raise ValueError(f"the number of steps must be at least 1, got {num_steps}.")
-    return choose(TIME_GRIDS, grid, "time grid")(denoiser.path, num_steps)
+    return time_grid(grid)(denoiser.path, num_steps)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.noise import generator_for
 from ebbflow.core.predictions import Estimate
-from ebbflow.methods.denoise import Denoiser, Wrapped
+from ebbflow.core.shape import expand, in_float64
+from ebbflow.methods.denoise import Denoiser, Wrapped, conditional
 
 NUM_LEVELS = 29
 LOG_SNR_RANGE = (-14.0, 14.0)
@@ -59,14 +61,13 @@ class AnalyticVariance(Wrapped):
     table: VarianceTable
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        variance = self.table.at(self.path.log_snr(t).cpu()).to(x_t)
-        rows = variance.reshape(-1, *[1] * (x_t.ndim - 1)).expand(x_t.shape)
+        rows = expand(self.table.at(self.path.log_snr(t).cpu()).expand(len(x_t)), x_t).expand(x_t.shape)
         return replace(self.inner(x_t, t), x0_variance=rows)
 
 
 @torch.no_grad()
 def measure_variance(
-    denoiser: Denoiser, x0: Tensor, cond: Tensor | None, *, seed: int = 0, batch_size: int = 128
+    denoiser: Denoiser, x0: Tensor, cond: Cond | None, *, seed: int = 0, batch_size: int = 128
 ) -> VarianceTable:
     """The table of a denoiser on data x0, (N, *dims), with the conditions `cond` of its rows.
 
@@ -80,10 +81,10 @@ def measure_variance(
     return VarianceTable(log_snr=tuple(levels), variance=tuple(max(value, 1e-12) for value in found))
 
 
-def _error(denoiser: Denoiser, x0: Tensor, cond: Tensor | None, eps: Tensor, t: float, batch_size: int) -> float:
+def _error(denoiser: Denoiser, x0: Tensor, cond: Cond | None, eps: Tensor, t: float, batch_size: int) -> float:
     total = 0.0
     for rows in torch.arange(len(x0)).split(batch_size):
-        bound = denoiser if cond is None else denoiser.given(cond[rows])
+        bound = denoiser if cond is None else conditional(denoiser).given(rows_of(cond, rows))
         guess = bound(denoiser.path.mix(x0[rows], eps[rows], t), t).x0
-        total += float((guess - x0[rows]).double().pow(2).sum())
+        total += float(in_float64(guess - x0[rows]).pow(2).sum())
     return total / x0.numel()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.noise import generator_for
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, conditional
 
 LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 
@@ -18,7 +19,7 @@ LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 def denoising_errors(
     denoiser: Denoiser,
     x0: Tensor,
-    cond: Tensor | None,
+    cond: Cond | None,
     *,
     levels: Sequence[float] = LEVELS,
     seed: int = 0,
@@ -56,7 +57,7 @@ def denoising_errors(
 def _errors(
     denoiser: Denoiser,
     x0: Tensor,
-    cond: Tensor | None,
+    cond: Cond | None,
     eps: Tensor,
     t: Tensor,
     batch_size: int,
@@ -65,7 +66,7 @@ def _errors(
     sums = torch.zeros(2, dtype=torch.float64)
     for rows in torch.arange(len(x0)).split(batch_size):
         clean, noise = x0[rows].to(device), eps[rows].to(device)
-        bound = denoiser if cond is None else denoiser.given(cond[rows].to(device))
+        bound = denoiser if cond is None else conditional(denoiser).given(rows_of(cond, rows))
         estimate = bound(denoiser.path.mix(clean, noise, t), t)
         errors = ((estimate.x0 - clean), (estimate.eps - noise))
         sums += torch.stack([error.double().square().sum().cpu() for error in errors])

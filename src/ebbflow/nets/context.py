@@ -24,6 +24,13 @@ class Context:
     tokens: Tensor | None = None
     mask: Tensor | None = None
 
+    def expanded(self, num: int) -> Context:
+        """A context of a single row, repeated for `num` samples; another one as it is."""
+        rows = {name: k for name, k in vars(self).items() if k is not None}
+        if num == 1 or any(len(k) != 1 for k in rows.values()):
+            return self
+        return Context(**{name: k.expand(num, *k.shape[1:]) for name, k in rows.items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContextSpec:
@@ -32,8 +39,7 @@ class ContextSpec:
     Args:
         dim: width of the vector and of the tokens.
         injection: "add" (to what the net adds its time to, or to its tokens), "scale" (a scale and shift of every
-            block's features), or
-            "cross_attention" to the tokens.
+            block's features), or "cross_attention" to the tokens.
     """
 
     dim: int

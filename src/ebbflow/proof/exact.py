@@ -2,17 +2,15 @@
 possible.
 
 The data law has independent coordinates, so each coordinate of the probability-flow ODE keeps its quantiles: the
-solution that carries x at t to s is
-F_s^{-1}(F_t(x)), with no integrator in it. On Gaussian data a stochastic sampler is affine in its draws, so its mean
-and variance are sums over the
-draws, one impulse each.
+solution that carries x at t to s is F_s^{-1}(F_t(x)), with no integrator in it. On Gaussian data a stochastic sampler
+is affine in its draws, so its mean and variance are sums over the draws, one impulse each.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -33,31 +31,6 @@ MODE_STDS = torch.tensor([0.3, 0.2, 0.25], dtype=F64)
 MODE_WEIGHTS = torch.tensor([0.3, 0.5, 0.2], dtype=F64)
 CENTRE, WIDTH = 0.4, 0.8  # the second coordinate: a Gaussian of another scale
 GAUSSIAN_MEAN, GAUSSIAN_STD = torch.tensor([0.5, -1.0], dtype=F64), torch.tensor([0.3, 1.2], dtype=F64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remembered(Path):
-    """A path that computes its coefficients at a plain number once: walks ask for the same times again and again.
-
-    Args:
-        inner: the path itself.
-    """
-
-    inner: Path
-    known: dict[float, Coefficients] = field(default_factory=dict)
-
-    def at(self, t: float | Tensor) -> Coefficients:
-        if not isinstance(t, float):
-            return self.inner.at(t)
-        if t not in self.known:
-            self.known[t] = self.inner.at(t)
-        return self.known[t]
-
-    def scales(self, t: Tensor) -> Coefficients:
-        return self.inner.at(t)
-
-    def unshifted_time_of(self, log_snr: Tensor) -> Tensor:
-        return self.inner.time_of(log_snr)
 
 
 def mixture(path: Path) -> GaussianMixture:
@@ -139,12 +112,6 @@ class Layered(Denoiser):
             eps=torch.cat([part.eps for part in parts]),
             x0_variance=known.x0_variance,
         )
-
-    def given(self, cond: Tensor | None) -> Denoiser:
-        raise ValueError("an oracle under verification takes no condition.")
-
-    def null(self, num: int) -> Tensor:
-        raise ValueError("an oracle under verification has no null condition.")
 
 
 class Stream(Noise):

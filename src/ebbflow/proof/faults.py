@@ -61,7 +61,7 @@ class Bench:
         regular = tuple(p for p, fault in pairs.items() if fault is None and not is_singular(p, path))
         start, end = (exact.quantiles(path, t, exact.lattice(num)) for t in (1.0, 0.0))
         high, low = (exact.quantiles(path, t, exact.lattice(64)) for t in (HIGH, LOW))
-        oracle = exact.mixture(exact.Remembered(inner=path))
+        oracle = exact.mixture(path)
         return cls(
             path=path,
             oracle=oracle,

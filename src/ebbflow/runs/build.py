@@ -10,6 +10,7 @@ from torch import Tensor
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
 from ebbflow.config import AutoencoderConfig, ClassifierConfig, RunConfig
 from ebbflow.core.noise import fresh_weights, generator_for
+from ebbflow.core.times import Importance, time_sampler
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
@@ -98,7 +99,7 @@ def build_autoencoder(config: AutoencoderConfig, dims: tuple[int, ...]) -> Autoe
 def build_times(config: RunConfig) -> ImportanceTimes | None:
     """The memory of importance sampling, for runs that draw their times so."""
     o = config.objective
-    return ImportanceTimes(config.path, o.time_bins) if o.times == "importance" else None
+    return ImportanceTimes(config.path, o.time_bins) if time_sampler(o.times) == Importance() else None
 
 
 def build_uncertainty(config: RunConfig) -> Uncertainty | None:

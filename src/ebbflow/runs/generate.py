@@ -16,8 +16,7 @@ from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.clipping import Clipped
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance import takes_condition
+from ebbflow.methods.denoise import Denoiser, takes_condition
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import walk
 from ebbflow.runs.build import drop_of

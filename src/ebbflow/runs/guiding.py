@@ -16,7 +16,7 @@ from torch import Tensor
 from ebbflow.conditioning import DataFacts, LabelConditioning, NoConditioning
 from ebbflow.data.convert import recolour, resize
 from ebbflow.errors import ConfigError, DataError, choose, nearest
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, conditional
 from ebbflow.methods.guidance import (
     CONDITION_RULES,
     EMPHASES,
@@ -222,7 +222,7 @@ def _conditioned(denoiser: Denoiser, request: Request, cond: Tensor | None, nega
         guided = autoguidance(denoiser, bad=guides.bad, guidance=request.guidance, interval=request.interval)
         return guided if cond is None else guided.given(cond)
     if request.guidance == 1 or (cond is None and negative is None):
-        return denoiser if cond is None else denoiser.given(cond)
+        return denoiser if cond is None else conditional(denoiser).given(cond)
     return CONDITION_RULES[guides.rule](
         denoiser,
         guidance=request.guidance,

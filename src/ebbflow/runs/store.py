@@ -18,6 +18,7 @@ from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import write_text
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.plugins import loaded
 from ebbflow.runs.build import build_denoiser
 from ebbflow.runs.spaces import FILE, read_space
 from ebbflow.training import checkpoint
@@ -96,6 +97,7 @@ def describe(config: AnyConfig, facts: DataFacts) -> dict[str, Any]:
         "config": to_dict(config),
         "facts": {key: value for key, value in asdict(facts).items() if (key, value) != ("latent_dims", None)},
         "versions": {"ebbflow": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "plugins": [plugin.name for plugin in loaded()],
     }
 
 
@@ -153,9 +155,15 @@ def open_run(path: str | Path) -> Run:
         known = read_facts(opened.state["facts"])
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(
-            f"{opened.folder / 'state.json'} does not describe a model of this version: {error}"
+            f"{opened.folder / 'state.json'} does not describe a model of this version: {error}{_wanting(opened)}"
         ) from error
     return Run(folder=folder, config=config, facts=known, checkpoint=opened)
+
+
+def _wanting(opened: Checkpoint) -> str:
+    """The plugins that a checkpoint was made with and that are not loaded; they are never imported by themselves."""
+    wanting = [name for name in opened.state.get("plugins", ()) if name not in {plugin.name for plugin in loaded()}]
+    return f" It was made with the plugin {', '.join(map(str, wanting))}: say so by `import`." if wanting else ""
 
 
 def claim(folder: Path, config: AnyConfig, facts: DataFacts) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.core.paths import DiscretePath
-from ebbflow.core.times import num_table_steps, trailing, uniform
+from ebbflow.core.times import TIME_GRIDS, num_table_steps
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
@@ -132,7 +132,7 @@ def _batch(
 def _bound_grid(run: Run, question: Question) -> Tensor:
     path = run.config.path
     steps = question.num_steps or num_table_steps(path)
-    return trailing(path, steps) if isinstance(path, DiscretePath) else uniform(path, steps)
+    return TIME_GRIDS["trailing" if isinstance(path, DiscretePath) else "uniform"](path, steps)
 
 
 def _report(run: Run, denoiser: NetDenoiser, nats: dict[str, Tensor], question: Question) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ebbflow.core.paths import Path
 from ebbflow.core.times import TIME_SAMPLERS, num_table_steps
-from ebbflow.methods.denoise import clock_of
+from ebbflow.methods.told import CLOCKS
 from ebbflow.nets.embeddings import frequencies
 
 HISTORY = 10
@@ -97,5 +97,5 @@ class Uncertainty(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """u of each t, float32 of shape (B,)."""
-        waves = frequencies(clock_of(self.path, t, "log_snr").to(self.weight.device), self.num_frequencies)
+        waves = frequencies(CLOCKS["log_snr"](self.path, t).to(self.weight.device), self.num_frequencies)
         return waves @ self.weight + self.bias

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.noise import generator_for
+from ebbflow.core.predictions import prediction_of
+from ebbflow.core.times import Importance, time_sampler
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Losses, Objective
 from ebbflow.training.adaptive import ImportanceTimes, Uncertainty
@@ -100,7 +102,7 @@ def fit(
         raise ValueError("fit() trains a model whose net is a torch module.")
     working = WorkingCopy(denoiser.net.train(), dtype)
     model = replace(denoiser, net=working.module)
-    if times is None and isinstance(objective, Objective) and objective.times == "importance":
+    if times is None and isinstance(objective, Objective) and time_sampler(objective.times) == Importance():
         times = ImportanceTimes(objective.path)
     device = next(denoiser.net.parameters()).device
     measure = _Measure(objective=objective, times=times, uncertainty=uncertainty, device=device)
@@ -117,7 +119,8 @@ def fit(
 
 
 def _require_same_meaning(denoiser: NetDenoiser, objective: Objective) -> None:
-    if (denoiser.path, denoiser.prediction) != (objective.path, objective.prediction):
+    meant, learnt = prediction_of(denoiser.prediction), prediction_of(objective.prediction)
+    if (denoiser.path, meant) != (objective.path, learnt):
         raise ValueError("the denoiser and the objective must share their path and prediction.")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance.apg import APG, apg
 from ebbflow.methods.guidance.autoguidance import Autoguidance, autoguidance
-from ebbflow.methods.guidance.branches import BATCH_LIMIT, Branches, combine, takes_condition, with_x0
+from ebbflow.methods.guidance.branches import BATCH_LIMITS, Branches, combine
 from ebbflow.methods.guidance.cfg_zero_star import CFGZeroStar, cfg_zero_star
 from ebbflow.methods.guidance.classifier import (
     ClassifierGuidance,
@@ -35,7 +35,7 @@ GUIDANCE: dict[str, Callable[..., Denoiser]] = {
 
 __all__ = [
     "APG",
-    "BATCH_LIMIT",
+    "BATCH_LIMITS",
     "CONDITION_RULES",
     "EMPHASES",
     "GUIDANCE",
@@ -58,6 +58,4 @@ __all__ = [
     "combine",
     "loss_guidance",
     "misfit",
-    "takes_condition",
-    "with_x0",
 ]

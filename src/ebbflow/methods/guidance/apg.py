@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance.branches import Branches, Interval, moved
+from ebbflow.methods.guidance.branches import Branches, Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class APG(Branches):
         if self.norm_threshold is not None:
             difference = difference * (self.norm_threshold / _norm(difference)).clamp(max=1)
         parallel, orthogonal = split(difference, c.x0)
-        return moved(self, c, (self.guidance - 1) * (orthogonal + self.eta * parallel), t)
+        shift = (self.guidance - 1) * (orthogonal + self.eta * parallel)
+        return c.with_x0(c.x0 + shift, x_t, self.path.at(t))
 
 
 def split(x: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +62,7 @@ def apg(
     denoiser: Denoiser,
     *,
     guidance: float,
-    negative: Tensor | None = None,
+    negative: Cond | None = None,
     interval: Interval = None,
     rescale: float = 0.0,
     batched: bool | None = None,

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ebbflow.core.condition import Condition
+from ebbflow.core.condition import Cond, Condition
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance.branches import Interval, check_interval, combine, inside, pick, takes_condition
+from ebbflow.methods.denoise import Conditional, Denoiser, conditional, takes_condition
+from ebbflow.methods.guidance.branches import Interval, check_interval, combine, inside
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autoguidance(Denoiser):
+class Autoguidance(Conditional):
     """bad + w (good - bad), both given the same condition (Karras et al., 2024, eq. 4, 2406.02507).
 
     w = 1 is the good model and w = 0 the bad one, each at the cost of one evaluation; any other w costs one of each. A
@@ -45,28 +46,28 @@ class Autoguidance(Denoiser):
             )
 
     @property
-    def path(self):  # type: ignore[no-untyped-def,override]
+    def path(self) -> Path:  # type: ignore[override]
         """The path of both."""
         return self.good.path
 
-    def given(self, cond: Tensor | None) -> Autoguidance:
-        bad = self.bad.given(cond) if cond is None or takes_condition(self.bad) else self.bad
-        return replace(self, good=self.good.given(cond), bad=bad)
+    def given(self, cond: Cond | None) -> Autoguidance:
+        bad = conditional(self.bad).given(cond) if takes_condition(self.bad) else self.bad
+        return replace(self, good=conditional(self.good).given(cond), bad=bad)
 
-    def null(self, num: int) -> Tensor:
-        return self.good.null(num)
+    def null(self, num: int) -> Cond:
+        return conditional(self.good).null(num)
 
     def read(self, wanted: Sequence[Condition]) -> Tensor:
         return self.good.read(wanted)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         active = inside(self.path, t, self.interval)
-        if self.guidance == 1 or not bool(active.any()):
+        if self.guidance == 1 or active.nowhere:
             return self.good(x_t, t)
-        if self.guidance == 0 and bool(active.all()):
+        if self.guidance == 0 and active.everywhere:
             return self.bad(x_t, t)
         good = self.good(x_t, t)
-        return pick(active, combine(self.bad(x_t, t), good, self.guidance), good)
+        return active.pick(combine(self.bad(x_t, t), good, self.guidance), good)
 
 
 def autoguidance(denoiser: Denoiser, *, bad: Denoiser, guidance: float, interval: Interval = None) -> Autoguidance:

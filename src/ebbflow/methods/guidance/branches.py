@@ -4,38 +4,28 @@ the window."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from ebbflow.core.condition import cat_rows, expand_rows
+from ebbflow.core.condition import Cond, cat_rows, expand_rows
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
-from ebbflow.methods.denoise import Denoiser, UntrainedNullError, Wrapped
+from ebbflow.methods.denoise import Denoiser, Wrapped, conditional, takes_condition
 
-BATCH_LIMIT = 16  # up to this many samples one pass of both branches is faster than two
+BATCH_LIMITS = {
+    "cpu": 16
+}  # up to this many samples one pass of both branches is faster than two; elsewhere it always is
 Interval = tuple[float, float] | None
 
 
 def combine(u: Estimate, c: Estimate, guidance: float) -> Estimate:
     """u + w (c - u) in x0 and eps alike; what the branches know of their variance is the conditional branch's."""
-    return replace(c, x0=u.x0 + guidance * (c.x0 - u.x0), eps=u.eps + guidance * (c.eps - u.eps))
-
-
-def with_x0(denoiser: Denoiser, estimate: Estimate, x0: Tensor, x_t: Tensor, t: float | Tensor) -> Estimate:
-    """`estimate` with another x0, and the eps that goes with it: eps = (x_t - alpha x0) / sigma."""
-    c = denoiser.path.at(t)
-    return replace(estimate, x0=x0, eps=(x_t - expand(c.alpha, x_t) * x0) / expand(c.sigma, x_t))
-
-
-def moved(denoiser: Denoiser, estimate: Estimate, shift: Tensor, t: float | Tensor) -> Estimate:
-    """`estimate` with `shift` added to x0, and to eps what keeps alpha x0 + sigma eps: -alpha / sigma times it."""
-    c = denoiser.path.at(t)
-    ratio = expand(c.alpha / c.sigma, shift)
-    return replace(estimate, x0=estimate.x0 + shift, eps=estimate.eps - ratio * shift)
+    return replace(c, x0=torch.lerp(u.x0, c.x0, guidance), eps=torch.lerp(u.eps, c.eps, guidance))
 
 
 def check_interval(interval: Interval) -> None:
@@ -44,31 +34,29 @@ def check_interval(interval: Interval) -> None:
         raise ValueError(f"`interval` must be (low, high) in log-SNR with low < high, got {interval}.")
 
 
-def inside(path: Path, t: float | Tensor, interval: Interval) -> Tensor:
-    """Whether each t lies in the log-SNR window, ends included; bool of the shape of t."""
-    level = path.log_snr(t)
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """For which samples a rule acts: all of them, none, or those of a mask of shape (B,)."""
+
+    rows: Tensor | None
+    everywhere: bool
+    nowhere: bool
+
+    def pick(self, guided: Estimate, plain: Estimate) -> Estimate:
+        """`guided` where the rule acts, `plain` elsewhere."""
+        if self.everywhere or self.nowhere or self.rows is None:
+            return plain if self.nowhere else guided
+        rows = self.rows.to(plain.x0.device).reshape(-1, *[1] * (plain.x0.ndim - 1))
+        return replace(guided, x0=torch.where(rows, guided.x0, plain.x0), eps=torch.where(rows, guided.eps, plain.eps))
+
+
+def inside(path: Path, t: float | Tensor, interval: Interval) -> Where:
+    """Where each t lies in the log-SNR window, ends included."""
     if interval is None:
-        return torch.ones_like(level, dtype=torch.bool)
-    return (level >= interval[0]) & (level <= interval[1])
-
-
-def pick(where: Tensor, guided: Estimate, plain: Estimate) -> Estimate:
-    """`guided` for the samples for which `where`, shape () or (B,), holds, `plain` for the others."""
-    if where.ndim == 0:
-        return guided if bool(where) else plain
-    rows = where.to(plain.x0.device).reshape(-1, *[1] * (plain.x0.ndim - 1))
-    return replace(guided, x0=torch.where(rows, guided.x0, plain.x0), eps=torch.where(rows, guided.eps, plain.eps))
-
-
-def takes_condition(denoiser: Denoiser) -> bool:
-    """Whether a denoiser knows conditions, which is whether it has a null one."""
-    try:
-        denoiser.null(1)
-    except UntrainedNullError:
-        return True
-    except ValueError:
-        return False
-    return True
+        return Where(rows=None, everywhere=True, nowhere=False)
+    level = path.log_snr(t)
+    rows = (level >= interval[0]) & (level <= interval[1])
+    return Where(rows=rows if rows.ndim else None, everywhere=bool(rows.all()), nowhere=not bool(rows.any()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +79,24 @@ class Branches(Wrapped):
     """
 
     guidance: float
-    cond: Any = None
-    negative: Any = None
+    cond: Cond | None = None
+    negative: Cond | None = None
     interval: Interval = None
     rescale: float = 0.0
     batched: bool | None = None
+
+    _bound: dict[tuple[bool, int], Denoiser] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"`rescale` must be in [0, 1], got {self.rescale}.")
         check_interval(self.interval)
         if self.negative is None:
-            self.inner.null(1)
+            conditional(self.inner).null(1)
         elif not takes_condition(self.inner):
             raise ValueError("this model was trained without a condition; there is no negative one either.")
 
-    def given(self, cond: Any) -> Self:
+    def given(self, cond: Cond | None) -> Self:
         return replace(self, cond=cond)
 
     @abstractmethod
@@ -119,41 +109,53 @@ class Branches(Wrapped):
         return False
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        num = x_t.shape[0]
-        cond: Any = expand_rows(self.inner.null(num) if self.cond is None else self.cond, num)
-        negative: Any = expand_rows(self.inner.null(num) if self.negative is None else self.negative, num)
-        active = inside(self.path, t, self.interval)
-        if self.guidance == 1 or not bool(active.any()):
-            return self.inner.given(cond)(x_t, t)
-        if self.guidance == 0 and self.unconditional_at_zero and bool(active.all()):
-            return self.inner.given(negative)(x_t, t)
-        u, c = self._branches(x_t, t, negative, cond)
+        num, active = len(x_t), inside(self.path, t, self.interval)
+        if self.guidance == 1 or active.nowhere:
+            return self._branch(True, num)(x_t, t)
+        if self.guidance == 0 and self.unconditional_at_zero and active.everywhere:
+            return self._branch(False, num)(x_t, t)
+        u, c = self._branches(x_t, t)
         guided = self.guided(u, c, x_t, t)
         if self.rescale > 0:
             ratio = _spread_ratio(c.x0, guided.x0)
-            guided = with_x0(self, guided, guided.x0 * (self.rescale * ratio + 1 - self.rescale), x_t, t)
-        return pick(active, guided, c)
+            guided = guided.with_x0(guided.x0 * (self.rescale * ratio + 1 - self.rescale), x_t, self.path.at(t))
+        return active.pick(guided, c)
 
-    def _branches(self, x_t: Tensor, t: float | Tensor, negative: Any, cond: Any) -> tuple[Estimate, Estimate]:
-        num = x_t.shape[0]
-        if not (num <= BATCH_LIMIT if self.batched is None else self.batched):
-            return self.inner.given(negative)(x_t, t), self.inner.given(cond)(x_t, t)
+    def _condition(self, positive: bool, num: int) -> Cond:
+        """The condition of a branch, a row for each of `num` samples."""
+        bound = self.cond if positive else self.negative
+        return expand_rows(conditional(self.inner).null(num) if bound is None else bound, num)
+
+    def _branch(self, positive: bool, num: int) -> Denoiser:
+        """The model with the condition of a branch bound: once, so that a text is read once."""
+        if (positive, num) not in self._bound:
+            self._bound[positive, num] = conditional(self.inner).given(self._condition(positive, num))
+        return self._bound[positive, num]
+
+    def _branches(self, x_t: Tensor, t: float | Tensor) -> tuple[Estimate, Estimate]:
+        num = len(x_t)
+        if not (num <= BATCH_LIMITS.get(x_t.device.type, num) if self.batched is None else self.batched):
+            return self._branch(False, num)(x_t, t), self._branch(True, num)(x_t, t)
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        joint: Any = cat_rows([negative, cond])
-        both = self.inner.given(joint)(torch.cat([x_t, x_t]), times)
+        both = self._both(num)(torch.cat([x_t, x_t]), times)
         return _rows_of(both, slice(0, num)), _rows_of(both, slice(num, None))
+
+    def _both(self, num: int) -> Denoiser:
+        """The model with both conditions bound, the negative ones first."""
+        if (True, -num) not in self._bound:
+            rows = cat_rows([self._condition(False, num), self._condition(True, num)])
+            self._bound[True, -num] = conditional(self.inner).given(rows)
+        return self._bound[True, -num]
 
 
 def _rows_of(estimate: Estimate, rows: slice) -> Estimate:
-    def cut(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[rows]
+    return each_tensor(estimate, lambda values: values[rows])
 
-    return Estimate(
-        x0=estimate.x0[rows],
-        eps=estimate.eps[rows],
-        x0_variance=cut(estimate.x0_variance),
-        log_variance_fraction=cut(estimate.log_variance_fraction),
-    )
+
+def each_tensor(estimate: Estimate, change: Callable[[Tensor], Tensor]) -> Estimate:
+    """An estimate with every tensor that it holds changed alike."""
+    held = {name: values for name, values in vars(estimate).items() if values is not None}
+    return replace(estimate, **{name: change(values) for name, values in held.items()})
 
 
 def _spread_ratio(x: Tensor, other: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import as_time, expand
@@ -71,7 +72,7 @@ def cfg_zero_star(
     denoiser: Denoiser,
     *,
     guidance: float,
-    negative: Tensor | None = None,
+    negative: Cond | None = None,
     interval: Interval = None,
     rescale: float = 0.0,
     batched: bool | None = None,

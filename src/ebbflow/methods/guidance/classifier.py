@@ -9,13 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import Choice
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import as_time, expand
-from ebbflow.core.times import TIME_SAMPLERS
-from ebbflow.errors import choose
-from ebbflow.methods.denoise import Denoiser, Wrapped, clock_of
-from ebbflow.methods.guidance.branches import Interval, check_interval, inside, moved, pick
+from ebbflow.core.times import TimeSampler, time_sampler
+from ebbflow.methods.denoise import Denoiser, Wrapped
+from ebbflow.methods.guidance.branches import Interval, check_interval, inside
+from ebbflow.methods.told import CLOCKS, SCALES
 
 LOG_SNR_FLOOR = -14.0  # below, alpha / sigma < 1e-3 and grad / alpha is at its limit, which is taken from here
 
@@ -44,10 +45,10 @@ class NetClassifier:
     def logits(self, x_t: Tensor, t: float | Tensor, path: Path) -> Tensor:
         """The net's logits at (x_t, t), float32 (or wider) of shape (B, K)."""
         c = path.at(t)
-        scale = torch.rsqrt(c.alpha**2 + c.sigma**2)
+        scale = SCALES["unit"](c)
         clock, share = (
             k.to(device=x_t.device, dtype=torch.float32).expand(x_t.shape[0])
-            for k in (clock_of(path, t, "log_snr"), c.alpha * scale)
+            for k in (CLOCKS["log_snr"](path, t), c.alpha * scale)
         )
         out = self.net(expand(scale, x_t) * x_t, clock, share)
         return out.to(torch.promote_types(out.dtype, torch.float32))
@@ -62,15 +63,15 @@ class ClassifierObjective:
 
     Args:
         path: the path whose noise levels are trained on; the classifier then serves any path.
-        times: a name of `TIME_SAMPLERS`.
+        times: an entry of `TIME_SAMPLERS`, by name or itself.
     """
 
     path: Path
-    times: str = "low_discrepancy"
+    times: Choice | TimeSampler = "low_discrepancy"
 
     def draw_times(self, num: int, generator: torch.Generator) -> Tensor:
         """t, float64 of shape (num,)."""
-        return choose(TIME_SAMPLERS, self.times, "time sampling").draw(num, self.path, generator)
+        return time_sampler(self.times).draw(num, self.path, generator)
 
     def losses(self, model: NetClassifier, x0: Tensor, cond: Tensor | None, eps: Tensor, t: Tensor) -> Tensor:
         """-log p(cond | x_t) of each sample, shape (B,)."""
@@ -106,12 +107,13 @@ class ClassifierGuidance(Wrapped):
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         estimate = self.inner(x_t, t)
         active = inside(self.path, t, self.interval)
-        if self.scale == 0 or not bool(active.any()):
+        if self.scale == 0 or active.nowhere:
             return estimate
         near = _not_pure_noise(self.path, t)
         c = self.path.at(near)
         slope = gradient(lambda x: self._log_prob(x, near), x_t)
-        return pick(active, moved(self, estimate, self.scale * expand(c.sigma**2 / c.alpha, x_t) * slope, t), estimate)
+        x0 = estimate.x0 + self.scale * expand(c.sigma**2 / c.alpha, x_t) * slope
+        return active.pick(estimate.with_x0(x0, x_t, self.path.at(t)), estimate)
 
     def _log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         labels = self.labels.to(x.device).expand(x.shape[0])

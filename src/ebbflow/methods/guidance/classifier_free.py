@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ebbflow.core.condition import Cond
 from ebbflow.core.predictions import Estimate
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance.branches import Branches, Interval, combine
@@ -33,7 +34,7 @@ def classifier_free(
     denoiser: Denoiser,
     *,
     guidance: float,
-    negative: Tensor | None = None,
+    negative: Cond | None = None,
     interval: Interval = None,
     rescale: float = 0.0,
     batched: bool | None = None,

@@ -13,7 +13,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import expand
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser, Wrapped
-from ebbflow.methods.guidance.branches import Interval, check_interval, inside, moved, pick
+from ebbflow.methods.guidance.branches import Interval, check_interval, each_tensor, inside
 from ebbflow.methods.guidance.losses import Loss
 
 EMPHASES: dict[str, Callable[[Coefficients], Tensor]] = {
@@ -55,27 +55,15 @@ class LossGuidance(Wrapped):
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         active = inside(self.path, t, self.interval)
-        if self.weight == 0 or not bool(active.any()):
+        if self.weight == 0 or active.nowhere:
             return self.inner(x_t, t)
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             estimate = self.inner(x, t)
             (slope,) = torch.autograd.grad(self.loss(estimate.x0).sum(), x)
-        k = expand(EMPHASES[self.emphasis](self.path.at(t)), x_t)
-        plain = _detached(estimate)
-        return pick(active, moved(self, plain, -self.weight * k * slope, t), plain)
-
-
-def _detached(estimate: Estimate) -> Estimate:
-    def cut(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values.detach()
-
-    return Estimate(
-        x0=estimate.x0.detach(),
-        eps=estimate.eps.detach(),
-        x0_variance=cut(estimate.x0_variance),
-        log_variance_fraction=cut(estimate.log_variance_fraction),
-    )
+        c, plain = self.path.at(t), each_tensor(estimate, Tensor.detach)
+        x0 = plain.x0 - self.weight * expand(EMPHASES[self.emphasis](c), x_t) * slope
+        return active.pick(plain.with_x0(x0, x_t, c), plain)
 
 
 def loss_guidance(

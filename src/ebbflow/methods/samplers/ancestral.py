@@ -13,6 +13,7 @@ from torch import Tensor
 from ebbflow.core.kernels import Posterior, posterior
 from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
+from ebbflow.core.shape import combined, in_float64, weighted
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, in_unit_interval, remix, sampler
 
@@ -27,8 +28,7 @@ def ddim(
     chain.
 
     eta = 0 re-mixes (x0, eps) at s, which is Euler on the flow path; eta = 1 is DDPM with the small variance. Any grid:
-    skipping steps is
-    choosing a coarser one. Song et al. (2020), eq. 12 and 16, 2010.02502.
+    skipping steps is choosing a coarser one. Song et al. (2020), eq. 12 and 16, 2010.02502.
     """
     in_unit_interval("eta", eta)
     if eta > 0 and noise is None:
@@ -40,9 +40,9 @@ def ddim(
         if eta == 0 or noise is None or s.sigma == 0:
             x = remix(estimate, s)
         else:
-            fresh = eta**2 * posterior(t.coefficients, s.coefficients).small
+            fresh = eta**2 * posterior(t, s).small
             kept = math.sqrt(max(s.sigma**2 - fresh, 0.0))
-            x = s.alpha * estimate.x0 + kept * estimate.eps + math.sqrt(fresh) * noise.like(x)
+            x = combined((s.alpha, estimate.x0), (kept, estimate.eps), (math.sqrt(fresh), noise.like(x)))
         yield Step(s.t, x, estimate)
 
 
@@ -53,19 +53,19 @@ def ddpm(
     """x_s = posterior mean of x0's estimate + sqrt(var) z (Ho et al., 2020, algorithm 2, 2006.11239).
 
     variance: "small" is the posterior variance q2, "large" the forward step's s2(t|s), "optimal" adds what x0 does not
-        know of itself
-    (Bao et al., 2022, eq. 9, 2201.06503; needs a denoiser that knows Var[x0 | x_t]), "learned" takes the net's second
-    half of channels
-    (Nichol & Dhariwal, 2021, eq. 15, 2102.09672).
+    know of itself (Bao et al., 2022, eq. 9, 2201.06503; needs a denoiser that knows Var[x0 | x_t]), "learned" takes the
+    net's second half of channels (Nichol & Dhariwal, 2021, eq. 15, 2102.09672).
     """
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)
         if s.sigma == 0:
             x = estimate.x0
         else:
-            kernel = posterior(t.coefficients, s.coefficients)
-            std = step_variance(kernel, estimate, variance).sqrt().to(x)
-            x = kernel.from_x_t * x + kernel.from_x0 * estimate.x0 + std * noise.like(x)
+            kernel = posterior(t, s)
+            mean = weighted(kernel.from_x_t, x, kernel.from_x0, estimate.x0)
+            std = step_variance(kernel, estimate, variance).sqrt()
+            z = noise.like(x)
+            x = torch.add(mean, z, alpha=float(std)) if std.ndim == 0 else mean + std.to(x) * z
         yield Step(s.t, x, estimate)
 
 
@@ -76,10 +76,8 @@ def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> 
         ValueError: unknown choice, or one that the denoiser cannot serve.
     """
     small, large = (torch.tensor(value, dtype=torch.float64) for value in (kernel.small, kernel.large))
-    if variance == "small":
-        return small
-    if variance == "large":
-        return large
+    if variance in ("small", "large"):
+        return small if variance == "small" else large
     if variance == "optimal":
         if estimate.x0_variance is None:
             raise ValueError("variance 'optimal' needs a denoiser that knows Var[x0 | x_t]. Use 'small' or 'large'.")
@@ -89,5 +87,5 @@ def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> 
             raise ValueError(
                 "variance 'learned' needs a net trained with objective.variance=learned. Use 'small' or 'large'."
             )
-        return torch.exp(torch.lerp(small.log(), large.log(), estimate.log_variance_fraction.double()))
+        return torch.exp(torch.lerp(small.log(), large.log(), in_float64(estimate.log_variance_fraction)))
     raise ValueError(f"`variance` must be small, large, optimal or learned, got {variance!r}.")

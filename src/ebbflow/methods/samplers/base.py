@@ -12,8 +12,9 @@ from functools import partial, update_wrapper
 import torch
 from torch import Tensor
 
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
+from ebbflow.core.shape import weighted
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.methods.denoise import Denoiser
 
@@ -45,16 +46,6 @@ class Level:
         return math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
 
     @property
-    def coefficients(self) -> Coefficients:
-        """The same numbers as 0-d tensors."""
-        return Coefficients(
-            **{
-                k: torch.tensor(getattr(self, k), dtype=torch.float64)
-                for k in ("alpha", "sigma", "alpha_dot", "sigma_dot")
-            }
-        )
-
-    @property
     def is_regular(self) -> bool:
         """Whether the velocity field is finite here; some paths start or end at infinite speed."""
         return math.isfinite(self.alpha_dot) and math.isfinite(self.sigma_dot)
@@ -62,8 +53,7 @@ class Level:
 
 def level_at(path: Path, t: float) -> Level:
     """The level of one time."""
-    c = path.at(t)
-    return Level(t, float(c.alpha), float(c.sigma), float(c.alpha_dot), float(c.sigma_dot))
+    return Level(t, *path.at(t).numbers)
 
 
 def levels_of(path: Path, times: Tensor) -> list[Level]:
@@ -78,23 +68,21 @@ def levels_of(path: Path, times: Tensor) -> list[Level]:
             "`times` must fall strictly from at most 1 to at least 0, with two entries or more; got "
             f"{times.tolist()[:6]}..."
         )
-    c = path.at(times)
-    return [Level(*row) for row in torch.stack([times, c.alpha, c.sigma, c.alpha_dot, c.sigma_dot], dim=1).tolist()]
+    known: list[float] = times.tolist()
+    return [Level(t, *c.numbers) for t, c in zip(known, path.at_each(known), strict=True)]
 
 
 def remix(estimate: Estimate, s: Level) -> Tensor:
     """alpha_s x0 + sigma_s eps; exactly x0 at clean data."""
-    if s.sigma == 0:
-        return estimate.x0
-    return s.alpha * estimate.x0 + s.sigma * estimate.eps
+    return estimate.x0 if s.sigma == 0 else weighted(s.alpha, estimate.x0, s.sigma, estimate.eps)
 
 
 def slope(estimate: Estimate, t: Level) -> Tensor:
     """dx/dt = alpha' x0 + sigma' eps at level `t`."""
-    return t.alpha_dot * estimate.x0 + t.sigma_dot * estimate.eps
+    return weighted(t.alpha_dot, estimate.x0, t.sigma_dot, estimate.eps)
 
 
-def jumps(t: Level, s: Level) -> bool:
+def must_be_ddim(t: Level, s: Level) -> bool:
     """Whether the step from t to s has to be DDIM's: to clean data, or at infinite speed."""
     return s.sigma == 0 or not (t.is_regular and s.is_regular)
 

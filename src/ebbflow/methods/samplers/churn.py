@@ -12,6 +12,7 @@ from torch import Tensor
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
+from ebbflow.core.shape import combined, weighted
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, level_at, remix, sampler
 
@@ -40,7 +41,7 @@ def edm(
     for (t, s), up in zip(pairwise(levels), _raised(denoise.path, levels[:-1], growth, s_min, s_max), strict=True):
         if up.t > t.t:
             fresh = math.sqrt(max(_ratio(up) ** 2 - _ratio(t) ** 2, 0.0))
-            x = up.alpha * (x / t.alpha + s_noise * fresh * noise.like(x))
+            x = weighted(up.alpha / t.alpha, x, up.alpha * s_noise * fresh, noise.like(x))
         estimate = denoise(x, up.t)
         x = estimate.x0 if s.sigma == 0 else _corrected(x, estimate, denoise(remix(estimate, s), s.t), up, s)
         yield Step(s.t, x, estimate)
@@ -64,8 +65,10 @@ def _corrected(x: Tensor, here: Estimate, there: Estimate, t: Level, s: Level) -
     """Trapezoidal rule on d(x/alpha) = eps d(sigma/alpha), and on d(x/sigma) = x0 d(alpha/sigma) at high noise, where
     sigma / alpha takes giant steps, or is infinite."""
     if s.sigma >= s.alpha or t.alpha == 0:
-        return s.sigma * (x / t.sigma + (s.alpha / s.sigma - t.alpha / t.sigma) * (here.x0 + there.x0) / 2)
-    return s.alpha * (x / t.alpha + (_ratio(s) - _ratio(t)) * (here.eps + there.eps) / 2)
+        half = (s.alpha - s.sigma * t.alpha / t.sigma) / 2
+        return combined((s.sigma / t.sigma, x), (half, here.x0), (half, there.x0))
+    half = s.alpha * (_ratio(s) - _ratio(t)) / 2
+    return combined((s.alpha / t.alpha, x), (half, here.eps), (half, there.eps))
 
 
 def _check(s_churn: float, s_noise: float, s_min: float, s_max: float) -> None:

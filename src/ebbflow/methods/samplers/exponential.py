@@ -3,8 +3,7 @@
     x_s = (sigma_s / sigma_t) x_t + sigma_s * integral over lambda from lambda_t to lambda_s of exp(lambda) x0(lambda)
 
 With h = lambda_s - lambda_t the first-order step is DDIM. At either end of a path lambda is infinite; there the
-first-order step, whose limit is
-finite, is taken.
+first-order step, whose limit is finite, is taken.
 """
 
 from __future__ import annotations
@@ -13,21 +12,23 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-import numpy as np
 from torch import Tensor
 
 from ebbflow.core.noise import Noise
+from ebbflow.core.shape import combined
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, remix, sampler
 
+Terms = list[tuple[float, Tensor]]
 
-def _extrapolated(x0: Tensor, h: float, previous: tuple[float, Tensor] | None) -> Tensor:
-    """D = (1 + 1/(2r)) x0 - 1/(2r) x0_prev with r = h_prev / h: x0 half a step ahead; x0 itself where there is no
-    finite history."""
+
+def _extrapolated(weight: float, x0: Tensor, h: float, previous: tuple[float, Tensor] | None) -> Terms:
+    """weight * D, D = (1 + 1/(2r)) x0 - 1/(2r) x0_prev with r = h_prev / h: x0 half a step ahead; x0 itself where there
+    is no finite history."""
     if previous is None or not math.isfinite(h + previous[0]):
-        return x0
-    r = previous[0] / h
-    return (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * previous[1]
+        return [(weight, x0)]
+    ahead = h / (2 * previous[0])
+    return [(weight * (1 + ahead), x0), (-weight * ahead, previous[1])]
 
 
 @sampler(order=2, evaluations=lambda n: n)
@@ -40,7 +41,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, levels: list[Level]) -> Iterator[Step
         if s.alpha == 0:  # reached only when the grid is walked backwards
             x = remix(estimate, s)
         else:
-            x = (s.sigma / t.sigma) * x - s.alpha * math.expm1(-h) * _extrapolated(estimate.x0, h, previous)
+            x = combined((s.sigma / t.sigma, x), *_extrapolated(-s.alpha * math.expm1(-h), estimate.x0, h, previous))
         previous = (h, estimate.x0)
         yield Step(s.t, x, estimate)
 
@@ -56,8 +57,10 @@ def dpmpp_2m_sde(denoise: Denoiser, x: Tensor, levels: list[Level], *, noise: No
     for t, s in pairwise(levels):
         estimate, h = denoise(x, t.t), s.half_log_snr - t.half_log_snr
         gain = -math.expm1(-2 * h)
-        mean = (s.sigma / t.sigma) * math.exp(-h) * x + s.alpha * gain * _extrapolated(estimate.x0, h, previous)
-        x = mean if s.sigma == 0 else mean + s.sigma * math.sqrt(gain) * noise.like(x)
+        terms = [(s.sigma / t.sigma * math.exp(-h), x), *_extrapolated(s.alpha * gain, estimate.x0, h, previous)]
+        if s.sigma > 0:
+            terms.append((s.sigma * math.sqrt(gain), noise.like(x)))
+        x = combined(*terms)
         previous = (h, estimate.x0)
         yield Step(s.t, x, estimate)
 
@@ -93,26 +96,25 @@ def _unified(
     """One step from t to s with the differences that are known: to the level before t, and to x0 at s when
     correcting."""
     h = s.half_log_snr - t.half_log_snr
-    nodes: list[tuple[float, Tensor]] = []
+    nodes: Terms = []
     if older is not None:
-        nodes.append(((older[0] - t.half_log_snr) / h, older[1] - x0))
+        nodes.append(((older[0] - t.half_log_snr) / h, older[1]))
     if corrected is not None:
-        nodes.append((1.0, corrected - x0))
-    step = (s.sigma / t.sigma) * x - s.alpha * math.expm1(-h) * x0
-    for weight, (ratio, difference) in zip(_unified_weights(h, [r for r, _ in nodes]), nodes, strict=True):
-        step = step - s.alpha * math.expm1(-h) * weight / ratio * difference
-    return step
+        nodes.append((1.0, corrected))
+    rest = whole = -s.alpha * math.expm1(-h)
+    terms: Terms = []
+    for weight, (ratio, other) in zip(_unified_weights(h, [r for r, _ in nodes]), nodes, strict=True):
+        terms.append((whole * weight / ratio, other))
+        rest -= whole * weight / ratio
+    return combined((s.sigma / t.sigma, x), (rest, x0), *terms)
 
 
 def _unified_weights(h: float, ratios: list[float]) -> list[float]:
-    """Solve sum_i a_i r_i^{k-1} = k! phi_{k+1}(-h)-terms / B(h), k = 1..len(ratios); one node takes 1/2, which keeps
-    order 2 (section 3.3)."""
+    """The a_i of sum_i a_i r_i^{k-1} = k! phi_{k+1}(-h)-terms / B(h) for k = 1, 2 at two nodes; one node takes 1/2,
+    which keeps order 2 (section 3.3)."""
     if len(ratios) < 2:
         return [0.5] * len(ratios)
-    phi, moments, factorial = math.expm1(-h) / -h - 1, [], 1.0
-    for k in range(1, len(ratios) + 1):
-        moments.append(phi * factorial / math.expm1(-h))
-        factorial *= k + 1
-        phi = phi / -h - 1 / factorial
-    matrix = np.array([[r ** (k - 1) for r in ratios] for k in range(1, len(ratios) + 1)])
-    return [float(a) for a in np.linalg.solve(matrix, np.array(moments))]
+    phi = math.expm1(-h) / -h - 1
+    first, second = phi / math.expm1(-h), 2 * (phi / -h - 0.5) / math.expm1(-h)
+    last = (second - ratios[0] * first) / (ratios[1] - ratios[0])
+    return [first - last, last]

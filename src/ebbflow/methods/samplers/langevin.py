@@ -13,7 +13,7 @@ from torch import Tensor
 from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import combined, expand
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, sampler
 
@@ -35,8 +35,8 @@ def pc(
     (Song et al., 2020, algorithms 1, 4 and 5, 2011.13456).
 
     norms: "sample" measures |z| and |score| in each sample, never over the batch; right for images, but in few
-        dimensions h explodes where the score vanishes and follows its own z. "typical" puts sqrt(d) and sqrt(d) / sigma
-    in their places, what they are near thin data: h = 2 (snr sigma)^2 is then a number, stable for every snr below 1,
+    dimensions h explodes where the score vanishes and follows its own z. "typical" puts sqrt(d) and sqrt(d) / sigma in
+    their places, what they are near thin data: h = 2 (snr sigma)^2 is then a number, stable for every snr below 1,
     because no density that carries noise sigma is curved more than 1 / sigma^2.
     """
     _check(corrector_steps, snr, norms)
@@ -45,8 +45,8 @@ def pc(
         if s.sigma == 0:
             x = estimate.x0
         else:
-            kernel = posterior(t.coefficients, s.coefficients)
-            x = kernel.from_x_t * x + kernel.from_x0 * estimate.x0 + math.sqrt(kernel.small) * noise.like(x)
+            kernel = posterior(t, s)
+            x = combined((kernel.from_x_t, x), (kernel.from_x0, estimate.x0), (math.sqrt(kernel.small), noise.like(x)))
             for _ in range(corrector_steps):
                 x = _langevin(x, denoise(x, s.t), s, noise.like(x), snr, norms)
         yield Step(s.t, x, estimate)
@@ -54,11 +54,11 @@ def pc(
 
 def _langevin(x: Tensor, estimate: Estimate, s: Level, z: Tensor, snr: float, norms: Norms) -> Tensor:
     """One step at level s; sqrt(h) = sqrt(2) snr sigma |z| / |eps| because score = -eps / sigma."""
-    root: float | Tensor = math.sqrt(2) * snr * s.sigma
-    if norms == "sample":
-        ratio = _norm(z) / _norm(estimate.eps).clamp(min=1e-12)
-        root = expand(root * ratio, x)
-    return x - root**2 / s.sigma * estimate.eps + math.sqrt(2) * root * z
+    root = math.sqrt(2) * snr * s.sigma
+    if norms == "typical":
+        return combined((1, x), (-(root**2) / s.sigma, estimate.eps), (math.sqrt(2) * root, z))
+    own = expand(root * _norm(z) / _norm(estimate.eps).clamp(min=1e-12), x)
+    return x - own**2 / s.sigma * estimate.eps + math.sqrt(2) * own * z
 
 
 def _norm(x: Tensor) -> Tensor:

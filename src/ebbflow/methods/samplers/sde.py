@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
+from ebbflow.core.shape import combined, weighted
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.samplers.base import Level, Step, remix, sampler, slope
+from ebbflow.methods.samplers.base import Level, Step, remix, sampler
 
 Diffusion = Literal["sigma", "forward"]
 
@@ -47,9 +48,8 @@ def sde(
     every g >= 0.
 
     g^2 = scale times `diffusion`: scale 0 is Euler on the ODE, "forward" with scale 1 is Anderson's reverse SDE (Song
-    et al., 2020,
-    eq. 6, 2011.13456; Ma et al., 2024, eq. 4, 2401.08740). Where g or v is infinite the exact ancestral kernel takes
-    the step.
+    et al., 2020, eq. 6, 2011.13456; Ma et al., 2024, eq. 4, 2401.08740). Where g or v is infinite the exact ancestral
+    kernel takes the step.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"`scale` must be 0 or more, got {scale}.")
@@ -61,9 +61,9 @@ def sde(
         elif scale == 0 and not t.is_regular:
             x = remix(estimate, s)
         elif t.is_regular and math.isfinite(squared):
-            drift = slope(estimate, t) + squared / (2 * t.sigma) * estimate.eps
-            x = x - h * drift + math.sqrt(squared * h) * noise.like(x)
+            drift = weighted(t.alpha_dot, estimate.x0, t.sigma_dot + squared / (2 * t.sigma), estimate.eps)
+            x = combined((1, x), (-h, drift), (math.sqrt(squared * h), noise.like(x)))
         else:
-            kernel = posterior(t.coefficients, s.coefficients)
-            x = kernel.from_x_t * x + kernel.from_x0 * estimate.x0 + math.sqrt(kernel.small) * noise.like(x)
+            kernel = posterior(t, s)
+            x = combined((kernel.from_x_t, x), (kernel.from_x0, estimate.x0), (math.sqrt(kernel.small), noise.like(x)))
         yield Step(s.t, x, estimate)

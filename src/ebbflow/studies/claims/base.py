@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.data import to_uint8
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, conditional
 from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.sampling import grid_times, pure_noise, walk, walk_from
@@ -180,7 +180,7 @@ class Bench:
 
     def bound(self, denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
         """`denoiser` with classes bound, int64 (B,)."""
-        return denoiser if labels is None else denoiser.given(denoiser.read(labels.tolist()))
+        return denoiser if labels is None else conditional(denoiser).given(denoiser.read(labels.tolist()))
 
     def samples(self, side: Side, recipe: Recipe) -> Work[Made]:
         """`num` samples, made when they are first asked for."""

@@ -15,9 +15,9 @@ from torch import Tensor
 from ebbflow.core.kernels import forward_chain
 from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.core.paths import Path
-from ebbflow.core.predictions import PREDICTIONS
-from ebbflow.core.times import TIME_SAMPLERS, num_table_steps
-from ebbflow.core.weights import WEIGHTS
+from ebbflow.core.predictions import PREDICTIONS, prediction_of
+from ebbflow.core.times import num_table_steps, time_sampler
+from ebbflow.core.weights import weight_of
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.samplers import SAMPLERS
@@ -110,10 +110,10 @@ def eps_weight(objective: Objective, levels: tuple[float, ...]) -> list[float]:
     """
     t = objective.path.time_of(torch.tensor([*levels, 0.0], dtype=torch.float64))
     c = objective.path.at(t)
-    a, b = PREDICTIONS[objective.prediction](c)
-    k = WEIGHTS[objective.weight](c, a * c.sigma - b * c.alpha) / c.alpha**2
+    a, b = prediction_of(objective.prediction)(c)
+    k = weight_of(objective.weight)(c, a * c.sigma - b * c.alpha) / c.alpha**2
     speed = 2 * c.determinant / (c.alpha * c.sigma)
-    weight = 2 * TIME_SAMPLERS[objective.times].density(t, objective.path) * k / speed
+    weight = 2 * time_sampler(objective.times).density(t, objective.path) * k / speed
     return (weight[:-1] / weight[-1]).tolist()
 
 

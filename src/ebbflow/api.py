@@ -1,0 +1,75 @@
+"""The calls that a notebook starts with: `open` a model, `sample` it, `edit` with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ebbflow.errors import ConfigError
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.requests.base import takes
+from ebbflow.requests.sampling import EditCall, Opening, SampleCall, Weights
+from ebbflow.runs.model import Model, edit_with, sample_model
+from ebbflow.runs.results import SampleSet
+
+HF = "hf:"
+
+
+def open(
+    path: str | Path | Model, *, weights: Weights = "ema", device: str = "auto", dtype: torch.dtype = torch.float32
+) -> Model:
+    """The trained model in a run's folder, one of its checkpoints, or behind "hf:" and a diffusers folder or name.
+
+    Args:
+        path: as above; an open model is returned as it is.
+        weights: averaged or raw, of a run.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto".
+        dtype: of the net; the state between steps stays float32.
+
+    Raises:
+        CheckpointError: nothing there, or nothing of ours.
+        ConfigError: a diffusers model that is not known.
+    """
+    if isinstance(path, Model):
+        return path
+    if str(path).startswith(HF):
+        from ebbflow.interop.diffusers import load_diffusers
+
+        return load_diffusers(str(path).removeprefix(HF), device=device, dtype=dtype)
+    return Model.from_run(path, weights=weights, device=device, dtype=dtype)
+
+
+def load(path: str | Path, *, weights: Weights = "ema", device: str = "auto") -> Denoiser:
+    """The denoiser alone of `open`, for code that asks (x_t, t) itself."""
+    return open(path, weights=weights, device=device).denoiser
+
+
+@takes(SampleCall)
+def sample(model: str | Path | Model, request: SampleCall) -> SampleSet:
+    """Samples of an open model, or of the one in a folder; sample i from its seed alone.
+
+    Raises:
+        ConfigError, ValueError: a request that the model cannot serve.
+        CheckpointError: nothing there, or nothing of ours.
+    """
+    return sample_model(_opened(model, request), request)
+
+
+@takes(EditCall)
+def edit(model: str | Path | Model, image: str | Path | Tensor, request: EditCall) -> SampleSet:
+    """Edits of an image with an open model, or with the one in a folder; see `Model.edit`.
+
+    Raises:
+        ConfigError, ValueError: a request that the model cannot serve.
+        CheckpointError: nothing there, or nothing of ours.
+        DataError: a picture that cannot be read.
+    """
+    return edit_with(_opened(model, request), image, request)
+
+
+def _opened(model: str | Path | Model, request: Opening) -> Model:
+    if isinstance(model, Model) and (request.weights, request.device) != (Opening().weights, Opening().device):
+        raise ConfigError("`weights` and `device` are chosen when a model is opened, and this one is open.")
+    return open(model, weights=request.weights, device=request.device)

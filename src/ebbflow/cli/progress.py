@@ -1,0 +1,130 @@
+"""What is shown while work is done, and how it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
+class Part(Protocol):
+    """How far one part of the work is; a name "part: detail" stays in the bar of its part."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+
+
+def tell(line: str) -> None:
+    """Print a line; where nobody reads any more, work goes on in silence."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def watched(steps: Iterable[T], total: int, unit: str = "step") -> Iterator[T]:
+    """The same, with a progress bar when someone watches."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty()
+    return iter(tqdm(steps, total=total, unit=unit, disable=not shown, leave=False, dynamic_ncols=True))
+
+
+def shown(parts: Generator[Part, None, T], stopped: str, *, unit: str = "it", lines: bool = False) -> T:
+    """Run to the end, with a bar for each part when someone watches; what the work returns.
+
+    Args:
+        parts: the work.
+        stopped: what to say when it is interrupted.
+        unit: of the bars.
+        lines: when nobody watches, a line for each part.
+
+    Raises:
+        click.exceptions.Exit: interrupted.
+    """
+    bar: tqdm[Any] | None = None
+    kind, told = "", ""
+    try:
+        while True:
+            part = next(parts)
+            new, _, detail = part.name.partition(": ")
+            if bar is None or new != kind:
+                bar, kind = _next_bar(bar, new, part.total, unit), new
+            if lines and part.name != told and not sys.stderr.isatty():
+                print(part.name, file=sys.stderr)
+            told = part.name
+            bar.set_description(detail or new, refresh=False)
+            bar.n, bar.total = part.done, part.total
+            bar.refresh()
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    except KeyboardInterrupt as error:
+        print(stopped, file=sys.stderr)
+        raise click.exceptions.Exit(130) from error
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _next_bar(bar: tqdm[Any] | None, name: str, total: int, unit: str) -> tqdm[Any]:
+    from tqdm import tqdm
+
+    if bar is not None:
+        bar.close()
+    return tqdm(desc=name, total=total, unit=unit, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+
+
+def follow(trainer: Any) -> bool:
+    """Show the training's progress; True when it came to its end."""
+    from tqdm import tqdm
+
+    total = trainer.config.train.num_steps
+    visible, last, smooth = sys.stderr.isatty(), trainer.start, None
+    with tqdm(total=total, initial=trainer.start, unit="step", disable=not visible, dynamic_ncols=True) as bar:
+        for progress in trainer.events():
+            bar.update(progress.step - last)
+            last = progress.step
+            smooth = progress.loss if smooth is None else 0.95 * smooth + 0.05 * progress.loss
+            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+            line = progress.note or (None if progress.held_out is None else f"held-out loss {progress.held_out:.4f}")
+            if line is not None:
+                with bar.external_write_mode(file=sys.stdout):
+                    tell(f"step {progress.step}: {line}")
+            elif not visible and progress.step % max(1, total // 20) == 0:
+                tell(f"step {progress.step}/{total}: loss {smooth:.4f}")
+    return bool(last >= total)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """A question that answers True after SIGINT, SIGTERM or SIGHUP; a second signal ends the process at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        if number != HANGUP:  # after which there is no terminal to print to
+            print("\nstopping after this step; again to stop at once", file=sys.stderr)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

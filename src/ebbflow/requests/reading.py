@@ -1,0 +1,249 @@
+"""How a value is read: the text forms that flags and files share, types, and ranges."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import re
+import tomllib
+import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+LIMIT = 1_000_000  # entries of a list written as ranges
+
+
+class Wrong(Exception):
+    """What is wrong with a value, without the name of what was to have it: "must be above 0, got -1."."""
+
+
+def read_value(text: str) -> Any:
+    """A value as TOML writes it (3, 0.5, true, [1, 2]), or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+
+
+def read_items(text: str) -> list[str]:
+    """The items of "0-9", "1,3,5-7" or "cat,dog".
+
+    Raises:
+        Wrong: a range that runs backwards or is too long.
+    """
+    items: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found = re.fullmatch(r"([0-9]+)-([0-9]+)", part)
+        if found is None:
+            items.append(part)
+            continue
+        low, high = int(found[1]), int(found[2])
+        if high < low:
+            raise Wrong(f"holds the range {part!r}, which runs backwards.")
+        if len(items) + high - low >= LIMIT:
+            raise Wrong(f"holds the range {part!r}, which is too long: at most {LIMIT:,} entries.")
+        items.extend(map(str, range(low, high + 1)))
+    return items
+
+
+def members(kind: Any) -> tuple[Any, ...]:
+    """The types that `kind` is a union of; itself where it is none."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def convert(kind: Any, value: Any, *, text: bool = False) -> Any:
+    """`value` as a `kind`.
+
+    Args:
+        kind: a type as fields of requests have it: bool, int, float, str, Path, Literal, Any, tuples, dicts and unions
+            of these, with bounds of `annotated_types`.
+        value: what was given; a tuple, a pair or a vector may be text everywhere.
+        text: everything is text, as on a command line.
+
+    Raises:
+        Wrong: it is none.
+    """
+    if get_origin(kind) is Annotated:
+        inner, *bounds = get_args(kind)
+        return bounded(convert(inner, value, text=text), bounds)
+    if len(members(kind)) > 1:
+        return _of_union(members(kind), value, text)
+    origin = get_origin(kind)
+    if origin is Literal:
+        return _choice(get_args(kind), value)
+    if origin is tuple:
+        return _tuple(get_args(kind), value, text)
+    if origin is dict:
+        return _dict(get_args(kind)[1], value)
+    if kind in PLAIN:
+        return PLAIN[kind](value, text)
+    if kind is Any:
+        return read_value(value) if text else value
+    if not isinstance(value, kind):
+        raise Wrong(f"must be a {kind.__name__}, got {value!r}.")
+    return value
+
+
+def bounded(value: Any, bounds: Iterable[Any]) -> Any:
+    """`value`, whose numbers keep the bounds; of a tuple, each entry.
+
+    Raises:
+        Wrong: one does not.
+    """
+    limits = [(name, limit) for bound in bounds for name, limit in limits_of(bound)]
+    for entry in value if isinstance(value, tuple) else (value,):
+        if entry is not None and not all(KEPT[name](entry, limit) for name, limit in limits):
+            raise Wrong(f"must be {in_words(limits)}, got {entry!r}.")
+    return value
+
+
+KEPT: dict[str, Callable[[Any, Any], bool]] = {
+    "ge": operator.ge,
+    "gt": operator.gt,
+    "le": operator.le,
+    "lt": operator.lt,
+}
+
+
+def limits_of(bound: Any) -> list[tuple[str, Any]]:
+    """The limits of Ge, Gt, Le, Lt or Interval, as pairs such as ("ge", 1); none of any other marker."""
+    return [(name, limit) for name in KEPT if (limit := getattr(bound, name, None)) is not None]
+
+
+def in_words(limits: Iterable[tuple[str, Any]]) -> str:
+    """The limits as words: "in [0, 1]", "at least 1"."""
+    low = next(((name, limit) for name, limit in limits if name in ("ge", "gt")), None)
+    high = next(((name, limit) for name, limit in limits if name in ("le", "lt")), None)
+    if low and high:
+        return f"in {'[' if low[0] == 'ge' else '('}{low[1]}, {high[1]}{']' if high[0] == 'le' else ')'}"
+    name, limit = low or high or ("", "")
+    return {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}[name] + f" {limit}"
+
+
+def one_of(choices: Iterable[Any]) -> str:
+    """The choices as words: "a, b or c"."""
+    *rest, last = map(str, choices)
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def _int(value: Any, text: bool) -> int:
+    if text:
+        value = int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", str(value)) else value
+    if isinstance(value, (bool, str)):
+        raise Wrong(f"must be a whole number, got {value!r}.")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise Wrong(f"must be a whole number, got {value!r}.") from None
+    if abs(number) >= 2**63:
+        raise Wrong(f"must be below 2^63, got {number}.")
+    return number
+
+
+def _float(value: Any, text: bool) -> float:
+    try:
+        if isinstance(value, bool) or (isinstance(value, str) and not text):
+            raise ValueError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Wrong(f"must be a number, got {value!r}.") from None
+    if not math.isfinite(number):
+        raise Wrong(f"must be finite, got {value}.")
+    return number
+
+
+def _bool(value: Any, text: bool) -> bool:
+    known = {"true": True, "false": False}.get(str(value).lower()) if text else value
+    if not isinstance(known, bool):
+        raise Wrong(f"must be true or false, got {value!r}.")
+    return known
+
+
+def _str(value: Any, _: bool) -> str:
+    if not isinstance(value, str):
+        raise Wrong(f"must be text, got {value!r}.")
+    return value
+
+
+def _path(value: Any, _: bool) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise Wrong(f"must be the path of a file or folder, got {value!r}.")
+    return Path(value)
+
+
+PLAIN: dict[Any, Callable[[Any, bool], Any]] = {int: _int, float: _float, bool: _bool, str: _str, Path: _path}
+
+
+def _choice(choices: tuple[Any, ...], value: Any) -> Any:
+    if value not in choices:
+        raise Wrong(f"must be {one_of(choices)}, got {value!r}.")
+    return value
+
+
+def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
+    """The first that takes it; text stays text where that is allowed."""
+    if value is None and types.NoneType in kinds:
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
+    if isinstance(value, str) and str in kinds:
+        return value
+    reasons = []
+    for kind in kinds:
+        try:
+            return convert(kind, value, text=text)
+        except Wrong as wrong:
+            reasons.append(wrong)
+    raise (
+        reasons[0]
+        if len(reasons) == 1
+        else Wrong(" or ".join(str(r).partition(", got")[0] for r in reasons) + f", got {value!r}.")
+    )
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, text: bool) -> tuple[Any, ...]:
+    if kinds[1:] == (...,):
+        return _list(kinds[0], value, text)
+    parts = value.split(",") if isinstance(value, str) else value
+    text = text or isinstance(value, str)
+    if not isinstance(parts, Iterable) or len(parts := list(parts)) != len(kinds):
+        raise Wrong(f"must be {len(kinds)} numbers with commas between them (LOW,HIGH where two), got {value!r}.")
+    return tuple(convert(kind, part, text=text) for kind, part in zip(kinds, parts, strict=True))
+
+
+def _list(kind: Any, value: Any, text: bool) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        ranges = bool({int, str} & set(members(_bare(kind))))
+        parts: Iterable[Any] = read_items(value) if ranges else [p for p in value.split(",") if p.strip()]
+        text = True
+    elif isinstance(value, Iterable) and not isinstance(value, Mapping):
+        parts = value
+    else:
+        raise Wrong(f"must be a list, got {value!r}.")
+    try:
+        entries = tuple(convert(kind, part, text=text) for part in parts)
+    except Wrong as wrong:
+        raise Wrong(f"must be a list such as {example(kind)}, but one entry {wrong}") from None
+    if not entries:
+        raise Wrong("is an empty list. Leave it out, or give at least one entry.")
+    return entries
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def example(kind: Any) -> str:
+    """A list of such entries, as text."""
+    kinds = members(_bare(kind))
+    return "0-9,cat" if str in kinds else "0-63 or 1,5,9" if int in kinds else "1,2.5"
+
+
+def _dict(kind: Any, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Wrong(f"must be a table of names and values, got {value!r}.")
+    for name in value:
+        if not isinstance(name, str) or not name.strip():
+            raise Wrong(f"must have names as keys, got {name!r}.")
+    return {name: convert(kind, entry) for name, entry in value.items()}

@@ -1,0 +1,239 @@
+"""What may be asked of a trained model: samples, edits, inversions, reconstructions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from ebbflow.requests.base import Doc, Flag
+
+Weights = Literal["ema", "raw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a model is opened."""
+
+    weights: Annotated[Weights, Doc("ema (averaged) or raw.")] = "ema"
+    device: Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where(Opening):
+    """Which model, and where it runs."""
+
+    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints, or hf: and a diffusers model.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the samples are to be; at most one of `labels`, `prompts` and `vectors`."""
+
+    labels: Annotated[
+        tuple[str | int, ...] | None,
+        Doc("Classes by index or name, such as 0-9 or cat,dog; the rows of a grid."),
+        Flag("--labels", "--label"),
+    ] = None
+    prompts: Annotated[
+        tuple[str, ...] | None,
+        Doc("What to make, for models of text; repeat it for more rows."),
+        Flag("--prompt", each=True),
+    ] = None
+    vectors: Annotated[
+        tuple[tuple[float, ...], ...] | None,
+        Doc("Numbers such as 0,0.5,0.5, for runs trained on vectors; repeat it for more rows."),
+        Flag("--vector", each=True),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the way from noise is walked; what is None is as the run says."""
+
+    sampler: Annotated[str | None, Doc("See `ebbflow list samplers`.")] = None
+    steps: Annotated[int | None, Doc("Number of steps."), Ge(1)] = None
+    grid: Annotated[str | None, Doc("Where the steps lie: see `ebbflow list grids`, or learned.")] = None
+    options: Annotated[
+        dict[str, Any] | None,
+        Doc("Option of the sampler, such as eta=0.5, or of the grid, such as grid.rho=5."),
+        Flag("--set"),
+    ] = None
+    guidance: Annotated[float | None, Doc("w of u + w (c - u): 1 is conditional, 0 unconditional.")] = None
+    clip: Annotated[bool | None, Doc("Keep every x0 on the way inside [-1, 1].")] = None
+    batch_size: Annotated[int, Doc("Samples a network evaluation."), Ge(1)] = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guiding:
+    """What else guides."""
+
+    negative_label: Annotated[str | int | None, Doc("The class that guidance moves away from.")] = None
+    negative_prompt: Annotated[str | None, Doc("The text that guidance moves away from.")] = None
+    rescale: Annotated[float, Doc("How far guided samples are brought back to their contrast."), Ge(0), Le(1)] = 0.0
+    interval: Annotated[tuple[float, float] | None, Doc("LOW,HIGH in log-SNR: guide only there.")] = None
+    guidance_rule: Annotated[str | None, Doc("How guidance acts: classifier_free, cfg_zero_star or apg.")] = None
+    guidance_options: Annotated[
+        dict[str, Any] | None,
+        Doc("Option of the rule, such as eta=0.5, norm_threshold=5 (apg), zero_above=0.9 (cfg_zero_star)."),
+        Flag("--guidance-set"),
+    ] = None
+    autoguide: Annotated[
+        Path | None, Doc("A worse run or checkpoint of the same data; guidance leads away from it.")
+    ] = None
+    classifier: Annotated[Path | None, Doc("A folder of `ebbflow train-classifier`; guides to the labels.")] = None
+    classifier_scale: Annotated[float | None, Doc("How strongly the classifier guides. Default: 1.")] = None
+    loss: Annotated[str | None, Doc("Guide by a loss: colour, inpaint, blur or downsample of the target.")] = None
+    loss_weight: Annotated[
+        float | None, Doc("How strongly the loss guides; late and none overshoot above 2. Default: 1.")
+    ] = None
+    loss_emphasis: Annotated[
+        str | None, Doc("Where the loss acts: early (shape), late (texture) or none. Default: none.")
+    ] = None
+    loss_options: Annotated[
+        dict[str, Any] | None,
+        Doc("Option of the loss, such as factor=4 (downsample) or width=1.5 (blur)."),
+        Flag("--loss-set"),
+    ] = None
+    target: Annotated[
+        str | None, Doc("What the loss aims at: an image, or for colour numbers in [0, 1] such as 1,0.5,0.")
+    ] = None
+    mask: Annotated[
+        str | None,
+        Doc("What of the target is known to inpaint: an image, white where known, or left, right, top, bottom."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """How many samples; sample i depends on its seed alone."""
+
+    num: Annotated[int | None, Doc("How many samples in all. Default: 1 for one label, 8 a class, or 64."), Ge(1)] = (
+        None
+    )
+    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
+    seeds: Annotated[
+        tuple[int, ...] | None, Doc("Seeds one by one, such as 0-63; sample i depends on its seed alone.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest(Guiding, Sampling, Seeds, Conditions):
+    """Samples of a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCall(Opening, SampleRequest):
+    """Samples of the model in a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCommand(SampleRequest, Where):
+    """Samples of a model as files."""
+
+    output: Annotated[Path, Doc("A grid (.png .jpg .webp), all samples (.npz), or a folder of single pictures.")]
+    trajectory: Annotated[Path | None, Doc("Also write the way there as an animation (.webp or .gif).")] = None
+    json: Annotated[bool, Doc("Print what was done as JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest(Sampling, Conditions):
+    """What to make of an image that is already there."""
+
+    strength: Annotated[
+        float | None,
+        Doc("In (0, 1]: the share of the steps that is walked; 1 keeps nothing. Default: 0.6, or 1 with a mask."),
+        Gt(0),
+        Le(1),
+    ] = None
+    mask: Annotated[Path | None, Doc("Inpainting: generate where this picture is white, keep the rest exactly.")] = None
+    resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), Ge(1)] = 1
+    jump: Annotated[int, Doc("Steps of a piece that is resampled."), Ge(1)] = 1
+    num: Annotated[int | None, Doc("How many edits a label, or images of an interpolation."), Ge(1)] = None
+    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditCall(Opening, EditRequest):
+    """Edits of a picture by the model in a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditCommand(EditRequest, Where):
+    """Edits of a picture as files."""
+
+    output: Annotated[Path, Doc("A picture with the input in front (.png .jpg .webp), all edits (.npz), or a folder.")]
+    input: Annotated[Path | None, Doc("The image to edit; it is brought to the run's size and channels.")] = None
+    interpolate_with: Annotated[
+        Path | None, Doc("A second image: so many images from the input to it, through their noises.")
+    ] = None
+    noise: Annotated[
+        Path | None, Doc("In the place of an input: the file of `ebbflow invert`; sampled as it was inverted.")
+    ] = None
+    json: Annotated[bool, Doc("Print what was done as JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertCommand(Conditions, Where):
+    """The noise from which a model makes an image."""
+
+    input: Annotated[Path, Doc("The image; it is brought to the run's size and channels.")]
+    output: Annotated[Path, Doc("An .npz for the noise; `ebbflow edit --noise` goes on from it.")]
+    steps: Annotated[int, Doc("Number of steps."), Ge(2)] = 50
+    guidance: Annotated[float, Doc("w of u + w (c - u); other values than 1 are not undone well.")] = 1.0
+    sampler: Annotated[str | None, Doc("See `ebbflow list samplers`. Default: the run's.")] = None
+    grid: Annotated[str | None, Doc("Where the steps lie; see `ebbflow list grids`. Default: the run's.")] = None
+    json: Annotated[bool, Doc("Print what was done as JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructCommand(Where):
+    """How well held-out images survive the way to noise and back."""
+
+    steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Ge(2)] = (5, 10, 20, 50)
+    num: Annotated[int, Doc("Held-out images."), Ge(1)] = 64
+    output: Annotated[Path | None, Doc("Also a picture: the first images and their reconstructions.")] = None
+    data_dir: Annotated[Path | None, Doc("Where the run's data lies, if not where it was trained from.")] = None
+    sampler: Annotated[str | None, Doc("See `ebbflow list samplers`. Default: the run's.")] = None
+    grid: Annotated[str | None, Doc("Where the steps lie; see `ebbflow list grids`. Default: the run's.")] = None
+    batch_size: Annotated[int, Doc("Samples a network evaluation."), Ge(1)] = 64
+    json: Annotated[bool, Doc("Print an array of objects.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayCommand(Sampling, Conditions, Where):
+    """A picture of the way from noise to samples."""
+
+    num: Annotated[int, Doc("How many samples."), Ge(1)] = 3
+    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingCommand(WayCommand):
+    """x_t and the x0 predicted from it on the way from noise to samples."""
+
+    output: Annotated[Path, Doc("A strip (.png .jpg) or an animation (.webp .gif).")] = Path("denoising.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySamplerCommand(WayCommand):
+    """Why x_t minus the predicted noise is no sampler: it, above a real one, from the same noise."""
+
+    output: Annotated[Path, Doc("A picture (.png .jpg .webp).")] = Path("toy_sampler.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoriesCommand(Conditions, Where):
+    """The ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
+
+    output: Annotated[Path, Doc("A picture (.png .jpg .webp).")] = Path("trajectories.png")
+    num: Annotated[int, Doc("How many points."), Ge(1)] = 24
+    guidance: Annotated[float, Doc("w of u + w (c - u).")] = 1.0
+    ode: Annotated[str, Doc("The sampler on the left.")] = "heun"
+    sde: Annotated[str, Doc("The sampler on the right.")] = "sde"
+    steps: Annotated[int, Doc("Number of steps of both."), Ge(1)] = 100
+    grid: Annotated[str | None, Doc("Where the steps lie; see `ebbflow list grids`. Default: the run's.")] = None
+    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
+    data_dir: Annotated[Path | None, Doc("Where the run's data lies, if not where it was trained from.")] = None

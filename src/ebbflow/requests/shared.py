@@ -1,0 +1,43 @@
+"""What several requests share, so that it reads the same everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from ebbflow.requests.base import Doc, Ending
+
+Device = Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")]
+Steps = tuple[Annotated[int, Ge(1)], ...]
+Names = tuple[str, ...]
+Seed = Annotated[int, Ge(0), Doc("Seed of the first sample; the next ones count up.")]
+Page = Annotated[Path, Ending(".html", ".htm")]
+Picture = Annotated[Path, Ending(".png", ".jpg", ".jpeg", ".webp"), Doc("A picture (.png .jpg .webp).")]
+DataDir = Annotated[Path | None, Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA.")]
+FEATURES = "auto, classifier, pca, coordinates, dinov2:FOLDER or clip:FOLDER."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How it is told."""
+
+    json: Annotated[bool, Doc("Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How much at once."""
+
+    batch_size: Annotated[int, Ge(1), Doc("Samples a network evaluation.")] = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What it is compared with."""
+
+    reference: Annotated[Literal["held_out", "train"], Doc("Which split of the data.")] = "held_out"
+    features: Annotated[str, Doc(FEATURES)] = "auto"
+    data_dir: Annotated[Path | None, Doc("Where the run's data lies. Default: as in training.")] = None

@@ -1,0 +1,109 @@
+"""What may be asked of measuring, comparing and proving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
+
+from ebbflow.errors import ConfigError
+from ebbflow.requests.base import Doc, Ending, Place
+from ebbflow.requests.sampling import Opening, Sampling, Where
+from ebbflow.requests.shared import FEATURES, Batches, Device, Judge, Names, Page, Report, Seed, Steps
+
+Precision = Literal["fp32", "bf16", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest(Report, Judge, Sampling, Where):
+    """A run's samples against its data."""
+
+    num: Annotated[int, Ge(2), Doc("How many samples to measure.")] = 1000
+    repeats: Annotated[int, Interval(ge=1, le=1000), Doc("Measure so many times, each with the next seeds.")] = 1
+    seed: Seed = 0
+    precision: Annotated[Precision, Doc("Of the sampled net.")] = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(Report, Opening, Batches, Judge):
+    """Runs, samplers, grids, steps and guidance on the same seeds."""
+
+    runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs or of checkpoints, trained on the same data.")]
+    samplers: Annotated[Names, Doc("Which to compare; see `ebbflow list samplers`.")] = ("ddim", "heun", "dpmpp_2m")
+    grids: Annotated[Names, Doc("See `ebbflow list grids`; learned needs `ebbflow search-grid`.")] = ("uniform",)
+    steps: Annotated[Steps, Doc("Numbers of steps.")] = (5, 10, 20)
+    guidance: Annotated[tuple[float, ...], Doc("Values of w; runs that cannot be guided are at 1.")] = (1.0, 2.0, 4.0)
+    num: Annotated[int, Ge(2), Doc("Samples a cell; the same seeds in each.")] = 1000
+    seed: Seed = 0
+    within: Annotated[float, Ge(0), Doc("Per cent above the best that are good enough.")] = 5.0
+    output: Annotated[Page, Doc("The report, a single .html file.")] = Path("compare.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodRequest(Report, Where, Batches):
+    """The likelihood of held-out data."""
+
+    num: Annotated[int, Ge(1), Doc("Held-out samples to measure.")] = 64
+    method: Annotated[
+        Literal["ode", "vlb"], Doc("Change of variables along the ODE, or the bound of ancestral sampling.")
+    ] = "ode"
+    steps: Annotated[
+        int | None, Ge(2), Doc("Steps. Default: 32 of the ODE; the path's table, or 1000, of the bound.")
+    ] = None
+    sampler: Annotated[Literal["rk4", "heun"], Doc("Integrator of the ODE.")] = "rk4"
+    variance: Annotated[
+        Literal["small", "large", "learned", "optimal"] | None,
+        Doc("Of the bound's steps. Default: learned, or else large."),
+    ] = None
+    seed: Annotated[int, Ge(0), Doc("Seed of dequantisation, probes and noise.")] = 0
+    data_dir: Annotated[Path | None, Doc("Where the run's data lies. Default: as in training.")] = None
+    output: Annotated[Path | None, Ending(".json"), Doc("Also write the report to this .json file.")] = None
+
+    def __post_init__(self) -> None:
+        if self.variance is not None and self.method != "vlb":
+            raise ConfigError("`variance` belongs to ancestral sampling. Take `method` vlb, or leave it out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchGridRequest(Report, Where):
+    """Time grids on which few steps stay near to many."""
+
+    steps: Annotated[Steps, Doc("Numbers of steps to find grids for.")] = (5, 10, 20)
+    sampler: Annotated[str, Doc("A deterministic sampler, whose single steps are measured.")] = "ddim"
+    guidance: Annotated[float, Doc("w of u + w (c - u).")] = 1.0
+    candidates: Annotated[int, Interval(ge=2, le=256), Doc("Times to choose from: the teacher's steps.")] = 48
+    candidate_grid: Annotated[str, Doc("Where these lie; see `ebbflow list grids`.")] = "cosine"
+    num: Annotated[int, Ge(1), Doc("How many trajectories of the teacher.")] = 32
+    seed: Annotated[int, Ge(0), Doc("Seed of the first of them.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimsRequest(Report, Batches):
+    """The study notes' claims on a diffusion and a flow model."""
+
+    diffusion: Annotated[Path, Doc("A run on a variance-preserving path.")]
+    flow: Annotated[Path, Doc("A run on the flow path, of the same data and budget.")]
+    num: Annotated[int, Ge(2), Doc("Samples of one setting; more than there are features (128).")] = 500
+    output: Annotated[Path, Doc("The page; pictures go to images/ beside it.")] = Path("docs/claims.md")
+    only: Annotated[Names, Doc("Only these claims, such as steps,toy.")] = ()
+    steps: Annotated[Steps, Doc("Numbers of steps of the first claim.")] = (5, 10, 20, 50, 100)
+    few: Annotated[int, Ge(2), Doc("Entries for what is measured sample by sample.")] = 32
+    seed: Seed = 0
+    device: Device = "auto"
+    precision: Annotated[Precision, Doc("In which many samples are made.")] = "auto"
+    features: Annotated[str, Doc(FEATURES)] = "auto"
+    data_dir: Annotated[Path | None, Doc("Where the runs' data lies. Default: as in training.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest(Report):
+    """Samplers, paths, predictions and grids against exact data."""
+
+    samplers: Annotated[Names | None, Doc("Only these, such as heun,dpmpp_2m; see `ebbflow list samplers`.")] = None
+    paths: Annotated[Names | None, Doc("Only these; see `ebbflow list paths`.")] = None
+    predictions: Annotated[Names | None, Doc("Only these; see `ebbflow list predictions`.")] = None
+    grids: Annotated[Names | None, Doc("Only these; see `ebbflow list grids`.")] = None
+    quick: Annotated[bool, Doc("Fewer steps, and predictions and grids one by one, not crossed.")] = False
+    output: Annotated[Page | None, Doc("Also write all rows as one page (.html).")] = None

@@ -1,0 +1,107 @@
+"""What may be asked of training; every field that has a key of the configuration sets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from ebbflow.errors import ConfigError
+from ebbflow.requests.base import Doc, Flag, Sets
+from ebbflow.requests.shared import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Data."""
+
+    data: Annotated[
+        str | None, Sets("data.name"), Doc("A data set's name, an image folder, or an .npz file. Default: digits.")
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        Sets("data.dir"),
+        Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA."),
+    ] = None
+    img_size: Annotated[int | None, Ge(1), Sets("data.size"), Doc("Resize images to this side.")] = None
+    channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
+        None
+    )
+    skip_bad: Annotated[bool, Sets("data.skip_bad"), Doc("Leave unreadable images out instead of stopping.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Training."""
+
+    epochs: Annotated[int | None, Ge(1), Doc("Length in passes over the data.")] = None
+    max_steps: Annotated[int | None, Ge(1), Sets("train.num_steps"), Doc("Length in optimiser steps.")] = None
+    batch_size: Annotated[int | None, Ge(1), Sets("train.batch_size"), Doc("Samples a step.")] = None
+    lr: Annotated[float | None, Gt(0), Sets("train.lr"), Doc("Peak learning rate.")] = None
+    lr_decay_step: Annotated[
+        int | None,
+        Ge(1),
+        Sets("train.lr_decay_step"),
+        Doc("Optimiser steps between learning-rate decays (step schedule)."),
+    ] = None
+    lr_decay_rate: Annotated[
+        float | None,
+        Gt(0),
+        Le(1),
+        Sets("train.lr_decay_rate"),
+        Doc("Factor of each learning-rate decay (step schedule)."),
+    ] = None
+    seed: Annotated[int | None, Ge(0), Sets("train.seed"), Doc("Seed of everything random in it.")] = None
+    device: Annotated[str | None, Sets("engine.device"), Doc("auto, cpu, cuda, cuda:1 or mps.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """Folder."""
+
+    save_dir: Annotated[
+        Path | None,
+        Doc("Where it is kept; the same command resumes it. Default: in runs/, named after what is trained."),
+    ] = None
+    save_freq: Annotated[int | None, Ge(0), Sets("train.save_every"), Doc("Optimiser steps between checkpoints.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Report, Folder, Training, Data):
+    """Configuration."""
+
+    config: Annotated[Path | None, Doc("A TOML file, or the config.json of a run.")] = None
+    settings: Annotated[
+        dict[str, Any], Flag("--set"), Doc("section.key=value, such as train.clip=0.5; over all files.")
+    ] = field(default_factory=dict)
+    dry_run: Annotated[bool, Doc("Show what would be trained, and what it costs, and stop.")] = False
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ConfigError("`epochs` and `max_steps` both say how long to train. Give one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(Settings):
+    """A model to train."""
+
+    preset: Annotated[str | None, Doc("A shipped configuration; see `ebbflow list presets`. Default: digits.")] = None
+    patch_size: Annotated[int | None, Ge(1), Sets("net.patch_size"), Doc("Patch size of a DiT.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifierRequest(Settings):
+    """A noisy classifier to train."""
+
+    path: Annotated[
+        str | None, Sets("path.kind"), Doc("The path whose noise levels it learns; it serves runs on any path.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAutoencoderRequest(Settings):
+    """An autoencoder to train."""

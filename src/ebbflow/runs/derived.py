@@ -1,0 +1,133 @@
+"""Tables that are kept beside a checkpoint: the optimal ancestral variance and the learned time grids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebbflow.core.condition import rows_of
+from ebbflow.data import Dataset
+from ebbflow.errors import CheckpointError, ConfigError, DataError
+from ebbflow.files import write_text
+from ebbflow.latent import encoded
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.variance import AnalyticVariance, VarianceTable, measure_variance
+from ebbflow.runs.build import load_splits
+from ebbflow.runs.opened import Opened, as_latent_space
+from ebbflow.runs.store import Run
+
+GRIDS = "grids.json"
+LEARNED = "learned"
+NUM_SAMPLES = 256
+
+
+def with_optimal_variance(model: Opened) -> Denoiser:
+    """The model's denoiser that also knows Var[x0 | x_t]; see `variance_table`."""
+    return AnalyticVariance(inner=model.denoiser, table=variance_table(model))
+
+
+def variance_table(model: Opened) -> VarianceTable:
+    """The table in the checkpoint's folder, or else measured on 256 held-out samples (with their own conditions) and
+    written there; 29 evaluations a sample.
+
+    Raises:
+        ConfigError: a model that is no run of ours.
+        DataError: the data of the run cannot be read, or is not what it was trained on.
+    """
+    run = _run_of(model, "the optimal variance is measured on a run's own data")
+    file = run.checkpoint.folder / f"x0_variance_{model.weights}.json"
+    if file.is_file():
+        return _read_variance(file)
+    splits = load_splits(run.config)
+    data = splits.held_out if len(splits.held_out) else splits.train
+    require_same_data(run, data)
+    rows = torch.arange(min(NUM_SAMPLES, len(data)))
+    cond = model.conditions_of(data)
+    space = as_latent_space(model.space)
+    known = data if space is None else encoded(data.select(rows), space)
+    table = measure_variance(
+        model.denoiser, known.x0(rows).to(model.device), None if cond is None else rows_of(cond, rows)
+    )
+    with suppress(PermissionError):  # a run of someone else's: it is measured again next time
+        write_text(file, json.dumps(asdict(table), indent=2))
+    return table
+
+
+def _read_variance(file: Path) -> VarianceTable:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return VarianceTable(log_snr=tuple(found["log_snr"]), variance=tuple(found["variance"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is no table of variances: {error}. Remove it; it is made again.") from error
+
+
+def require_same_data(run: Run, data: Dataset) -> None:
+    """Raise a DataError unless `data` has the shape and the classes that the run was trained on."""
+    if (data.dims, data.label_names) != (run.facts.dims, run.facts.label_names):
+        raise DataError(
+            f"{run.folder} was trained on samples of {run.facts.dims} with {len(run.facts.label_names)} classes; data "
+            f"set {data.name!r} has {data.dims} with {len(data.label_names)}. Give the run's own data."
+        )
+
+
+def learned_times(model: Opened, *, steps: int, sampler: str, guidance: float) -> tuple[float, ...]:
+    """The times of the model's learned grid of so many steps.
+
+    A grid searched for the same sampler and guidance comes first, then one for the nearest guidance.
+
+    Raises:
+        ConfigError: none was searched for these weights and this number of steps.
+    """
+    run = _run_of(model, "a learned grid is kept with a run's checkpoint")
+    found = [one for one in learned_grids(run) if one["weights"] == model.weights]
+    fitting = [one for one in found if one["steps"] == steps]
+    if not fitting:
+        known = ", ".join(map(str, sorted({one["steps"] for one in found})))
+        which = "" if model.weights == "ema" else " for the raw weights"
+        raise ConfigError(
+            f"{run.folder} has no learned grid of {steps} steps{which}{f' (it has {known})' if known else ''}. "
+            "Find one first: `ebbflow search-grid`."
+        )
+    best = min(fitting, key=lambda one: (one["sampler"] != sampler, abs(one["guidance"] - guidance)))
+    return tuple(best["times"])
+
+
+def learned_grids(run: Run) -> list[dict[str, Any]]:
+    """The grids that were searched for a checkpoint.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
+    file = run.checkpoint.folder / GRIDS
+    if not file.is_file():
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        assert all({"steps", "sampler", "guidance", "weights", "times"} <= one.keys() for one in found)
+    except (ValueError, AttributeError, TypeError, AssertionError) as error:
+        raise CheckpointError(f"{file} does not hold learned grids. Remove it and search again.") from error
+    return list(found)
+
+
+def store_grids(run: Run, found: Sequence[dict[str, Any]]) -> Path:
+    """Add to a checkpoint's grids; one for the same steps, sampler, guidance and weights is replaced."""
+
+    def key(one: dict[str, Any]) -> tuple[Any, ...]:
+        return one["steps"], one["sampler"], one["guidance"], one["weights"]
+
+    new = {key(one) for one in found}
+    file = run.checkpoint.folder / GRIDS
+    write_text(file, json.dumps([*(one for one in learned_grids(run) if key(one) not in new), *found], indent=2))
+    return file
+
+
+def _run_of(model: Opened, why: str) -> Run:
+    if model.run is None:
+        raise ConfigError(f"{model.name} is no run of ebbflow: {why}.")
+    return model.run

@@ -1,0 +1,257 @@
+"""Editing with an open model: pictures in, edited samples out, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from ebbflow.core.condition import rows_of
+from ebbflow.core.noise import Noise
+from ebbflow.data import Dataset, to_uint8
+from ebbflow.errors import ConfigError, DataError
+from ebbflow.files import whole_file
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, reconstruct, sdedit, sub_grid
+from ebbflow.methods.samplers import Step
+from ebbflow.methods.sampling import grid_times, walk_from
+from ebbflow.requests.sampling import EditRequest
+from ebbflow.runs.opened import Opened
+from ebbflow.runs.sample import Plan, Samples, bind, changes_of, check, conditions_of, deal, default_plan, results
+
+SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What to make of an image; see `methods.editing`.
+
+    Args:
+        strength: in (0, 1], the fraction of the grid that is walked.
+        mask: bool (1, 1, H, W), True is to be generated; None edits everything.
+        resample, jump: of the inpainting.
+    """
+
+    strength: float = SDEDIT
+    mask: Tensor | None = None
+    resample: int = 1
+    jump: int = 1
+
+    def times(self, path_of: Denoiser, plan: Plan) -> Tensor:
+        """The part of the plan's grid that is walked."""
+        return sub_grid(grid_times(path_of, plan.grid, plan.num_steps), self.strength)
+
+    def num_steps(self, denoiser: Denoiser, plan: Plan) -> int:
+        """Steps of one batch."""
+        return (len(self.times(denoiser, plan)) - 1) * (self.resample if self.mask is not None else 1)
+
+
+def edit_of(request: EditRequest, mask: Tensor | None) -> Edit:
+    """The edit that a request asks for.
+
+    Raises:
+        ConfigError: settings of the inpainting without a mask.
+    """
+    if request.resample > 1 and mask is None:
+        raise ConfigError("`resample` belongs to inpainting: give a `mask`.")
+    strength = request.strength or (SDEDIT if mask is None else INPAINT)
+    return Edit(strength=strength, mask=mask, resample=request.resample, jump=request.jump)
+
+
+def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> Plan:
+    """What an edit's request means for a model, checked: by default 8 edits, one of a single condition, 4 of each of
+    several.
+
+    Args:
+        as_one: all images belong together (an interpolation, states that are decoded) and take one condition.
+
+    Raises:
+        ConfigError, ValueError: what the model cannot do.
+    """
+    named = any(value is not None for value in (request.labels, request.prompts, request.vectors))
+    rows = conditions_of(model, request) if named else ()
+    if as_one and len(rows) > 1:
+        raise ConfigError("images that belong together take one condition. Give one of `labels` or `prompts`.")
+    each = request.num or (8 if as_one or not rows else 1 if len(rows) == 1 else 4)
+    count = each if as_one else each * max(1, len(rows))
+    seeds = tuple(range(request.seed, request.seed + count))
+    plan = replace(
+        default_plan(model, seeds=seeds, conditions=deal(rows, count) if rows else None), **changes_of(request)
+    )
+    check(model, plan)
+    return plan
+
+
+def edit_image(model: Opened, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Samples]:
+    """Every step of every batch of edits of one image, in order; those with `done` are results.
+
+    Args:
+        model: in a latent space a mask is a coarse one, and what it keeps has been through the autoencoder:
+            `paste_back` puts the image's own pixels back.
+        plan: seeds (one an edit), conditions, guidance, sampler and grid.
+        x0: the image, float32 (1, *dims).
+        how: strength and mask.
+
+    Raises:
+        ConfigError, ValueError: a plan that the model or the sampler cannot serve.
+    """
+    total, state = how.num_steps(model.denoiser, plan), model.encode(x0)
+    if how.mask is not None:
+        how = replace(how, mask=_coarse(how.mask.to(state.device), state))
+    for part in plan.batches():
+        yield from results(model, part, _steps(bind(model, part), part, state, how), total)
+
+
+def _steps(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Step]:
+    noise = Noise(plan.seeds)
+    walk: dict[str, Any] = {
+        "strength": how.strength,
+        "sampler": plan.sampler,
+        "num_steps": plan.num_steps,
+        "grid": plan.grid,
+        "options": plan.options,
+    }
+    if how.mask is None:
+        return sdedit(bound, x0, noise, **walk)
+    return inpaint(bound, x0, how.mask, noise, resample=how.resample, jump=how.jump, **walk)
+
+
+def _coarse(mask: Tensor, state: Tensor) -> Tensor:
+    """A mask of the size of the states: a place is generated where any of its pixels is."""
+    return adaptive_max_pool2d(mask.float(), state.shape[2:]) > 0
+
+
+def paste_back(x: Tensor, x0: Tensor, mask: Tensor | None) -> Tensor:
+    """Edits `x` with the pixels of the image `x0` where the mask is False."""
+    return x if mask is None else torch.where(mask, x, x0)
+
+
+# -- inversion ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverter:
+    """An open model with a plan that asks one thing of all its samples, or nothing: from images to their noises and
+    back.
+
+    Args:
+        model: the model.
+        plan: sampler, grid, guidance and condition.
+    """
+
+    model: Opened
+    plan: Plan
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The model with condition and guidance bound, for any batch size."""
+        return bind(self.model, self.plan.rows(slice(0, 1)))
+
+    @property
+    def times(self) -> Tensor:
+        """The grid of the plan."""
+        return grid_times(self.model.denoiser, self.plan.grid, self.plan.num_steps)
+
+    def noise_of(self, x0: Tensor) -> Tensor:
+        """The states from which the sampler makes the images `x0` (N, *dims), float32 (N, *state_dims)."""
+        steps = invert(self.denoiser, self.model.encode(x0), self.times, sampler=self.plan.sampler)
+        return last(steps).float().cpu()
+
+    def images_of(self, noise: Tensor) -> Tensor:
+        """Samples from given starting states in the place of seeds, float32 (N, *dims)."""
+        fresh = Noise([self.plan.seeds[0] + i for i in range(len(noise))])
+        state = noise.to(self.model.device)
+        steps = walk_from(self.denoiser, state, self.times, fresh, sampler=self.plan.sampler, options=self.plan.options)
+        return self.model.decode(last(steps))
+
+    def between(self, pair: Tensor, num: int) -> Tensor:
+        """`num` images from the first of `pair` to the second by way of their noises, float32 (num, *dims)."""
+        x = interpolate(self.denoiser, self.model.encode(pair), self.times, num=num, sampler=self.plan.sampler)
+        return self.model.decode(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """How well a number of steps brings images back.
+
+    Args:
+        num_steps: of inversion, and of sampling again.
+        psnr: decibels of each image, float64 (N,).
+        x: the reconstructions, float32 (N, *dims) in [-1, 1].
+    """
+
+    num_steps: int
+    psnr: Tensor
+    x: Tensor
+
+    def row(self) -> dict[str, float | int]:
+        """Number of steps, mean PSNR and its standard error."""
+        num = len(self.psnr)
+        error = float(self.psnr.std() / num**0.5) if num > 1 else 0.0
+        return {"num_steps": self.num_steps, "num": num, "psnr": float(self.psnr.mean()), "standard_error": error}
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 (N, C, H, W)."""
+        return to_uint8(self.x)
+
+
+def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[int]) -> Iterator[Reconstruction]:
+    """The reconstruction of the images of `data`, each with its own condition where the model takes one, by number of
+    steps. In a latent space what the autoencoder loses is lost too.
+
+    Args:
+        plan: sampler, grid and batch size.
+
+    Raises:
+        ConfigError, ValueError: a sampler or grid that cannot be walked backwards, fewer than 2 steps.
+    """
+    x0, cond = data.x0(torch.arange(len(data))), model.conditions_of(data)
+    for num_steps in steps:
+        times = grid_times(model.denoiser, plan.grid, num_steps)
+        parts = []
+        for rows in torch.arange(len(data)).split(plan.batch_size):
+            bound = model.denoiser if cond is None else model.denoiser.given(rows_of(cond, rows))
+            parts.append(model.decode(reconstruct(bound, model.encode(x0[rows]), times, sampler=plan.sampler)))
+        x = torch.cat(parts).clamp(-1, 1)
+        yield Reconstruction(num_steps=num_steps, psnr=psnr(x, x0), x=x)
+
+
+# -- files of noise ----------------------------------------------------------------------------------------------------
+
+
+NOISE_KEYS = {"sampler": "sampler", "grid": "grid", "num_steps": "steps", "guidance": "guidance"}  # in a file: asked
+
+
+def write_noise(path: Path, noise: Tensor, plan: Plan) -> None:
+    """Write the states at the start of a plan's grid, and how they were found, as an .npz file."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        settings = {key: np.array(getattr(plan, key)) for key in NOISE_KEYS}
+        np.savez_compressed(file, noise=noise.numpy(), **settings)  # type: ignore[arg-type]
+
+
+def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
+    """What `write_noise` wrote: the states, float32 (N, *dims), and the sampler, grid, steps and guidance of a request
+    with which sampling gives the images back.
+
+    Raises:
+        DataError: missing, not such a file, or made for another shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            noise = torch.from_numpy(file["noise"]).float()
+            settings = {name: file[key].item() for key, name in NOISE_KEYS.items()}
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist.") from error
+    except Exception as error:  # zip, header and key errors of many types
+        raise DataError(f"{path} is not a file that `ebbflow invert` writes: {error}") from error
+    if tuple(noise.shape[1:]) != model.facts.state_dims:
+        got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], model.facts.state_dims))
+        raise DataError(f"{path} holds noise of shape {got}; this model wants {want}.")
+    return noise, settings

@@ -1,0 +1,120 @@
+"""The one handle on a trained model: sample it, edit with it, encode and decode, in notebooks and on the command
+line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ebbflow.data import to_uint8
+from ebbflow.errors import ConfigError
+from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.requests.base import takes
+from ebbflow.requests.sampling import EditRequest, SampleRequest
+from ebbflow.runs.edit_ import Inverter, edit_image, edit_of, edit_plan, paste_back
+from ebbflow.runs.opened import Opened, require_images
+from ebbflow.runs.pictures import read_mask, read_picture
+from ebbflow.runs.results import SampleSet, collect
+from ebbflow.runs.sample import Samples, generate, plan_of
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Model(Opened):
+    """An open model: `ef.open(path)` makes one of a run, `ef.load_diffusers(name)` one of somebody else's pipeline."""
+
+    @takes(SampleRequest)
+    def sample(self, request: SampleRequest) -> SampleSet:
+        """Samples, sample i from its seed alone.
+
+        Raises:
+            ConfigError, ValueError: what the model cannot do.
+        """
+        return sample_model(self, request)
+
+    @takes(SampleRequest)
+    def steps(self, request: SampleRequest) -> Iterator[Samples]:
+        """Every step of every batch of `sample`, to be watched, shown or stopped; those with `done` are results."""
+        return generate(self, plan_of(self, request))
+
+    @takes(EditRequest)
+    def edit(self, image: str | Path | Tensor, request: EditRequest) -> SampleSet:
+        """Edits of an image: variations (SDEdit), or a part filled in where the mask is white.
+
+        Args:
+            image: a picture file, or float32 (C, H, W) or (1, C, H, W) in [-1, 1].
+
+        Raises:
+            ConfigError, ValueError: what the model cannot do.
+            DataError: a picture that cannot be read.
+        """
+        return edit_with(self, image, request)
+
+    @takes(EditRequest)
+    def interpolate(self, first: str | Path | Tensor, second: str | Path | Tensor, request: EditRequest) -> SampleSet:
+        """Images from the first to the second by way of their noises; `num` of them, ends included."""
+        require_images(self, "editing")
+        plan = edit_plan(self, request, as_one=True)
+        pair = torch.cat([self.image(first), self.image(second)])
+        x = Inverter(model=self, plan=plan).between(pair, len(plan.seeds))
+        images = to_uint8(x.clamp(-1, 1))
+        return SampleSet(x=x, images=images, seeds=plan.seeds, conditions=plan.conditions, label_names=self.label_names)
+
+    def image(self, image: str | Path | Tensor) -> Tensor:
+        """A picture file, or a tensor in [-1, 1], as float32 (1, *dims).
+
+        Raises:
+            ConfigError: a tensor of another shape.
+            DataError: a picture that cannot be read.
+        """
+        if isinstance(image, str | Path):
+            return read_picture(Path(image), self.dims)[0]
+        x = image if image.ndim == len(self.dims) + 1 else image[None]
+        if tuple(x.shape) != (1, *self.dims):
+            raise ConfigError(f"one image of shape {self.dims} in [-1, 1] is wanted, got {tuple(image.shape)}.")
+        return x.float()
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same model elsewhere or in another precision; the weights are moved, not copied.
+
+        Raises:
+            ConfigError: a model without a net of its own.
+        """
+        if not isinstance(self.denoiser, NetDenoiser) or not isinstance(self.denoiser.net, torch.nn.Module):
+            raise ConfigError("only a model with a net of its own can be moved.")
+        place = self.device if device is None else torch.device(device)
+        self.denoiser.net.to(device=place, dtype=dtype)
+        space = self.space.to(place) if isinstance(self.space, torch.nn.Module) else self.space
+        return replace(self, device=place, space=space)
+
+    def _repr_png_(self) -> bytes | None:
+        """The newest grid that its training drew, if there is one; nothing is sampled for it."""
+        drawn = [] if self.run is None else sorted((self.run.folder / "samples").glob("step_*.png"), key=len_then_name)
+        return drawn[-1].read_bytes() if drawn else None
+
+
+def sample_model(model: Opened, request: SampleRequest) -> SampleSet:
+    """The samples that a request asks for."""
+    plan = plan_of(model, request)
+    return collect(model, plan, generate(model, plan))
+
+
+def edit_with(model: Model, image: str | Path | Tensor, request: EditRequest) -> SampleSet:
+    """The edits that a request asks for; see `Model.edit`."""
+    require_images(model, "editing")
+    plan = edit_plan(model, request)
+    file = Path(image) if isinstance(image, str | Path) else None
+    x0 = model.image(image)
+    mask = None if request.mask is None else read_mask(request.mask, file, model.dims)
+    made = collect(model, plan, edit_image(model, plan, x0, edit_of(request, mask)))
+    x = paste_back(made.x, x0, mask)
+    return replace(made, x=x, images=to_uint8(x.clamp(-1, 1)))
+
+
+def len_then_name(path: Path) -> tuple[int, str]:
+    """Sorts names that end in numbers by the number."""
+    return len(path.name), path.name

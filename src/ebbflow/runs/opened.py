@@ -1,0 +1,200 @@
+"""An open model: everything that sampling, editing and measuring need, wherever it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ebbflow.conditioning import DataFacts
+from ebbflow.config import SampleConfig
+from ebbflow.core.condition import Cond, Condition
+from ebbflow.data import Dataset
+from ebbflow.errors import ConfigError, DataError
+from ebbflow.latent import LatentSpace
+from ebbflow.methods.denoise import Denoiser
+from ebbflow.requests.sampling import Weights
+from ebbflow.runs.build import conditioner_of, drop_of, load_splits
+from ebbflow.runs.store import Run, open_run
+from ebbflow.training.engine import pick_device
+
+
+class Reader(Protocol):
+    """What turns a user's words into what a net takes."""
+
+    def read(self, wanted: Sequence[Condition]) -> Cond:
+        """The conditions that class indices, prompts or vectors stand for, a row each."""
+        ...
+
+    def conditions(self, dataset: Dataset) -> Cond | None:
+        """The condition of every entry of a data set."""
+        ...
+
+
+class Space(Protocol):
+    """Where a model works that does not work on the data itself; see `LatentSpace`."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Opened:
+    """A denoiser with what is known of its data, its conditions and its latent space.
+
+    Args:
+        denoiser: the model, with no condition bound.
+        facts: shape and names of the data.
+        name: what it is called in tables.
+        reader: reads conditions; None for an unconditional model.
+        examples: what is sampled when nothing is said.
+        space: None where the model works on the data itself.
+        defaults: how it is sampled when nothing is said.
+        is_guidable: whether its null condition was trained.
+        device: where it lives.
+        run: the run and checkpoint on disk, None for a model from elsewhere.
+        weights: which of the run's weights these are.
+    """
+
+    denoiser: Denoiser
+    facts: DataFacts
+    name: str = "model"
+    reader: Reader | None = None
+    examples: tuple[Condition, ...] = ()
+    space: Space | None = None
+    defaults: SampleConfig = SampleConfig()
+    is_guidable: bool = True
+    device: torch.device = torch.device("cpu")
+    run: Run | None = None
+    weights: Weights = "ema"
+
+    def __post_init__(self) -> None:
+        if (self.space is None) != (self.facts.latent_dims is None):
+            raise ValueError("a model of latents is opened with its latent space, and only such a model.")
+
+    @classmethod
+    def from_run(
+        cls,
+        path: str | Path,
+        *,
+        weights: Weights = "ema",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """The model in a run's folder (its newest checkpoint), a checkpoint's folder, or a file inside one.
+
+        Raises:
+            CheckpointError: nothing there, or nothing of ours.
+            ValueError: the device is not available.
+        """
+        run, place = open_run(path), pick_device(str(device))
+        denoiser = run.denoiser(weights, device=place, dtype=dtype)
+        return cls(
+            denoiser=denoiser,
+            facts=run.facts,
+            name=run.folder.name,
+            reader=conditioner_of(denoiser),
+            examples=run.config.conditioning.examples(run.facts),
+            space=run.space(place),
+            defaults=run.config.sample,
+            is_guidable=drop_of(run.config) > 0,
+            device=place,
+            run=run,
+            weights=weights,
+        )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.facts.dims
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes; () without labels."""
+        return self.facts.label_names
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it takes conditions."""
+        return self.reader is not None
+
+    def read(self, conditions: Sequence[Condition]) -> Cond:
+        """Class indices, prompts or vectors in the form that the denoiser takes, a row each.
+
+        Raises:
+            ValueError: an unconditional model, or one that takes other conditions.
+        """
+        if self.reader is None:
+            raise ValueError("this model is unconditional: it cannot take labels, prompts or vectors.")
+        return self.reader.read(conditions)
+
+    def conditions_of(self, data: Dataset) -> Cond | None:
+        """The condition of every entry of `data`; None for an unconditional model."""
+        return None if self.reader is None else self.reader.conditions(data)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Data as the model has it: latents float32 (B, *latent_dims) of images in [-1, 1], or `x` itself."""
+        x = x.to(self.device)
+        return x if self.space is None else self.space.encode(x)
+
+    @torch.no_grad()
+    def decode(self, state: Tensor) -> Tensor:
+        """What a state of the model looks like as data, float32 (B, *dims) on the CPU; the inverse of `encode`."""
+        return (state if self.space is None else self.space.decode(state)).float().cpu()
+
+    def with_denoiser(self, denoiser: Denoiser) -> Self:
+        """The same with another denoiser of the same data."""
+        return replace(self, denoiser=denoiser)
+
+    def describe(self) -> str:
+        """Its data and conditions in a line."""
+        size = "x".join(map(str, self.dims))
+        latent = f" as latents of {'x'.join(map(str, self.facts.latent_dims))}" if self.facts.latent_dims else ""
+        classes = f", {len(self.label_names)} classes" if self.label_names else ""
+        return f"{self.name}: {size}{latent}{classes}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.describe()})"
+
+
+def require_images(model: Opened, what: str) -> None:
+    """Refuse a model of points with a ConfigError."""
+    if not model.facts.is_image:
+        raise ConfigError(f"this model is of {model.dims[0]}-D points: {what} wants images.")
+
+
+def held_out_of(model: Opened, data_dir: Path | None, num: int) -> Dataset:
+    """The first `num` entries that a run was not trained on.
+
+    Args:
+        data_dir: where the data lies, if not where the run was trained from.
+
+    Raises:
+        ConfigError: a model that is no run of ours, whose data is not known.
+        ConfigError, DataError: the data is not where it was, or another one.
+    """
+    if model.run is None:
+        raise ConfigError(f"{model.name} is no run of ebbflow: its data is not known.")
+    config = model.run.config
+    if data_dir is not None:
+        config = replace(config, data=replace(config.data, dir=str(data_dir)))
+    data = load_splits(config).held_out
+    if len(data) == 0:
+        raise DataError(f"data set {data.name!r} has no held-out samples.")
+    if (data.dims, data.label_names) != (model.dims, model.label_names):
+        raise DataError(
+            f"{model.name} was trained on samples of {model.dims} with {len(model.label_names)} classes; data set "
+            f"{data.name!r} has {data.dims} with {len(data.label_names)}. Give the run's own data."
+        )
+    return data.select(torch.arange(min(num, len(data))))
+
+
+def as_latent_space(space: Space | None) -> LatentSpace | None:
+    """The space where it is one of ours, whose weights can be compared."""
+    return space if isinstance(space, LatentSpace) else None

@@ -1,0 +1,190 @@
+"""Results: finished samples that show themselves, and their way into files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ebbflow.core.condition import Condition
+from ebbflow.errors import ConfigError
+from ebbflow.runs.opened import Opened
+from ebbflow.runs.sample import Plan, Samples
+from ebbflow.show import canvas
+from ebbflow.show.plots import scatter
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+WIDEST = 32  # samples in a row of a grid
+NAME_LENGTH = 40  # characters of a row's name in a grid
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SampleSet:
+    """Finished samples; shows itself as a picture in a notebook.
+
+    Args:
+        x: float32 (N, *dims); images in [-1, 1] up to the model's error.
+        images: uint8 (N, C, H, W), or None for points.
+        seeds: one a sample.
+        conditions: what each sample was to be, or None.
+        label_names: names of the classes.
+        command: what remakes it, for the files.
+    """
+
+    x: Tensor
+    images: Tensor | None
+    seeds: tuple[int, ...]
+    conditions: tuple[Condition, ...] | None = None
+    label_names: tuple[str, ...] = ()
+    command: str = ""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The class of each sample; None where they are not all classes."""
+        found = tuple(one for one in self.conditions or () if isinstance(one, int))
+        return found if found and len(found) == len(self) else None
+
+    def grid(self) -> Image.Image:
+        """A picture of all: rows are what was asked for; points as a scatter."""
+        return picture(self.x if self.images is None else self.images, self.conditions, self.label_names)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a grid (.png .jpg .webp), all samples (.npz: uint8 NHWC `arr_0`, labels `arr_1`), or a folder of single
+        pictures; returns its path.
+
+        Raises:
+            ConfigError: a suffix that is none of these, or points into a folder.
+        """
+        path = Path(path)
+        check_output(path)
+        if not path.suffix:
+            if self.images is None:
+                raise ConfigError(f"{path}: points go into a picture or an .npz file, not into a folder of pictures.")
+            for seed, image in zip(self.seeds, self.images, strict=True):
+                save_single(image, seed, path, self.command)
+        elif path.suffix.lower() == ".npz":
+            labels = None if self.labels is None else torch.tensor(self.labels)
+            canvas.save_npz(self.x if self.images is None else self.images, labels, path)
+        else:
+            canvas.save_picture(self.grid(), path, self.command)
+        return path
+
+    def __repr__(self) -> str:
+        return f"SampleSet({len(self)} x {tuple(self.x.shape[1:])})"
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.grid().save(file, format="PNG")
+        return file.getvalue()
+
+
+def collect(model: Opened, plan: Plan, steps: Iterable[Samples], *, command: str = "") -> SampleSet:
+    """The results among the steps of a plan, all in memory.
+
+    Raises:
+        ConfigError: a plan of no samples.
+    """
+    parts = [(one.x, one.images if model.facts.is_image else None) for one in steps if one.done]
+    if not parts:
+        raise ConfigError("no samples were asked for. Give at least one seed.")
+    images = [image for _, image in parts if image is not None]
+    return SampleSet(
+        x=torch.cat([x for x, _ in parts]),
+        images=torch.cat(images) if images else None,
+        seeds=plan.seeds,
+        conditions=plan.conditions,
+        label_names=model.label_names or plan.guides.label_names,
+        command=command,
+    )
+
+
+def write(
+    model: Opened,
+    plan: Plan,
+    steps: Iterable[Samples],
+    output: Path,
+    *,
+    trajectory: Path | None = None,
+    command: str = "",
+) -> list[str]:
+    """Walk the steps of a plan and write what comes out; returns the paths. Pictures of a folder are written as they
+    come, in the memory of one batch.
+
+    Args:
+        output: as in `SampleSet.save`.
+        trajectory: an animation (.webp .gif) of the first batch's way.
+        command: what remakes it, for the metadata.
+
+    Raises:
+        ConfigError: a suffix that cannot be written, or points into a folder.
+    """
+    check_output(output, trajectory)
+    if not output.suffix and not model.facts.is_image:
+        raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
+    names = model.label_names or plan.guides.label_names
+    frames, kept = [], []
+    for batch in steps:
+        if trajectory is not None and batch.plan.seeds[0] == plan.seeds[0]:
+            frames.append(picture(batch.shown, batch.plan.conditions, names))
+        if batch.done and not output.suffix:
+            for seed, image in zip(batch.plan.seeds, batch.images, strict=True):
+                save_single(image, seed, output, command)
+        elif batch.done:
+            kept.append(batch)
+    if kept:
+        collect(model, plan, kept, command=command).save(output)
+    if trajectory is not None:
+        canvas.save_animation(frames, trajectory)
+    return [str(output), *([str(trajectory)] if trajectory else [])]
+
+
+def check_output(output: Path, trajectory: Path | None = None) -> None:
+    """Raise a ConfigError unless samples can be written to `output`, and an animation to `trajectory`."""
+    if output.suffix:
+        canvas.check_suffix(output, (*canvas.PICTURE_SUFFIXES, ".npz"))
+    elif output.is_file():
+        raise ConfigError(f"{output} is a file. Give a folder, or a file ending in .png, .jpg, .webp or .npz.")
+    if trajectory is not None:
+        canvas.check_suffix(trajectory, canvas.ANIMATION_SUFFIXES)
+
+
+def save_single(image: Tensor, seed: int, folder: Path, command: str) -> None:
+    """One picture of a folder, named by its seed."""
+    canvas.save_picture(canvas.to_picture(image), folder / f"seed_{seed:06d}.png", command)
+
+
+def picture(
+    samples: Tensor, conditions: Sequence[Condition] | None = None, label_names: Sequence[str] = ()
+) -> Image.Image:
+    """Images uint8 (N, C, H, W) as a grid whose rows are what was asked for, points (N, D) as a scatter."""
+    rows = list(dict.fromkeys(conditions or ()))
+    if samples.ndim == 2:
+        return scatter(samples, tuple(rows.index(one) for one in conditions) if conditions else None)
+    each = len(samples) // max(1, len(rows))
+    if rows and len(samples) % len(rows) == 0 and each <= WIDEST:
+        return canvas.grid(samples, columns=each, row_names=[row_name(row, label_names) for row in rows])
+    return canvas.grid(samples, columns=max(1, min(len(samples), round(len(samples) ** 0.5))))
+
+
+def row_name(condition: Condition, label_names: Sequence[str]) -> str:
+    """What a row of a grid is called: the class, the prompt, or the parts of the vector."""
+    if isinstance(condition, int):
+        return label_names[condition] if condition < len(label_names) else str(condition)
+    if isinstance(condition, str):
+        name = condition
+    elif len(condition) == len(label_names):
+        parts = zip(condition, label_names, strict=True)
+        name = " + ".join(f"{value:g} x {label}" for value, label in parts if value)
+    else:
+        name = ", ".join(f"{value:g}" for value in condition)
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 3] + "..."
