@@ -19,11 +19,11 @@ from torch import Tensor
 import ebbflow as ef
 from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, VPDiscrete
 from ebbflow.errors import ConfigError
-from ebbflow.interop import PIPELINES, load_diffusers
-from ebbflow.interop.model import Model
+from ebbflow.interop import PIPELINES, load_diffusers, readers
 from ebbflow.interop.schedule import TrainedTable, read_schedule
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.runs.model import Model
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -346,7 +346,7 @@ def ours(
     if guidance != 1:
         far = None if negative is None else model.read([negative])
         denoiser = ef.classifier_free(denoiser, guidance=guidance, negative=far)
-    if model.read is not None:
+    if model.is_conditional:
         denoiser = denoiser.given(model.read(PROMPTS if not model.facts.label_names else LABELS))
     denoiser = Clipped(inner=denoiser) if clip else denoiser
     times = model.defaults.grid(model.denoiser.path, num_steps)
@@ -452,6 +452,46 @@ def test_clipping_is_theirs(tmp_path: Path) -> None:
     agree(ours(model, 5, clip=True), theirs(pipe, model, 5, use_clipped_model_output=True)[0])
 
 
+# -- through the door that every model has ----------------------------------------------------------------------------
+
+
+@each_kind
+def test_a_model_is_sampled_like_any_other(opened: Opened, kind: str) -> None:
+    """Its own times, sampler and guidance by default; sample i from its seed alone."""
+    _, model = opened(kind)
+    asked: dict[str, Any] = {"prompts": PROMPTS} if kind in TEXT else {"labels": LABELS} if model.label_names else {}
+    made = model.sample(num=2, steps=3, seed=3, sampler="ddim", **asked)
+    assert made.x.shape == (2, *model.dims) and made.images is not None
+    times = model.defaults.grid(model.denoiser.path, 3)  # type: ignore[operator]
+    eps = ef.Noise([3, 4]).draw(model.facts.state_dims)
+    denoiser: Any = model.denoiser
+    if model.defaults.guidance != 1 and model.is_conditional:
+        denoiser = ef.classifier_free(denoiser, guidance=model.defaults.guidance)
+    if model.is_conditional:
+        denoiser = denoiser.given(model.read(PROMPTS if kind in TEXT else LABELS))
+    denoiser = Clipped(inner=denoiser) if model.defaults.clip else denoiser
+    *_, last = SAMPLERS["ddim"](denoiser, eps * float(model.denoiser.path.at(times[0]).sigma), times)
+    torch.testing.assert_close(made.x, model.decode(last.x), rtol=1e-4, atol=1e-4)
+
+
+def test_negative_prompts_and_edits_reach_it(opened: Opened) -> None:
+    _, model = opened("StableDiffusionXLPipeline")
+    plain, away = (
+        model.sample(prompts=["a cat"], steps=3, num=1, **more) for more in ({}, {"negative_prompt": "ugly"})
+    )
+    assert not torch.equal(plain.x, away.x)
+    edited_ = model.edit(plain.x[0].clamp(-1, 1), strength=0.5, prompts=["a dog"], steps=3, num=1)
+    assert edited_.x.shape == plain.x.shape and torch.isfinite(edited_.x).all()
+
+
+def test_a_net_alone_is_sampled_and_moved(tmp_path: Path) -> None:
+    unet().save_pretrained(tmp_path)
+    model = load_diffusers(tmp_path, path="vp_discrete", prediction="v")
+    made = model.sample(num=2, steps=3)
+    half = model.to(dtype=torch.bfloat16).sample(num=2, steps=3)
+    assert made.x.shape == half.x.shape == (2, 3, 8, 8) and torch.isfinite(half.x).all()
+
+
 # -- times and tables -------------------------------------------------------------------------------------------------
 
 
@@ -513,25 +553,34 @@ def test_predictions_have_our_names(name: str, ours: str) -> None:
 # -- conditions and latents -------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_is_encoded_once(opened: Opened) -> None:
-    _, model = opened("StableDiffusion3Pipeline", "counted")
-    assert model.read is not None
-    calls = []
-    net = model.denoiser.net.net  # type: ignore[attr-defined]
-    first = model.read(["a red cat", "a dog", "a red cat"])
-    patched = pytest.MonkeyPatch()
-    patched.setattr(transformers.T5EncoderModel, "forward", lambda *args, **kwargs: calls.append(args))
-    again = model.read(["a dog", "a red cat"])
-    patched.undo()
-    assert not calls and net is not None
+def test_a_prompt_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(stable_diffusion_3, tmp_path)
+    model, calls, forward = load_diffusers(tmp_path), [], transformers.T5EncoderModel.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.T5EncoderModel, "forward", counted)
+    first: Any = model.read(["a red cat", "a dog", "a red cat"])
+    assert len(calls) == 2
+    again: Any = model.read(["a dog", "a red cat"])
+    model.sample(prompts=["a dog"], guidance=2.0, negative_prompt="a red cat", steps=2, num=2)
+    assert len(calls) == 3, "the null condition is the empty prompt, and nothing else is new"
     for name in first:
         assert torch.equal(first[name][[1, 0]], again[name])
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(readers, "REMEMBERED", 1)
+        forgetful = load_diffusers(tmp_path)
+        forgetful.read(["a dog", "a red cat"])
+        before = len(calls)
+        forgetful.read(["a dog"])
+        assert len(calls) == before + 1, "the memory is bounded"
 
 
 @each_text
 def test_a_condition_of_many_is_that_of_each(opened: Opened, kind: str) -> None:
     _, model = opened(kind)
-    assert model.read is not None
     both, alone = model.read(PROMPTS), [model.read([prompt]) for prompt in PROMPTS]
     for name in both:
         torch.testing.assert_close(both[name], torch.cat([one[name] for one in alone]))
@@ -544,7 +593,7 @@ def test_classes_have_names_and_limits(tmp_path: Path) -> None:
     names = {"0": "tench, Tinca tinca", "1": "goldfish"}
     model = load_diffusers(edited(tmp_path / "plain", tmp_path / "named", id2label=names))
     assert model.facts.label_names == ("tench", "goldfish", "2")
-    assert model.read is not None and model.read([1, 2]).tolist() == [1, 2]
+    assert model.read([1, 2]).tolist() == [1, 2]
     assert model.denoiser.null(2).tolist() == [3, 3]
     for wrong in (3, "tench"):
         with pytest.raises(ValueError, match="0 to 2"):
@@ -579,7 +628,7 @@ def test_sizes_are_asked_for_in_pixels(opened: Opened, kind: str, tmp_path: Path
 
 
 def bound(model: Model) -> Any:
-    if model.read is None:
+    if not model.is_conditional:
         return model.denoiser
     return model.denoiser.given(model.read(LABELS if model.facts.label_names else PROMPTS))  # type: ignore[arg-type]
 
@@ -619,14 +668,14 @@ def test_a_net_alone_is_told_its_path(tmp_path: Path) -> None:
         torch.testing.assert_close(model.denoiser(x, 0.5).eps, net(x, 499).sample)
         flow = load_diffusers(tmp_path, path=Flow(), prediction="velocity").denoiser(x, 0.5)
         torch.testing.assert_close(flow.eps - flow.x0, net(x, 500).sample)
-    assert model.read is None and model.facts.dims == (3, 8, 8)
+    assert not model.is_conditional and model.facts.dims == (3, 8, 8)
 
 
 def test_a_net_alone_with_classes_has_no_null_one(tmp_path: Path) -> None:
     net = unet(num_class_embeds=3).eval()
     net.save_pretrained(tmp_path)
     model = load_diffusers(tmp_path, path="vp_discrete", prediction="v")
-    assert model.read is not None and model.facts.label_names == ("0", "1", "2")
+    assert model.facts.label_names == ("0", "1", "2")
     x, cond = start(model), model.read([2, 0])
     estimate = model.denoiser.given(cond)(x, 0.5)  # type: ignore[arg-type]
     c = model.denoiser.path.at(0.5)
@@ -692,7 +741,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     saved(MAKERS["StableDiffusionPipeline"], tmp_path / "text")
     saved(MAKERS["DDIMPipeline"], tmp_path / "images")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert load_diffusers(tmp_path / "images").read is None
+    assert not load_diffusers(tmp_path / "images").is_conditional
     with pytest.raises(ImportError, match=r"ebbflow\[text\]"):
         load_diffusers(tmp_path / "text")
     monkeypatch.setitem(sys.modules, "diffusers", None)
@@ -714,4 +763,5 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     saved(MAKERS["StableDiffusionPipeline"], tmp_path)
     names: dict[str, Any] = {}
     exec(example.replace("FOLDER_OR_NAME", str(tmp_path)), names)
-    assert names["images"].shape == (2, 3, 16, 16) and torch.isfinite(names["images"]).all()
+    assert names["samples"].x.shape == (2, 3, 16, 16) and torch.isfinite(names["images"]).all()
+    torch.testing.assert_close(names["images"], names["samples"].x, rtol=0.1, atol=0.1)

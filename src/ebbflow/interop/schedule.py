@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, Path, VPDiscrete
+from ebbflow.core.shape import as_time
+from ebbflow.core.times import TimeGrid
 from ebbflow.errors import ConfigError, choose
+from ebbflow.methods.told import Clock, RawSteps
 
 PREDICTION_TYPES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 VARIANCES = {"fixed_large": "large", "learned": "learned", "learned_range": "learned"}
@@ -55,7 +58,7 @@ class TableTimes:
         config = self.scheduler.config
         own = type(self.scheduler).from_config(config)
         own.set_timesteps(num_steps)
-        visited = torch.unique_consecutive(own.timesteps.double().cpu())
+        visited = torch.unique_consecutive(own.timesteps.cpu().double())
         times = (visited + 1) / config.num_train_timesteps
         if len(times) != num_steps or times[0] > 1:
             raise ValueError(
@@ -90,7 +93,7 @@ class FlowTimes:
         if own.config.use_dynamic_shifting:
             steps["mu"] = _dynamic_shift(own.config, self.num_tokens)
         own.set_timesteps(**steps)
-        return own.sigmas.double().cpu()
+        return own.sigmas.cpu().double()
 
 
 def _dynamic_shift(config: Mapping[str, Any], num_tokens: int) -> float:
@@ -104,12 +107,21 @@ def _dynamic_shift(config: Mapping[str, Any], num_tokens: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A scheduler in our words."""
+    """A scheduler in our words.
+
+    Args:
+        path, prediction, clock: of the net's denoiser.
+        grid: the times that it visits.
+        most_steps: in its table.
+        clip: whether x0 is kept inside [-1, 1] on the way.
+        variance: of ancestral steps, as the sampler `ddpm` calls it.
+    """
 
     path: Path
     prediction: str
-    grid: TableTimes | FlowTimes
-    num_steps: int
+    clock: str | Clock
+    grid: str | TimeGrid
+    most_steps: int
     clip: bool = False
     variance: str = "small"
 
@@ -123,10 +135,11 @@ def read_schedule(scheduler: Any, *, num_tokens: int, plain: bool) -> Schedule:
     Raises:
         ConfigError: a scheduler of another kind, or with another prediction.
     """
-    config = scheduler.config
+    config, num_steps = scheduler.config, scheduler.config.get("num_train_timesteps")
     if type(scheduler).__name__ == FLOW:
         grid = FlowTimes(scheduler=scheduler, num_tokens=num_tokens, plain=plain)
-        return Schedule(path=Flow(), prediction="velocity", grid=grid, num_steps=config.num_train_timesteps)
+        clock: str | Clock = "time" if num_steps == 1000 else lambda path, t: num_steps * as_time(t)
+        return Schedule(path=Flow(), prediction="velocity", clock=clock, grid=grid, most_steps=num_steps)
     alpha_bars = getattr(scheduler, "alphas_cumprod", None)
     if alpha_bars is None or "beta_schedule" not in config:
         raise ConfigError(
@@ -134,10 +147,11 @@ def read_schedule(scheduler: Any, *, num_tokens: int, plain: bool) -> Schedule:
             f"(DDPM, DDIM, PNDM, Euler, DPMSolver, UniPC, ...) and {FLOW}."
         )
     return Schedule(
-        path=table_path(config, alpha_bars.double().cpu()),
+        path=table_path(config, alpha_bars.cpu().double()),
         prediction=choose(PREDICTION_TYPES, config.prediction_type, "prediction_type of the scheduler"),
+        clock=RawSteps(num_steps=num_steps),
         grid=TableTimes(scheduler=scheduler),
-        num_steps=config.num_train_timesteps,
+        most_steps=num_steps,
         clip=bool(config.get("clip_sample", False)) or bool(config.get("thresholding", False)),
         variance=VARIANCES.get(config.get("variance_type") or "", "small"),
     )

@@ -1,20 +1,16 @@
-"""Prompts as the text encoders of a pipeline hear them: one row of tensors a prompt, remembered."""
+"""What the text encoders of a pipeline say of a prompt: one row of each tensor that its net takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebbflow.core.condition import Cond, Condition, cat_rows, expand_rows
-
 Parts = Mapping[str, Any]
 Encoded = dict[str, Tensor]
 Encode = Callable[[Parts, str], Encoded]
-REMEMBERED = 64  # prompts; one of SD3 or Flux takes about 5 MB in float32
 T5_LENGTH_SD3, T5_LENGTH_FLUX = 256, 512  # tokens that those pipelines read of a prompt
 
 
@@ -67,44 +63,3 @@ def encode_flux(parts: Parts, prompt: str) -> Encoded:
         "tokens": _t5(parts, "_2", prompt, T5_LENGTH_FLUX),
         "pooled": _clip(parts, "", prompt).pooler_output,
     }
-
-
-class Prompts:
-    """Reads prompts into conditions; each distinct one is encoded once while it is among the last `REMEMBERED`.
-
-    Args:
-        parts: tokenisers and encoders.
-        encode: (parts, prompt) -> a row of each tensor.
-        fixed: tensors of one row that every condition has besides.
-        zero_null: the null condition is zeros, and not the empty prompt.
-    """
-
-    null_trained = True
-
-    def __init__(self, parts: Parts, encode: Encode, *, fixed: Encoded, zero_null: bool) -> None:
-        self.zero_null = zero_null
-
-        @lru_cache(maxsize=REMEMBERED)
-        def remembered(prompt: str) -> Encoded:
-            with torch.no_grad():
-                return {**encode(parts, prompt), **fixed}
-
-        self._row, self._fixed = remembered, fixed
-
-    def read(self, wanted: Sequence[Condition]) -> Cond:
-        """The conditions of prompts, a row each.
-
-        Raises:
-            ValueError: something else than a prompt.
-        """
-        prompts = [one for one in wanted if isinstance(one, str)]
-        if len(prompts) != len(wanted):
-            raise ValueError("this model takes prompts only: no class indices and no vectors. Give prompts.")
-        return cat_rows([self._row(prompt) for prompt in prompts])
-
-    def null(self, num: int) -> Cond:
-        """The null condition of `num` samples, as guidance was trained with."""
-        row = self._row("")
-        if self.zero_null:
-            row = {name: row[name] if name in self._fixed else torch.zeros_like(row[name]) for name in row}
-        return expand_rows(row, num)
