@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import math
+import textwrap
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -19,22 +22,25 @@ from ebbflow.core.paths import PATHS
 from ebbflow.methods.editing import psnr
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
+from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import grid_times
 from ebbflow.metrics.classifier import ClassifierSettings
-from ebbflow.studies.claims import CLAIMS, Bench, Recipe, Side
+from ebbflow.metrics.measure import mean_and_error
+from ebbflow.progress import Stage, finish
+from ebbflow.studies.claims import CLAIMS, Recipe, Side, Trial
 from ebbflow.studies.claims import base as claims_base
-from ebbflow.studies.claims.base import clearly, mean_and_error, repeats, toy
+from ebbflow.studies.claims.base import clearly, repeats, toy
 from ebbflow.studies.claims.comparison import costs_of, timing, to_quality
 from ebbflow.studies.claims.determinism import apart, ended, relative_spread, same_verdict, there_and_back
 from ebbflow.studies.claims.identities import (
-    code_lines,
+    CODE_LINES,
     compare,
     eps_weight,
     kolmogorov,
     ratios,
     scores,
 )
-from ebbflow.studies.claims.page import markdown, number, page
+from ebbflow.studies.claims.page import entry, page
 from ebbflow.studies.claims.quality import (
     bend,
     class_spread,
@@ -49,14 +55,6 @@ FLOW, VP = PATHS["flow"](), PATHS["vp_discrete"]()
 QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 20, "max_steps": 20, "num_features": 8}
 
 
-def finish(work: Generator[Any, None, Any]) -> Any:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-
-
 def mixture(path: Any) -> GaussianMixture:
     return GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), torch.tensor([0.2, 0.3]), [0.5, 0.5], path)
 
@@ -68,16 +66,16 @@ def side(name: str, path: Any) -> Side:
 
 
 @pytest.fixture
-def bench() -> Bench:
+def trial() -> Trial:
     """Exact models of two Gaussians in the plane, with the coordinates as features and the sides as classes."""
     x = torch.cat([torch.tensor([s, -s / 2]) + (0.25 * normal(200, 2, seed=3)).float() for s in (-1.0, 1.0)])
-    return Bench(
+    return Trial(
         diffusion=side("diffusion", VP),
         flow=side("flow", FLOW),
         x0=x[::4],
         labels=(x[::4, 0] > 0).long(),
         num_classes=2,
-        see=lambda rows: {"features": rows, "classes": (rows[:, 0] > 0).long()},
+        features_of=lambda rows: {"features": rows, "classes": (rows[:, 0] > 0).long()},
         real=x,
         apart=x.flip(0) + 0.01,
         num=60,
@@ -177,8 +175,25 @@ def test_the_toy_subtracts_the_noise_at_every_time() -> None:
     assert torch.equal(found, once - oracle(once, 0.5).eps)
 
 
+def code_lines(function: Any) -> int:
+    """Lines of a function that hold code: no docstring, comments or blank lines."""
+    text = textwrap.dedent(inspect.getsource(function))
+    (node,) = ast.parse(text).body
+    assert isinstance(node, ast.FunctionDef)
+    lines = set(range(1, len(text.splitlines()) + 1))
+    said = node.body[0]
+    if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
+        lines -= set(range(said.lineno, (said.end_lineno or said.lineno) + 1))
+    body = text.splitlines()
+    return sum(1 for i in lines if body[i - 1].strip() and not body[i - 1].strip().startswith(("#", "@")))
+
+
 def test_code_lines_leave_docstrings_and_comments_out() -> None:
     assert code_lines(sample_function) == 3
+
+
+def test_the_lines_of_samplers_that_a_claim_quotes_are_those_of_the_code() -> None:
+    assert {name: code_lines(SAMPLERS[name].run) for name in CODE_LINES} == CODE_LINES
 
 
 def sample_function(x: int) -> int:
@@ -260,82 +275,101 @@ def test_two_different_runs_of_one_sampling_refute_determinism() -> None:
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_every_claim_runs_on_exact_models_and_on_points(name: str, bench: Bench) -> None:
-    finding = finish(CLAIMS[name].measure(bench))
+def test_every_claim_runs_on_exact_models_and_on_points(name: str, trial: Trial) -> None:
+    finding = finish(CLAIMS[name].measure(trial))
     assert finding.verdict in ("supported", "refuted", "depends")
     assert all(sentence[0].isupper() and sentence[-1] == "." for sentence in finding.because)
     assert finding.tables and all(table.rows for table in finding.tables)
 
 
-def test_exact_models_give_the_verdicts_that_theory_gives(bench: Bench) -> None:
-    assert finish(CLAIMS["deterministic"].measure(bench)).verdict == "depends"
-    assert finish(CLAIMS["diversity"].measure(bench)).verdict == "supported"
-    assert finish(CLAIMS["one_go"].measure(bench)).verdict == "supported"
+def test_exact_models_give_the_verdicts_that_theory_gives(trial: Trial) -> None:
+    assert finish(CLAIMS["deterministic"].measure(trial)).verdict == "depends"
+    assert finish(CLAIMS["diversity"].measure(trial)).verdict == "supported"
+    assert finish(CLAIMS["one_go"].measure(trial)).verdict == "supported"
 
 
-def test_models_without_labels_cannot_be_guided(bench: Bench) -> None:
-    assert finish(CLAIMS["guidance"].measure(replace(bench, labels=None))).verdict == "not measured"
+def test_models_without_labels_cannot_be_guided(trial: Trial) -> None:
+    assert finish(CLAIMS["guidance"].measure(replace(trial, labels=None))).verdict == "not measured"
 
 
-def test_samples_are_made_once_and_do_not_depend_on_the_batch_size(bench: Bench) -> None:
+def test_samples_are_made_once_and_do_not_depend_on_the_batch_size(trial: Trial) -> None:
     recipe = Recipe(sampler="ddpm", num_steps=3)
-    one = finish(bench.samples(bench.diffusion, recipe))
-    assert finish(bench.samples(bench.diffusion, recipe)) is one
-    other = finish(replace(bench, batch_size=7, made={}).samples(bench.diffusion, recipe))
+    one = finish(trial.samples(trial.diffusion, recipe))
+    assert finish(trial.samples(trial.diffusion, recipe)) is one
+    other = finish(replace(trial, batch_size=7, made={}).samples(trial.diffusion, recipe))
     torch.testing.assert_close(one.features, other.features, rtol=1e-5, atol=1e-5)
 
 
-def test_errors_of_distances_are_those_of_repeated_measurements(bench: Bench) -> None:
+def test_errors_of_distances_are_those_of_repeated_measurements(trial: Trial) -> None:
     """The jackknife of a gap of paired samples is smaller than that of its parts taken apart."""
-    a = finish(bench.samples(bench.flow, Recipe(sampler="ddim", num_steps=2)))
-    b = finish(bench.samples(bench.flow, Recipe(sampler="ddim", num_steps=3)))
-    gap, error = bench.frechet_gap(a, b)
-    (fa, ea), (fb, eb) = bench.frechet(a), bench.frechet(b)
+    a = finish(trial.samples(trial.flow, Recipe(sampler="ddim", num_steps=2)))
+    b = finish(trial.samples(trial.flow, Recipe(sampler="ddim", num_steps=3)))
+    gap, error = trial.frechet_gap(a, b)
+    (fa, ea), (fb, eb) = trial.frechet(a), trial.frechet(b)
     assert gap == pytest.approx(fa - fb) and 0 < error < math.hypot(ea, eb) * 1.5
-    assert bench.frechet_gap(a, a) == (0.0, 0.0)
+    assert trial.frechet_gap(a, a) == (0.0, 0.0)
 
 
-def test_non_finite_samples_are_refused(bench: Bench) -> None:
+def test_non_finite_samples_are_refused(trial: Trial) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
-        bench.shown(torch.tensor([[math.nan, 0.0]]))
+        trial.shown(torch.tensor([[math.nan, 0.0]]))
 
 
-def test_reconstruction_gets_better_with_steps(bench: Bench) -> None:
-    found = [psnr(there_and_back(bench, bench.flow, bench.x0[:8], n, "ddim"), bench.x0[:8]).mean() for n in (5, 80)]
+def test_reconstruction_gets_better_with_steps(trial: Trial) -> None:
+    found = [psnr(there_and_back(trial, trial.flow, trial.x0[:8], n, "ddim"), trial.x0[:8]).mean() for n in (5, 80)]
     assert found[1] > found[0] + 10
 
 
-def test_the_race_to_equal_quality(bench: Bench) -> None:
-    costs = costs_of(bench)
+def test_the_race_to_equal_quality(trial: Trial) -> None:
+    costs = costs_of(trial)
     assert costs == [2, 5, 20]
     made = {}
-    for one in bench.sides:
+    for one in trial.sides:
         for sampler in (one.ode, one.sde):
             for num in costs:
-                made[one.name, sampler, num] = finish(bench.samples(one, Recipe(sampler=sampler, num_steps=num)))
-    race, level = to_quality(bench, made, costs)
+                made[one.name, sampler, num] = finish(trial.samples(one, Recipe(sampler=sampler, num_steps=num)))
+    race, level = to_quality(trial, made, costs)
     assert set(race) == {("flow", "ddim"), ("flow", "sde"), ("diffusion", "ddim"), ("diffusion", "ddpm")}
     for (name, sampler), num in race.items():
-        assert num is None or bench.frechet(made[name, sampler, num])[0] <= level
+        assert num is None or trial.frechet(made[name, sampler, num])[0] <= level
 
 
-def test_a_deterministic_end_is_the_same_twice(bench: Bench) -> None:
-    x, times = bench.start(bench.flow, 4, 5)
-    assert torch.equal(ended(bench.flow.denoiser, x, times, "ddim"), ended(bench.flow.denoiser, x, times, "ddim"))
+def test_a_deterministic_end_is_the_same_twice(trial: Trial) -> None:
+    x, times = trial.start(trial.flow, 4, 5)
+    assert torch.equal(ended(trial.flow.denoiser, x, times, "ddim"), ended(trial.flow.denoiser, x, times, "ddim"))
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
+def said() -> dict[str, dict[str, Any]]:
+    return {name: {"statement": c.statement, "place": c.place, "asked": c.asked} for name, c in CLAIMS.items()}
+
+
 def test_numbers_and_tables_in_markdown() -> None:
-    assert number((1.23456, 0.0789)) == "1.23 +- 0.079" and number(0.5) == "0.5" and number("a") == "a"
-    assert markdown([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+    assert entry((1.23456, 0.0789)) == "1.23 +- 0.079" and entry(0.5) == "0.5" and entry("a") == "a"
+    table = {"title": "Numbers", "rows": [{"a": 1, "b": "x|y"}]}
+    record = {"verdict": "depends", "because": ["So."], "tables": [table], "pictures": ["toy.png"], "seconds": 1.6}
+    text = page({"command": "", "notes": []}, {"toy": said()["toy"] | record}, "images")
+    assert "Numbers:\n\n| a | b |\n| --- | --- |\n| 1 | x\\|y |\n\n![toy, picture 1](images/toy.png)\n\n`ebb" in text
+    assert "**depends**.\n\n- So.\n\nNumbers" in text and "2 s." in text
 
 
 def test_a_page_names_what_is_still_to_be_measured() -> None:
-    said = {name: {"statement": c.statement, "place": c.place, "asked": c.asked} for name, c in CLAIMS.items()}
-    text = page({"command": "ebbflow claims", "notes": ["A remark."], "data": "digits"}, said, "images/claims")
+    text = page({"command": "ebbflow claims", "notes": ["A remark."], "data": "digits"}, said(), "images/claims")
     assert text.count("still to be measured") == 2 * len(CLAIMS) and "A remark." in text and "| data | digits |" in text
+
+
+def test_what_users_name_begins_no_tag() -> None:
+    text = page({"command": "", "notes": ["On '<script>'."], "flow run": "<script>|</script>"}, said(), "images")
+    assert "<script" not in text and "&lt;script>\\|&lt;/script>" in text
+
+
+def test_the_page_of_the_documentation_is_what_was_measured() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    kept = json.loads((docs / "claims.json").read_text(encoding="utf-8"))
+    found = {name: one | kept["claims"].get(name, {}) for name, one in said().items()}
+    assert page(kept["settings"], found, "images/claims") == (docs / "claims.md").read_text(encoding="utf-8")
 
 
 def test_every_claim_says_what_and_where() -> None:
@@ -393,7 +427,7 @@ def test_it_writes_a_page_and_goes_on(
         run_app([*flags(pair, output, "--only", "steps"), "--seed", "5"])
 
 
-def fails(bench: Bench) -> Generator[Any, None, Any]:
+def fails(trial: Trial) -> Generator[Any, None, Any]:
     raise AssertionError("asked again")
     yield
 
@@ -401,8 +435,8 @@ def fails(bench: Bench) -> Generator[Any, None, Any]:
 def test_what_was_done_before_an_interruption_is_kept(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(bench: Bench) -> Generator[Any, None, Any]:
-        yield "toy", 0, 1
+    def stopped(trial: Trial) -> Generator[Any, None, Any]:
+        yield Stage("toy", 0, 1)
         raise KeyboardInterrupt
 
     output = tmp_path / "claims.md"

@@ -16,10 +16,10 @@ from ebbflow.cli.app import run_app
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.frontier import Cell, advice, cheapest_within, frontier
-from ebbflow.show.compare_html import Report, page
-from ebbflow.show.svg import axis
+from ebbflow.show.charts import Line, Point, draw_panel, scale
 from ebbflow.studies import compare as compare_module
 from ebbflow.studies.compare import append_cell, read_cells
+from ebbflow.studies.report import Report, page
 
 QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
 
@@ -144,14 +144,34 @@ def test_the_advice_names_the_cheapest_good_enough_setting() -> None:
     assert "nothing can be recommended" in only
 
 
-@pytest.mark.parametrize("values", [[3.0], [1.0, 1.0], [0.01, 700.0], [5.0, 6.0], [0.0, 2.0], [1e-9, 1e9]])
-def test_axes_hold_their_values_and_have_ticks_inside(values: list[float]) -> None:
-    found = axis("x", values, 60, 400)
-    assert all(60 <= found.at(value) <= 400 for value in values)
-    assert all(60 - 1e-6 <= found.at(tick) <= 400 + 1e-6 for tick in found.ticks()) and len(found.ticks()) < 12
+@pytest.mark.parametrize("log", [None, True])
+@pytest.mark.parametrize(
+    "values", [[3.0], [1.0, 1.0], [0.01, 700.0], [5.0, 6.0], [0.0, 2.0], [1e-9, 1e9], [11.0, 19.0]]
+)
+def test_axes_hold_their_values_and_have_ticks_inside(values: list[float], log: bool | None) -> None:
+    if log and min(values) == 0:
+        return
+    found = scale("x", values, log=log)
+    points = [Point(x=value, y=value, title="") for value in values]
+    (axes,) = draw_panel([Line(points=points, colour=0)], found, found).axes
+    for (low, high), ticks in ((axes.get_xlim(), axes.get_xticks()), (axes.get_ylim(), axes.get_yticks())):
+        assert all(low <= value <= high for value in values)
+        assert 2 <= sum(low <= tick <= high for tick in ticks) < 12
 
 
 # -- the page -------------------------------------------------------------------------------------------------------
+
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def report(*cells: Cell, **changes: Any) -> Report:
+    plain: dict[str, Any] = {
+        "command": "ebbflow compare '<run>'", "cells": cells, "floor": {"frechet": 1.5}, "within": 5,
+        "settings": {"seeds": "0 to 9"}, "runs": {"a<b": {"step": 1}, "c": {"step": 2}},
+        "differences": {"path.kind": ["flow", "vp"]},
+    }  # fmt: skip
+    return Report(**{**plain, **changes})
 
 
 def test_the_page_needs_nothing_else_and_holds_every_cell_even_failed_ones() -> None:
@@ -160,16 +180,40 @@ def test_the_page_needs_nothing_else_and_holds_every_cell_even_failed_ones() -> 
         cell("2", sampler="heun", strip="QUJD"),
         cell("3", sampler="rk4", failed="<not finite>", values={}),
     ]
-    report = Report(
-        command="ebbflow compare '<run>'", cells=cells, floor={"frechet": 1.5}, within=5, settings={"seeds": "0 to 9"},
-        runs={"a<b": {"step": 1}, "c": {"step": 2}}, differences={"path.kind": ["flow", "vp"]},
-    )  # fmt: skip
-    text = page(report)
-    assert not re.search(r"https?:|<script|<link|url\(|src=\"(?!data:)", text)
+    text = page(report(*cells))
+    assert not re.search(r"https?:|<script|<link|@import|url\(|src=\"(?!data:)", text)
     assert all(name in text for name in ("ddim", "heun", "rk4", "&lt;not finite&gt;", "path.kind", "a&lt;b"))
     assert "<run>" not in text and "prefers-color-scheme: dark" in text and "@media print" in text
-    assert text.count("<svg viewBox") == 2 and "data:image/png;base64,QUJD" in text
+    assert text.count("<figure>") == 2 and "data:image/png;base64,QUJD" in text
     assert "Best is a&lt;b: ddim, 5 steps" in text
+    assert "<title>a&lt;b: heun, 5 steps, grid uniform, guidance 1: 2</title>" in text
+
+
+def test_the_page_is_the_same_twice_and_when_nothing_could_be_measured() -> None:
+    one = report(cell("1"), cell("2", sampler="heun"))
+    assert page(one) == page(one)
+    assert "nothing can be recommended" in page(report(cell("1", failed="no", values={}), floor=None))
+
+
+def test_what_users_name_is_escaped_wherever_it_stands() -> None:
+    cells = [cell("1", run=SCRIPT, sampler=SCRIPT, grid=SCRIPT, strip="QUJD"), cell("2", failed=SCRIPT, run=SCRIPT)]
+    text = page(
+        report(
+            *cells, command=SCRIPT, settings={SCRIPT: SCRIPT}, runs={SCRIPT: {SCRIPT: SCRIPT}, "b": {}},
+            differences={SCRIPT: [SCRIPT, [SCRIPT]]}, notes=[SCRIPT],
+        )
+    )  # fmt: skip
+    assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 15
+
+
+def test_curves_follow_the_theme_of_the_page() -> None:
+    """No colour of a curve is fixed, and each variable has a value in light, in dark and on paper."""
+    text = page(report(*[cell(str(i), sampler=name) for i, name in enumerate(SAMPLERS)]))
+    drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{6}\b|#[0-9a-f]{3}\b|black", drawn)
+    style = text.partition("</style>")[0]
+    for name in set(re.findall(r"var\((--\w+)\)", drawn)):
+        assert style.count(f"{name}: #") == 3
 
 
 # -- the command ----------------------------------------------------------------------------------------------------
@@ -282,7 +326,7 @@ def test_samples_that_are_not_finite_fail_their_cell_alone(
         ({"grids": "learned"}, "has no learned grid of 2 steps"),
         ({"samplers": "ddim,ddim"}, "each once"),
         ({"steps": "2,x"}, "--steps wants whole numbers"),
-        ({"steps": "0"}, "--steps must be 1 or more"),
+        ({"steps": "0"}, "`steps` must be 1 or more"),
         ({"steps": "2000", "grids": "trailing"}, "visits entries of a table"),
         ({"guidance": "strong"}, "--guidance wants numbers"),
         ({"num": "10"}, "too few for the covariance"),

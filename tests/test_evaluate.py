@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ebbflow.metrics.classifier import ClassifierSettings, accuracy
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import Classifier, classifier, coordinates, feature_map, features_of, new_net, pca
 from ebbflow.metrics.scores import METRICS
+from ebbflow.progress import finish
 from ebbflow.runs import open_run
 from ebbflow.studies import evaluate as evaluate_module
 from ebbflow.studies.evaluate import Evaluation, base_request, evaluate
@@ -33,14 +34,6 @@ KEYS = {
     *("frechet_floor", "features", "num", "split", "seeds", "sampler", "steps", "guidance", "weights", "versions"),
     *("command", "seconds", "standard_errors", "nearest_ratio", "denoising", "classifier", "reference_sha256"),
 }
-
-
-def finish(work: Generator[Any, None, Any]) -> Any:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from ebbflow.core.times import TIME_GRIDS
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.proof import exact, faults
+from ebbflow.proof.tables import page
 from ebbflow.proof.verify import Plan, Verdict, verify
-from ebbflow.show.verify_html import page
 
 F64 = torch.float64
 KEYS = {

@@ -15,7 +15,6 @@ import click
 
 from ebbflow.cli.command import SETTINGS, Failed, RequestCommand
 from ebbflow.cli.errors import explained
-from ebbflow.cli.old import old
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,18 @@ PLOTS: dict[str, Verb | click.Command] = {
         "plots.noising",
         "--data digits --path cosine",
     ),
-    "denoising": old("denoising", "ebbflow plot", "plot_process.denoising", "x_t and the x0 predicted from it."),
-    "toy-sampler": old("toy-sampler", "ebbflow plot", "plot_process.toy_sampler", "Why x_t - eps is no sampler."),
-    "trajectories": old("trajectories", "ebbflow plot", "plot_process.trajectories", "Ways of 2-D points."),
+    "denoising": Verb(
+        "x_t and the x0 predicted from it.",
+        "sampling.DenoisingCommand",
+        "plot_ways.denoising",
+        "--ckpt runs/digits --labels 3 --output way.webp",
+    ),
+    "toy-sampler": Verb(
+        "Why x_t - eps is no sampler.", "sampling.ToySamplerCommand", "plot_ways.toy_sampler", "--ckpt runs/digits"
+    ),
+    "trajectories": Verb(
+        "Ways of 2-D points.", "sampling.TrajectoriesCommand", "plot_ways.trajectories", "--ckpt runs/moons"
+    ),
 }
 VERBS: dict[str, Verb | click.Command] = {
     "train": Verb(
@@ -118,10 +126,30 @@ VERBS: dict[str, Verb | click.Command] = {
         "train.train_autoencoder",
         "--data my_pictures --img-size 64",
     ),
-    "sample": old("sample", "ebbflow", "sample.sample", "Sample a trained run."),
-    "edit": old("edit", "ebbflow", "edit.edit", "Edit an image with a trained run."),
-    "invert": old("invert", "ebbflow", "invert.invert", "Find the noise from which a run makes an image."),
-    "reconstruct": old("reconstruct", "ebbflow", "invert.reconstruct", "Measure the way to noise and back."),
+    "sample": Verb(
+        "Sample a trained model.",
+        "sampling.SampleCommand",
+        "sampling.sample",
+        "--ckpt runs/digits --labels 0-9 --guidance 2 --output samples.png",
+    ),
+    "edit": Verb(
+        "Vary an image, or fill in a part of it.",
+        "sampling.EditCommand",
+        "sampling.edit",
+        "--ckpt runs/digits --input seven.png --strength 0.6 --output edits.png",
+    ),
+    "invert": Verb(
+        "Find the noise from which a model makes an image.",
+        "sampling.InvertCommand",
+        "sampling.invert",
+        "--ckpt runs/digits --input seven.png --output noise.npz",
+    ),
+    "reconstruct": Verb(
+        "Measure the way to noise and back.",
+        "sampling.ReconstructCommand",
+        "sampling.reconstruct",
+        "--ckpt runs/digits --steps 5,10,20",
+    ),
     "evaluate": Verb(
         "Measure samples against the data.",
         "studies.EvaluateRequest",

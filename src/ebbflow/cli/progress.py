@@ -5,28 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ebbflow.progress import Stage, Work, finish
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 T = TypeVar("T")
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
-
-
-class Part(Protocol):
-    """How far one part of the work is; a name "part: detail" stays in the bar of its part."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def done(self) -> int: ...
-    @property
-    def total(self) -> int: ...
 
 
 def tell(line: str) -> None:
@@ -45,34 +36,33 @@ def watched(steps: Iterable[T], total: int, unit: str = "step") -> Iterator[T]:
     return iter(tqdm(steps, total=total, unit=unit, disable=not shown, leave=False, dynamic_ncols=True))
 
 
-def shown(parts: Generator[Part, None, T], stopped: str, *, unit: str = "it", lines: bool = False) -> T:
-    """Run to the end, with a bar for each part when someone watches; what the work returns.
+def shown(work: Work[T], stopped: str, *, unit: str = "it", lines: bool = False) -> T:
+    """Run to the end, with a bar for each stage when someone watches; what the work returns.
 
     Args:
-        parts: the work.
+        work: yields its stages.
         stopped: what to say when it is interrupted.
         unit: of the bars.
-        lines: when nobody watches, a line for each part.
+        lines: when nobody watches, a line for each stage.
 
     Raises:
         click.exceptions.Exit: interrupted.
     """
     bar: tqdm[Any] | None = None
-    kind, told = "", ""
+    kind = ""
+
+    def watch(stage: Stage) -> None:
+        nonlocal bar, kind
+        if bar is None or stage.name != kind:
+            bar, kind = _next_bar(bar, stage.name, stage.total, unit), stage.name
+            if lines and not sys.stderr.isatty():
+                print(stage.name, file=sys.stderr)
+        bar.set_description(stage.note or stage.name, refresh=False)
+        bar.n, bar.total = stage.done, stage.total
+        bar.refresh()
+
     try:
-        while True:
-            part = next(parts)
-            new, _, detail = part.name.partition(": ")
-            if bar is None or new != kind:
-                bar, kind = _next_bar(bar, new, part.total, unit), new
-            if lines and part.name != told and not sys.stderr.isatty():
-                print(part.name, file=sys.stderr)
-            told = part.name
-            bar.set_description(detail or new, refresh=False)
-            bar.n, bar.total = part.done, part.total
-            bar.refresh()
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return finish(work, watch)
     except KeyboardInterrupt as error:
         print(stopped, file=sys.stderr)
         raise click.exceptions.Exit(130) from error

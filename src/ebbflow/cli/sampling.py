@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebbflow.cli.common import print_json, print_rows, this_command, watched
+from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.progress import watched
 from ebbflow.errors import ConfigError
 
 if TYPE_CHECKING:

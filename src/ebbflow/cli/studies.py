@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_rows, this_command
@@ -20,7 +20,7 @@ from ebbflow.requests.studies import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ebbflow.show.compare_html import Report
+    from ebbflow.studies.report import Report
 
 
 def evaluate(request: EvaluateRequest) -> None:
@@ -92,11 +92,10 @@ def compare(request: CompareRequest) -> None:
     """
     from ebbflow.files import write_text
     from ebbflow.runs import Request, open_run
-    from ebbflow.show.compare_html import page
     from ebbflow.studies.compare import Comparing
     from ebbflow.studies.compare import compare as parts_of
-    from ebbflow.studies.compare_facts import as_json
     from ebbflow.studies.evaluate import Evaluation
+    from ebbflow.studies.report import as_json, page
     from ebbflow.training.engine import keep_large_blocks, pick_device
 
     keep_large_blocks()
@@ -176,15 +175,6 @@ def likelihood(request: LikelihoodRequest) -> None:
         print_rows([{"key": key, "value": value} for key, value in report.items() if value is not None])
 
 
-@dataclass(frozen=True)
-class _Times:
-    """How many of a grid's candidate times have been measured."""
-
-    done: int
-    total: int
-    name: str = "times"
-
-
 def search_grid(request: SearchGridRequest) -> None:
     """Search the time grid on which few steps stay nearest to many; use it as `ebbflow sample --grid learned`."""
     from ebbflow.runs import open_run
@@ -202,7 +192,7 @@ def search_grid(request: SearchGridRequest) -> None:
         seed=request.seed,
         weights=request.weights,
     )
-    found = shown(_as_parts(search_grids(run, wanted, pick_device(request.device))), "stopped.", unit="time")
+    found = shown(search_grids(run, wanted, pick_device(request.device)), "stopped; no grid was kept.", unit="time")
     if request.json:
         print_json(found)
         return
@@ -211,16 +201,6 @@ def search_grid(request: SearchGridRequest) -> None:
         f"\n{run.checkpoint.folder / FILE}\nUse it: ebbflow sample --ckpt {run.folder} --grid learned --steps "
         f"{found[0]['steps']} --output samples.png"
     )
-
-
-def _as_parts(
-    work: Generator[tuple[int, int], None, list[dict[str, Any]]],
-) -> Generator[_Times, None, list[dict[str, Any]]]:
-    while True:
-        try:
-            yield _Times(*next(work))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 def _print_grids(found: Sequence[Mapping[str, Any]]) -> None:

@@ -30,7 +30,7 @@ def verify(request: VerifyRequest) -> int:
     plan = _plan(request)
     rows = list(watched(verdicts(plan), len(plan), unit="row"))
     if request.output is not None:
-        from ebbflow.show.verify_html import page
+        from ebbflow.proof.tables import page
 
         write_text(request.output, page(rows, this_command()))
     if request.json:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ebbflow import __version__
 from ebbflow.data import Dataset
-from ebbflow.files import whole_file
+from ebbflow.files import load_tensors, save_tensors, write_text
+
+SHOWING = ("cli", "studio", "show", "proof")  # rooms that make no numbers of samples
 
 
 def cache_folder() -> Path:
@@ -23,28 +28,40 @@ def cache_folder() -> Path:
 
 def keep(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
     """Write `tensors` to `path` and `facts` beside it; returns the facts with "sha256" and "file" added."""
-    from safetensors.torch import save_file
-
-    with whole_file(path) as partial:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+    save_tensors(tensors, path)
     facts = facts | {"sha256": file_hash(path), "file": str(path)}
-    with whole_file(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    write_text(path.with_suffix(".json"), json.dumps(facts, indent=2))
     return facts
 
 
 def kept(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What `keep` wrote to `path`; None where it is absent, damaged or changed."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if facts["sha256"] != file_hash(path):
             return None
-        return load_file(path), facts | {"file": str(path)}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return load_tensors(path), facts | {"file": str(path)}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@cache
+def code_hash() -> str:
+    """Twelve hexadecimal digits that stand for the version and the code of ebbflow, but for what only shows numbers."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256(__version__.encode())
+    for file in sorted(root.rglob("*.py")):
+        place = file.relative_to(root)
+        if place.parts[0] not in SHOWING:
+            digest.update(f"\n{place.as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def source_of(thing: Any) -> str:
+    """The source of the module that defines a function or a class; of what has none, nothing."""
+    try:
+        return inspect.getsource(inspect.getmodule(thing) or thing)
+    except (OSError, TypeError):
+        return ""
 
 
 def file_hash(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.noise import generator_for
 from ebbflow.methods.denoise import Denoiser, conditional
+from ebbflow.progress import Stage, Work
 
 LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 
@@ -25,11 +26,11 @@ def denoising_errors(
     seed: int = 0,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
-) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
+) -> Work[list[dict[str, Any]]]:
     """E ||x0 - x0^||^2 / numel and E ||eps - eps^||^2 / numel at each log-SNR L; the second is e^L times the first.
 
     The noise is frozen: the same (x0, eps) at every level and for every model. Levels outside the path's range are left
-    out. Yields (levels done, levels in all); one network evaluation a sample and level.
+    out. One network evaluation a sample and level.
 
     Args:
         denoiser: with no condition bound.
@@ -50,7 +51,7 @@ def denoising_errors(
         if abs(float(denoiser.path.log_snr(t)) - level) < 1e-3:
             x0_mse, eps_mse = _errors(denoiser, x0, cond, eps, t, batch_size, device)
             rows.append({"log_snr": level, "x0_mse": x0_mse, "eps_mse": eps_mse})
-        yield done, len(levels)
+        yield Stage("denoise", done, len(levels))
     return rows
 
 
@@ -69,6 +70,6 @@ def _errors(
         bound = denoiser if cond is None else conditional(denoiser).given(rows_of(cond, rows))
         estimate = bound(denoiser.path.mix(clean, noise, t), t)
         errors = ((estimate.x0 - clean), (estimate.eps - noise))
-        sums += torch.stack([error.double().square().sum().cpu() for error in errors])
+        sums += torch.stack([error.cpu().double().square().sum() for error in errors])
     x0_mse, eps_mse = (sums / x0.numel()).tolist()
     return x0_mse, eps_mse

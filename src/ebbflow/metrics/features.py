@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -21,12 +21,12 @@ from ebbflow.metrics.classifier import (
     trained_facts,
 )
 from ebbflow.metrics.pretrained import Kind, pretrained
+from ebbflow.progress import Stage, Work
 from ebbflow.training.engine import pick_precision
 
 PCA_FEATURES = 64
 PCA_ROWS = 10_000
 BATCH = 500
-Counts = tuple[int, int]
 
 
 class FeatureMap(Protocol):
@@ -93,10 +93,8 @@ class Linear:
         return centred if self.matrix is None else centred @ self.matrix
 
 
-def classifier(
-    splits: Splits, device: torch.device, settings: ClassifierSettings | None = None
-) -> Generator[Counts, None, Classifier]:
-    """The classifier of a data set, from the cache or trained now; yields (steps done, steps in all) while it trains.
+def classifier(splits: Splits, device: torch.device, settings: ClassifierSettings | None = None) -> Work[Classifier]:
+    """The classifier of a data set, from the cache or trained now.
 
     It is trained on `splits.train` alone; `splits.held_out` only measures its error.
 
@@ -114,7 +112,8 @@ def classifier(
     found = kept(path)
     if found is None:
         began = time.perf_counter()
-        yield from train_classifier(net, train, settings, device)
+        for done, total in train_classifier(net, train, settings, device):
+            yield Stage("train classifier", done, total)
         facts = trained_facts(net, splits, settings, device) | {"seconds": round(time.perf_counter() - began, 1)}
         facts = keep(path, net.state_dict(), facts)
     else:
@@ -198,8 +197,8 @@ def feature_map(kind: str, data: Dataset, device: torch.device) -> FeatureMap:
     return pretrained(PRETRAINED[name], source, data, device) if name in PRETRAINED else FITTED[name](data)
 
 
-def features_of(feature_map: FeatureMap, data: Dataset) -> Generator[Counts, None, Tensor]:
-    """The features of a whole data set, float32 (N, dim), from the cache or computed now; yields (done, in all)."""
+def features_of(feature_map: FeatureMap, data: Dataset) -> Work[Tensor]:
+    """The features of a whole data set, float32 (N, dim), from the cache or computed now."""
     if len(data) == 0:
         return torch.zeros(0, feature_map.dim)
     key = key_of(feature_map.name, feature_map.facts["sha256"], data_hash(data))
@@ -210,7 +209,7 @@ def features_of(feature_map: FeatureMap, data: Dataset) -> Generator[Counts, Non
     parts = []
     for rows in torch.arange(len(data)).split(BATCH):
         parts.append(feature_map(data.x0(rows)))
-        yield int(rows[-1]) + 1, len(data)
+        yield Stage("real features", int(rows[-1]) + 1, len(data))
     features = torch.cat(parts)
     keep(path, {"features": features}, {"features": feature_map.name, "data": data.name, "num": len(data)})
     return features

@@ -21,6 +21,7 @@ class Cell:
         strip: its first samples, a PNG in base64.
         failed: why there are no values, or None.
         times: the grid, where it was learned.
+        setting: what `key` stands for but for the code that made the numbers.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Cell:
     strip: str = ""
     failed: str | None = None
     times: tuple[float, ...] | None = None
+    setting: str = ""
 
     @property
     def name(self) -> str:

@@ -93,7 +93,7 @@ def measure(sets: Sets) -> dict[str, Any]:
     them and the errors those of the mean.
     """
     every = [table(sets.measurement(i)) for i in range(len(sets.comparison.generated) // sets.num)]
-    values, errors = (every[0], block_errors(sets.measurement(0))) if len(every) == 1 else mean_and_error(every)
+    values, errors = (every[0], block_errors(sets.measurement(0))) if len(every) == 1 else means(every)
     floor = None if sets.floor is None else table(sets.floor)
     return {
         **values,
@@ -106,16 +106,19 @@ def measure(sets: Sets) -> dict[str, Any]:
     }
 
 
-def mean_and_error(every: Sequence[Mapping[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float]]:
+def means(every: Sequence[Mapping[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float]]:
     """The mean of each value over at least 2 measurements, and the standard error of that mean."""
-    means: dict[str, float | None] = {}
-    errors = {}
-    for name in every[0]:
-        given = [value for row in every if (value := row[name]) is not None]
-        means[name] = sum(given) / len(given) if given else None
-        if given:
-            errors[name] = float(torch.tensor(given, dtype=torch.float64).std() / len(given) ** 0.5)
-    return means, errors
+    given = {name: [value for row in every if (value := row[name]) is not None] for name in every[0]}
+    found = {
+        name: mean_and_error(torch.tensor(values, dtype=torch.float64)) for name, values in given.items() if values
+    }
+    return {name: found[name][0] if name in found else None for name in given}, {n: e for n, (_, e) in found.items()}
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean of values (N,), N at least 2, and its standard error."""
+    values = values.cpu().double()
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
 
 def block_errors(c: Comparison) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Verdicts put into tables: cells by sampler and path, and rows for print."""
+"""Verdicts put into tables: by sampler and path, as rows for print, and as a page."""
 
 from __future__ import annotations
 
@@ -6,61 +6,55 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ebbflow.proof.verify import Verdict
+from ebbflow.show.page import render
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """The verdicts of one sampler on one path.
+class Group:
+    """The verdicts of one sampler on one path."""
 
-    Args:
-        order: measured, None where none can be told.
-        num_ok, num_refused: of the `rows`.
-    """
-
-    sampler: str
-    path: str
     rows: tuple[Verdict, ...]
 
     @property
-    def order(self) -> float | None:
-        return self.rows[0].order_measured
-
-    @property
     def num_ok(self) -> int:
+        """How many of them are ok."""
         return sum(row.ok for row in self.rows)
 
     @property
-    def num_refused(self) -> int:
-        return sum(row.refused for row in self.rows)
-
-    @property
     def ok(self) -> bool:
+        """Whether all of them are."""
         return self.num_ok == len(self.rows)
 
+    @property
+    def mark(self) -> str:
+        """The measured order, "-" where none can be told, with "!" where a row failed."""
+        order = self.rows[0].order_measured
+        return ("-" if order is None else f"{order:.2f}") + ("" if self.ok else " !")
 
-def cells(rows: Iterable[Verdict]) -> dict[tuple[str, str], Cell]:
+
+def grouped(rows: Iterable[Verdict]) -> dict[tuple[str, str], Group]:
     """Rows by (sampler, path), in the order of their first appearance."""
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for row in rows:
         groups.setdefault((row.sampler, row.path), []).append(row)
-    return {key: Cell(sampler=key[0], path=key[1], rows=tuple(group)) for key, group in groups.items()}
+    return {key: Group(rows=tuple(group)) for key, group in groups.items()}
 
 
 def order_matrix(rows: Sequence[Verdict]) -> list[list[str]]:
     """A header and one line a sampler: declared order, measured order by path ("!" where something failed)."""
-    table = cells(rows)
-    paths = list(dict.fromkeys(row.path for row in rows))
+    groups, paths = grouped(rows), list(dict.fromkeys(row.path for row in rows))
+    marks = {key: group.mark for key, group in groups.items()}
     lines = [["measured order", "declared", *paths]]
-    for name in dict.fromkeys(row.sampler for row in rows):
-        of = [table.get((name, path)) for path in paths]
-        declared = next(cell.rows[0].order_declared for cell in of if cell is not None)
-        lines.append([name, str(declared), *("" if cell is None else order_mark(cell) for cell in of)])
+    lines += [[name, str(order), *(marks.get((name, path), "") for path in paths)] for name, order in declared(rows)]
     return lines
 
 
-def order_mark(cell: Cell) -> str:
-    """The order of a cell, with "!" where one of its combinations failed."""
-    return ("-" if cell.order is None else f"{cell.order:.2f}") + ("" if cell.ok else " !")
+def declared(rows: Sequence[Verdict]) -> list[tuple[str, int]]:
+    """Each sampler and the order it declares."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found.setdefault(row.sampler, row.order_declared)
+    return list(found.items())
 
 
 def sampler_table(rows: Sequence[Verdict]) -> list[list[str]]:
@@ -101,3 +95,18 @@ def summary(rows: Sequence[Verdict]) -> str:
     bad, refused = sum(not row.ok for row in rows), sum(row.refused and row.ok for row in rows)
     note = f" ({refused} singular pairs refused, as they must be)" if refused else ""
     return f"{len(rows)} combinations, {len(rows) - bad} ok{note}, {bad} not ok."
+
+
+def page(rows: Sequence[Verdict], command: str) -> str:
+    """The page of all rows; `command` is shown as what made it."""
+    return render(
+        "verify.html",
+        title="ebbflow verify",
+        command=command,
+        summary=summary(rows),
+        failures=failures(rows),
+        declared=declared(rows),
+        paths=list(dict.fromkeys(row.path for row in rows)),
+        groups=grouped(rows),
+        sampler_table=sampler_table(rows),
+    )

@@ -1,8 +1,8 @@
-"""Editing with a run: pictures in, edited samples out, in batches."""
+"""Editing with an open model: pictures in, edited samples out, in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from ebbflow.conditioning import DataFacts
+from ebbflow.core.condition import rows_of
 from ebbflow.core.noise import Noise
-from ebbflow.data import Dataset
-from ebbflow.data.folder import read_picture
+from ebbflow.data import Dataset, to_uint8
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.files import whole_file
-from ebbflow.latent import LatentSpace
-from ebbflow.methods.denoise import Denoiser, NetDenoiser
+from ebbflow.methods.denoise import Denoiser, conditional
 from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, reconstruct, sdedit, sub_grid
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
-from ebbflow.runs.build import conditioner_of
-from ebbflow.runs.generate import Request, Samples, bind
-from ebbflow.runs.spaces import decoded
+from ebbflow.requests.sampling import EditRequest
+from ebbflow.runs.opened import Opened
+from ebbflow.runs.sample import Plan, Samples, bind, changes_of, check, conditions_of, deal, default_plan, results
 
-MASK_LEVEL = 128  # grey from which a pixel of a mask counts as white
+SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,94 +38,88 @@ class Edit:
         resample, jump: of the inpainting.
     """
 
-    strength: float = 0.6
+    strength: float = SDEDIT
     mask: Tensor | None = None
     resample: int = 1
     jump: int = 1
 
-    def num_steps(self, denoiser: Denoiser, request: Request) -> int:
+    def times(self, path_of: Denoiser, plan: Plan) -> Tensor:
+        """The part of the plan's grid that is walked."""
+        return sub_grid(grid_times(path_of, plan.grid, plan.num_steps), self.strength)
+
+    def num_steps(self, denoiser: Denoiser, plan: Plan) -> int:
         """Steps of one batch."""
-        times = sub_grid(grid_times(denoiser, request.grid, request.num_steps), self.strength)
-        return (len(times) - 1) * (self.resample if self.mask is not None else 1)
+        return (len(self.times(denoiser, plan)) - 1) * (self.resample if self.mask is not None else 1)
 
 
-def edit(
-    denoiser: Denoiser,
-    request: Request,
-    x0: Tensor,
-    how: Edit,
-    device: torch.device | str = "cpu",
-    *,
-    space: LatentSpace | None = None,
-) -> Iterator[Samples]:
+def edit_of(request: EditRequest, mask: Tensor | None) -> Edit:
+    """The edit that a request asks for.
+
+    Raises:
+        ConfigError: settings of the inpainting without a mask.
+    """
+    if request.resample > 1 and mask is None:
+        raise ConfigError("`resample` belongs to inpainting: give a `mask`.")
+    strength = request.strength or (SDEDIT if mask is None else INPAINT)
+    return Edit(strength=strength, mask=mask, resample=request.resample, jump=request.jump)
+
+
+def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> Plan:
+    """What an edit's request means for a model, checked: by default 8 edits, one of a single condition, 4 of each of
+    several.
+
+    Args:
+        as_one: all images belong together (an interpolation, states that are decoded) and take one condition.
+
+    Raises:
+        ConfigError, ValueError: what the model cannot do.
+    """
+    named = any(value is not None for value in (request.labels, request.prompts, request.vectors))
+    rows = conditions_of(model, request) if named else ()
+    if as_one and len(rows) > 1:
+        raise ConfigError("images that belong together take one condition. Give one of `labels` or `prompts`.")
+    each = request.num or (8 if as_one or not rows else 1 if len(rows) == 1 else 4)
+    count = each if as_one else each * max(1, len(rows))
+    seeds = tuple(range(request.seed, request.seed + count))
+    plan = replace(
+        default_plan(model, seeds=seeds, conditions=deal(rows, count) if rows else None), **changes_of(request)
+    )
+    check(model, plan)
+    return plan
+
+
+def edit_image(model: Opened, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Samples]:
     """Every step of every batch of edits of one image, in order; those with `done` are results.
 
     Args:
-        denoiser: the model.
-        request: seeds (one an edit), labels or prompts, guidance, sampler and grid.
+        model: in a latent space a mask is a coarse one, and what it keeps has been through the autoencoder:
+            `paste_back` puts the image's own pixels back.
+        plan: seeds (one an edit), conditions, guidance, sampler and grid.
         x0: the image, float32 (1, *dims).
         how: strength and mask.
-        space: the run's latent space, `Run.space()`. There a mask is a coarse one, and what it keeps has been through
-            the autoencoder: `keep` puts the image's own pixels back.
 
     Raises:
-        ConfigError, ValueError: a request that the model or the sampler cannot serve.
+        ConfigError, ValueError: a plan that the model or the sampler cannot serve.
     """
-
-    total, state = how.num_steps(denoiser, request), entered(space, x0.to(device))
+    total, state = how.num_steps(model.denoiser, plan), model.encode(x0)
     if how.mask is not None:
-        how = replace(how, mask=_coarse(how.mask.to(device), state))
-    for first in range(0, len(request.seeds), request.batch_size):
-        rows = slice(first, first + request.batch_size)
-        seeds, labels = request.seeds[rows], None if request.labels is None else request.labels[rows]
-        asked = None if request.asked is None else request.asked[rows]
-        bound = bind(denoiser, request, asked)
-        for i, step in enumerate(_steps(bound, request, state, how, Noise(seeds)), start=1):
-            yield Samples(
-                state=step.x.float().cpu(),
-                state_x0=step.estimate.x0.float().cpu(),
-                seeds=seeds,
-                labels=labels,
-                step=i,
-                done=i == total,
-                asked=asked,
-                space=space,
-            )
+        how = replace(how, mask=_coarse(how.mask.to(state.device), state))
+    for part in plan.batches():
+        yield from results(model, part, _steps(bind(model, part), part, state, how), total)
 
 
-def _steps(bound: Denoiser, request: Request, x0: Tensor, how: Edit, noise: Noise) -> Iterator[Step]:
+def _steps(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Step]:
+    noise = Noise(plan.seeds)
+    walk: dict[str, Any] = {
+        "strength": how.strength,
+        "sampler": plan.sampler,
+        "num_steps": plan.num_steps,
+        "grid": plan.grid,
+        "options": plan.options,
+    }
     if how.mask is None:
-        return sdedit(
-            bound,
-            x0,
-            noise,
-            strength=how.strength,
-            sampler=request.sampler,
-            num_steps=request.num_steps,
-            grid=request.grid,
-            options=request.options,
-        )
-    return inpaint(
-        bound,
-        x0,
-        how.mask,
-        noise,
-        strength=how.strength,
-        resample=how.resample,
-        jump=how.jump,
-        sampler=request.sampler,
-        num_steps=request.num_steps,
-        grid=request.grid,
-        options=request.options,
-    )
-
-
-def entered(space: LatentSpace | None, x0: Tensor) -> Tensor:
-    """Images as the model has them: the inverse of `runs.spaces.decoded`."""
-    if space is None:
-        return x0
-    with torch.no_grad():
-        return space.encode(x0)
+        return sdedit(bound, x0, noise, **walk)
+    return inpaint(bound, x0, how.mask, noise, resample=how.resample, jump=how.jump, **walk)
 
 
 def _coarse(mask: Tensor, state: Tensor) -> Tensor:
@@ -135,7 +127,7 @@ def _coarse(mask: Tensor, state: Tensor) -> Tensor:
     return adaptive_max_pool2d(mask.float(), state.shape[2:]) > 0
 
 
-def keep(x: Tensor, x0: Tensor, mask: Tensor | None) -> Tensor:
+def paste_back(x: Tensor, x0: Tensor, mask: Tensor | None) -> Tensor:
     """Edits `x` with the pixels of the image `x0` where the mask is False."""
     return x if mask is None else torch.where(mask, x, x0)
 
@@ -145,57 +137,43 @@ def keep(x: Tensor, x0: Tensor, mask: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Inverter:
-    """A run's model with everything that inversion needs: condition and guidance bound, grid, device, latent space.
+    """An open model with a plan that asks one thing of all its samples, or nothing: from images to their noises and
+    back.
 
     Args:
-        denoiser: of any batch size: its condition is a single row.
-        request: sampler and grid.
-        device: where it runs.
-        space: the run's latent space, or None.
+        model: the model.
+        plan: sampler, grid, guidance and condition.
     """
 
-    denoiser: Denoiser
-    request: Request
-    device: torch.device | str = "cpu"
-    space: LatentSpace | None = None
+    model: Opened
+    plan: Plan
 
-    @classmethod
-    def of(
-        cls, denoiser: Denoiser, request: Request, device: torch.device | str = "cpu", space: LatentSpace | None = None
-    ) -> Inverter:
-        """For a request that asks one thing of all its samples, or nothing."""
-        asked = None if request.asked is None else request.asked[:1]
-        return cls(denoiser=bind(denoiser, request, asked), request=request, device=device, space=space)
+    @property
+    def denoiser(self) -> Denoiser:
+        """The model with condition and guidance bound, for any batch size."""
+        return bind(self.model, self.plan.rows(slice(0, 1)))
 
     @property
     def times(self) -> Tensor:
-        """The grid of the request."""
-        return grid_times(self.denoiser, self.request.grid, self.request.num_steps)
+        """The grid of the plan."""
+        return grid_times(self.model.denoiser, self.plan.grid, self.plan.num_steps)
 
     def noise_of(self, x0: Tensor) -> Tensor:
         """The states from which the sampler makes the images `x0` (N, *dims), float32 (N, *state_dims)."""
-        state = entered(self.space, x0.to(self.device))
-        return last(invert(self.denoiser, state, self.times, sampler=self.request.sampler)).float().cpu()
+        steps = invert(self.denoiser, self.model.encode(x0), self.times, sampler=self.plan.sampler)
+        return last(steps).float().cpu()
 
     def images_of(self, noise: Tensor) -> Tensor:
-        """Samples from given starting states instead of seeds, float32 (N, *dims)."""
-        fresh = Noise([self.request.seeds[0] + i for i in range(len(noise))])
-        request = self.request
-        steps = walk_from(
-            self.denoiser,
-            noise.to(self.device),
-            self.times,
-            fresh,
-            sampler=request.sampler,
-            options=request.options,
-        )
-        return decoded(self.space, last(steps)).float().cpu()
+        """Samples from given starting states in the place of seeds, float32 (N, *dims)."""
+        fresh = Noise([self.plan.seeds[0] + i for i in range(len(noise))])
+        state = noise.to(self.model.device)
+        steps = walk_from(self.denoiser, state, self.times, fresh, sampler=self.plan.sampler, options=self.plan.options)
+        return self.model.decode(last(steps))
 
     def between(self, pair: Tensor, num: int) -> Tensor:
         """`num` images from the first of `pair` to the second by way of their noises, float32 (num, *dims)."""
-        state = entered(self.space, pair.to(self.device))
-        x = interpolate(self.denoiser, state, self.times, num=num, sampler=self.request.sampler)
-        return decoded(self.space, x).float().cpu()
+        x = interpolate(self.denoiser, self.model.encode(pair), self.times, num=num, sampler=self.plan.sampler)
+        return self.model.decode(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,108 +196,62 @@ class Reconstruction:
         error = float(self.psnr.std() / num**0.5) if num > 1 else 0.0
         return {"num_steps": self.num_steps, "num": num, "psnr": float(self.psnr.mean()), "standard_error": error}
 
+    @property
+    def images(self) -> Tensor:
+        """uint8 (N, C, H, W)."""
+        return to_uint8(self.x)
 
-def reconstructions(
-    denoiser: NetDenoiser,
-    request: Request,
-    data: Dataset,
-    steps: list[int],
-    device: torch.device | str = "cpu",
-    *,
-    space: LatentSpace | None = None,
-) -> Iterator[Reconstruction]:
+
+def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[int]) -> Iterator[Reconstruction]:
     """The reconstruction of the images of `data`, each with its own condition where the model takes one, by number of
     steps. In a latent space what the autoencoder loses is lost too.
+
+    Args:
+        plan: sampler, grid and batch size.
 
     Raises:
         ConfigError, ValueError: a sampler or grid that cannot be walked backwards, fewer than 2 steps.
     """
-    x0, conditioner = data.x0(torch.arange(len(data))), conditioner_of(denoiser)
-    cond = None if conditioner is None else conditioner.conditions(data)
+    x0, cond = data.x0(torch.arange(len(data))), model.conditions_of(data)
     for num_steps in steps:
-        times = grid_times(denoiser, request.grid, num_steps)
+        times = grid_times(model.denoiser, plan.grid, num_steps)
         parts = []
-        for rows in torch.arange(len(data)).split(request.batch_size):
-            bound = denoiser if cond is None else denoiser.given(cond[rows])
-            state = entered(space, x0[rows].to(device))
-            again = reconstruct(bound, state, times, sampler=request.sampler)
-            parts.append(decoded(space, again).float().cpu())
+        for rows in torch.arange(len(data)).split(plan.batch_size):
+            bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
+            parts.append(model.decode(reconstruct(bound, model.encode(x0[rows]), times, sampler=plan.sampler)))
         x = torch.cat(parts).clamp(-1, 1)
         yield Reconstruction(num_steps=num_steps, psnr=psnr(x, x0), x=x)
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files of noise ----------------------------------------------------------------------------------------------------
 
 
-def require_images(facts: DataFacts, what: str) -> None:
-    """Refuse a run of points with a ConfigError."""
-    if not facts.is_image:
-        raise ConfigError(f"this run is of {facts.dims[0]}-D points: {what} wants a run of images.")
+NOISE_KEYS = {"sampler": "sampler", "grid": "grid", "num_steps": "steps", "guidance": "guidance"}  # in a file: asked
 
 
-def read_image(path: Path, facts: DataFacts) -> tuple[Tensor, str]:
-    """A picture as the run sees images, float32 (1, *dims) in [-1, 1], and what was done to it in words, or "".
-
-    Raises:
-        ConfigError: a run of points.
-        DataError: a file that is missing or cannot be read, a run whose images are not square.
-    """
-    require_images(facts, "editing")
-    channels, height, width = facts.dims
-    if height != width:
-        raise DataError(f"only square images can be read from a picture; this run's are {height} x {width}.")
-    picture = read_picture(path, size=height, channels=channels)
-    pixels = torch.from_numpy(picture.pixels)[None]
-    x = Dataset(name=path.name, x=pixels, labels=None, label_names=()).x0(torch.tensor([0]))
-    if picture.file_size == (width, height):
-        return x, ""
-    was = "x".join(map(str, picture.file_size))
-    cut = "" if picture.file_size[0] == picture.file_size[1] else "cut to its centre square and "
-    return x, f"{path}: {was} pixels, {cut}resized to {width}x{height}"
-
-
-def read_mask(path: Path, image: Path, facts: DataFacts) -> Tensor:
-    """A black and white picture of the size of `image` as bool (1, 1, H, W), True where it is white.
-
-    Raises:
-        DataError: missing, unreadable, of another size than the image, or without any white.
-    """
-    mask = read_picture(path, size=facts.dims[1], channels=1)
-    wanted = read_picture(image, channels=facts.dims[0]).file_size
-    if mask.file_size not in (wanted, (facts.dims[2], facts.dims[1])):
-        got, want = ("x".join(map(str, size)) for size in (mask.file_size, wanted))
-        raise DataError(f"the mask {path} has {got} pixels, the image {want}. Make them the same size.")
-    generated = torch.from_numpy(mask.pixels)[None] >= MASK_LEVEL
-    if not generated.any():
-        raise DataError(f"the mask {path} has no white pixel, so there is nothing to generate.")
-    return generated
-
-
-NOISE_KEYS = ("sampler", "grid", "num_steps", "guidance")
-
-
-def write_noise(path: Path, noise: Tensor, request: Request) -> None:
-    """Write the states at the start of a request's grid, and how they were found, as an .npz file."""
+def write_noise(path: Path, noise: Tensor, plan: Plan) -> None:
+    """Write the states at the start of a plan's grid, and how they were found, as an .npz file."""
     with whole_file(path) as partial, partial.open("wb") as file:
-        settings = {key: np.array(getattr(request, key)) for key in NOISE_KEYS}
+        settings = {key: np.array(getattr(plan, key)) for key in NOISE_KEYS}
         np.savez_compressed(file, noise=noise.numpy(), **settings)  # type: ignore[arg-type]
 
 
-def read_noise(path: Path, facts: DataFacts) -> tuple[Tensor, dict[str, Any]]:
-    """What `write_noise` wrote: the states, float32 (N, *dims), and the request's sampler, grid, number of steps and
-    guidance, with which sampling gives the images back.
+def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
+    """What `write_noise` wrote: the states, float32 (N, *dims), and the sampler, grid, steps and guidance of a request
+    with which sampling gives the images back.
 
     Raises:
         DataError: missing, not such a file, or made for another shape.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            noise, settings = torch.from_numpy(file["noise"]).float(), {key: file[key].item() for key in NOISE_KEYS}
+            noise = torch.from_numpy(file["noise"]).float()
+            settings = {name: file[key].item() for key, name in NOISE_KEYS.items()}
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
     except Exception as error:  # zip, header and key errors of many types
         raise DataError(f"{path} is not a file that `ebbflow invert` writes: {error}") from error
-    if tuple(noise.shape[1:]) != facts.state_dims:
-        got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], facts.state_dims))
-        raise DataError(f"{path} holds noise of shape {got}; this run wants {want}.")
+    if tuple(noise.shape[1:]) != model.facts.state_dims:
+        got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], model.facts.state_dims))
+        raise DataError(f"{path} holds noise of shape {got}; this model wants {want}.")
     return noise, settings

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.grid_search import TEACHER, cheapest_path, deviations, trajectory
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import grid_times, pure_noise
+from ebbflow.progress import Stage, Work
 from ebbflow.runs.generate import Request, bind
 from ebbflow.runs.store import Run, Weights
 
@@ -102,10 +103,8 @@ def learned_grids(run: Run) -> list[dict[str, Any]]:
     return list(found)
 
 
-def search_grids(
-    run: Run, wanted: GridSearch, device: torch.device | str = "cpu"
-) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
-    """Search a grid for each number of steps and keep them with the checkpoint; yields (done, in all).
+def search_grids(run: Run, wanted: GridSearch, device: torch.device | str = "cpu") -> Work[list[dict[str, Any]]]:
+    """Search a grid for each number of steps and keep them with the checkpoint.
 
     Each result is judged on other seeds: `error` is the mean squared distance of its last state from the teacher's, and
     `error_uniform` that of the uniform grid.
@@ -122,7 +121,7 @@ def search_grids(
     rows: list[Tensor] = []
     for row in deviations(lambda: bound, x, times, sampler=wanted.sampler):
         rows.append(row)
-        yield len(rows), wanted.candidates
+        yield Stage("search", len(rows), wanted.candidates)
     other = _request(run, wanted, wanted.seed + wanted.num)
     judge = bind(denoiser, other, other.asked)
     start = _start(run, judge, other, times, device)

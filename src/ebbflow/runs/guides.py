@@ -15,7 +15,7 @@ from torch import Tensor
 from ebbflow.conditioning import DataFacts
 from ebbflow.core.condition import Cond
 from ebbflow.errors import ConfigError, choose, nearest
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, conditional
 from ebbflow.methods.guidance import (
     CONDITION_RULES,
     EMPHASES,
@@ -113,7 +113,7 @@ class Guides:
             guided = autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
             return guided if cond is None else guided.given(cond)
         if guidance == 1 or (cond is None and negative is None):
-            return denoiser if cond is None else denoiser.given(cond)
+            return denoiser if cond is None else conditional(denoiser).given(cond)
         return CONDITION_RULES[self.rule](
             denoiser, guidance=guidance, negative=negative, interval=interval, rescale=rescale, **self.rule_options
         ).given(cond)

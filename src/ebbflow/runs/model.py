@@ -16,7 +16,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.requests.base import takes
 from ebbflow.requests.sampling import EditRequest, SampleRequest
-from ebbflow.runs.edit_ import Inverter, edit_image, edit_of, edit_plan, paste_back
+from ebbflow.runs.edit import Inverter, edit_image, edit_of, edit_plan, paste_back
 from ebbflow.runs.opened import Opened, require_images
 from ebbflow.runs.pictures import read_mask, read_picture
 from ebbflow.runs.results import SampleSet, collect

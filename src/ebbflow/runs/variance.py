@@ -10,14 +10,13 @@ from pathlib import Path
 
 import torch
 
-from ebbflow.data import Dataset
-from ebbflow.errors import DataError
 from ebbflow.files import write_text
 from ebbflow.latent import encoded
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.variance import AnalyticVariance, VarianceTable, measure_variance
 from ebbflow.runs.build import conditioner_of, load_splits
 from ebbflow.runs.generate import Request
+from ebbflow.runs.same_data import require_same_data
 from ebbflow.runs.store import Run, Weights
 
 NUM_SAMPLES = 256
@@ -59,13 +58,3 @@ def variance_table(
 def _read(file: Path) -> VarianceTable:
     found = json.loads(file.read_text(encoding="utf-8"))
     return VarianceTable(log_snr=tuple(found["log_snr"]), variance=tuple(found["variance"]))
-
-
-def require_same_data(run: Run, data: Dataset) -> None:
-    """Raise a DataError unless `data` has the shape and the classes that the run was trained on."""
-    facts = run.checkpoint.state["facts"]
-    if (list(data.dims), list(data.label_names)) != (facts["dims"], facts["label_names"]):
-        raise DataError(
-            f"{run.folder} was trained on samples of {tuple(facts['dims'])} with {len(facts['label_names'])} classes; "
-            f"data set {data.name!r} has {data.dims} with {len(data.label_names)}. Give the run's own data."
-        )

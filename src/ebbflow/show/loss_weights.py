@@ -76,8 +76,8 @@ def grid() -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two objectives where both are defined.
+class Ratio:
+    """The ratio of two objectives' weights where both are defined.
 
     Args:
         first, second: their names.
@@ -93,17 +93,17 @@ class Comparison:
     same: bool
 
 
-def compare(terms: Sequence[Term]) -> list[Comparison]:
+def compare(terms: Sequence[Term]) -> list[Ratio]:
     """Every pair of `terms`."""
     found = {term.name: term.weights(grid()) for term in terms}
-    return [_comparison(a, b, found[a], found[b]) for a, b in combinations(found, 2)]
+    return [_ratio(a, b, found[a], found[b]) for a, b in combinations(found, 2)]
 
 
-def _comparison(first: str, second: str, a: Tensor, b: Tensor) -> Comparison:
+def _ratio(first: str, second: str, a: Tensor, b: Tensor) -> Ratio:
     ratio = (a / b).log()
     ratio = ratio[torch.isfinite(ratio)]
     spread = float((ratio.max() - ratio.min()).expm1())
-    return Comparison(first=first, second=second, factor=float(ratio.mean().exp()), spread=spread, same=spread <= SAME)
+    return Ratio(first=first, second=second, factor=float(ratio.mean().exp()), spread=spread, same=spread <= SAME)
 
 
 def draw(terms: Sequence[Term]) -> Image.Image:

@@ -1,61 +1,104 @@
-"""The shell of every report: one page that needs no script, no server and no network, light, dark and on paper."""
+"""Pages from templates: each needs no script, no server and no network, and is light, dark and on paper."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from html import escape
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --paper: #ffffff; --rule: #d5dbe3; --soft: #f3f5f8; --faint: #5d6875;
-  --good: #17663a; --good-back: #e3f3e8; --bad: #a11a1a; --bad-back: #fbe4e4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #dfe6ee; --paper: #14181d; --rule: #343c46; --soft: #1d232a;
-  --faint: #98a4b1; --good: #7fd3a0; --good-back: #16301f; --bad: #ff9a9a; --bad-back: #421a1a; } }
-@media print { :root { color-scheme: light; --ink: #1d2733; --paper: #ffffff; --rule: #d5dbe3; --soft: #f3f5f8;
-  --faint: #5d6875; --good: #17663a; --good-back: #e3f3e8; --bad: #a11a1a; --bad-back: #fbe4e4; }
-  .wide { overflow: visible !important; } tr, figure { break-inside: avoid; } h2 { break-after: avoid; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 84rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-p.note, td.note { color: var(--faint); } code { font-size: .92em; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th { color: var(--faint); font-weight: 600; } th:first-child, td:first-child, td.word, th.word { text-align: left; }
-td.why { text-align: left; white-space: normal; min-width: 22rem; font-size: .88em; line-height: 1.35; }
-td.good { background: var(--good-back); color: var(--good); } td.bad { background: var(--bad-back); color: var(--bad); }
-td a { color: inherit; text-decoration: none; display: block; } td a:hover { text-decoration: underline; }
-details { border-top: 1px solid var(--rule); padding: .25rem 0; } summary { cursor: pointer; padding: .2rem 0; }
-summary b.bad { color: var(--bad); } summary span { color: var(--faint); }
-"""
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT, RULE = "#1d2733", "#5d6875", "#d5dbe3"
+COLOURS = ("#1f5fa8", "#b8500b", "#1d7a4c", "#9b2fae", "#a8281f", "#5b6b00", "#00768a", "#6b4a2b")
+LIGHT = {"ink": INK, "faint": FAINT, "rule": RULE, **{f"c{i}": colour for i, colour in enumerate(COLOURS)}}
+DARK = {
+    "ink": "#dfe6ee", "faint": "#98a4b1", "rule": "#343c46", "c0": "#7fb4f0", "c1": "#f3a261", "c2": "#6fd3a0",
+    "c3": "#d98ae8", "c4": "#ff8f86", "c5": "#c5d44e", "c6": "#59d0e4", "c7": "#d6ae86",
+}  # fmt: skip
+_VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items()}
 
 
-def shell(title: str, command: str, parts: Sequence[str], *, style: str = "") -> str:
-    """A page of `parts`, which are HTML; `command` is shown as what made it."""
-    whole = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="note"><code>{escape(command)}</code></p>',
-        *parts,
-        "</body></html>",
-    ]
-    return "\n".join(whole) + "\n"
+def render(template: str, **values: Any) -> str:
+    """The text of a file in `show/templates`; of a page of HTML every value is escaped that is no `Markup`.
+
+    Raises:
+        jinja2.UndefinedError: the template asks for a value that is not among `values`.
+    """
+    return _environment().get_template(template).render(**values)
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """A header and rows of HTML; an entry that begins with <th or <td stands as it is."""
-    head, *body = lines
-    top = "".join(entry if entry.startswith("<th") else f"<th>{entry}</th>" for entry in head)
-    rest = "\n".join("<tr>" + "".join(map(_entry, line)) + "</tr>" for line in body)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{rest}\n</tbody></table></div>'
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("ebbflow.show", "templates"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"number": number, "text": text, "data_uri": data_uri, "cell": cell, "slug": slug}
+    found.globals |= {"light": LIGHT, "dark": DARK}
+    return found
 
 
-def _entry(entry: str) -> str:
-    return entry if entry.startswith("<td") else f"<td>{entry}</td>"
+def number(value: float | None, form: str = ".4g") -> str:
+    """A number in a form such as ".2f"; nothing for None."""
+    return "" if value is None else format(value, form)
 
 
-def data_uri(content: bytes, kind: str = "image/png") -> str:
-    """`content` inside an address, so that a page carries its own pictures."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def text(value: Any) -> str:
+    """A string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def cell(value: str) -> str:
+    """A string inside a cell of a Markdown table: no bar ends the cell and no tag begins."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", value.replace("|", "\\|"))
+
+
+def slug(names: Sequence[str]) -> str:
+    """Names as one address inside a page, another for other names."""
+    return "-".join("".join(c if c.isalnum() or c in "-_" else f".{ord(c)}" for c in name) for name in names)
+
+
+def data_uri(content: bytes | str, kind: str = "image/png") -> str:
+    """A file inside an address, so that a page carries its own pictures; a string is taken for base64."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode() if isinstance(content, bytes) else content}"
+
+
+def figure(drawn: Figure, *, name: str, titles: Mapping[str, str] = MappingProxyType({})) -> Markup:
+    """`drawn` as SVG inside a page; what has a colour of `LIGHT` takes the page's own, light or dark.
+
+    Args:
+        drawn: a figure of 72 dots an inch, so that its points are the page's pixels.
+        name: what a reader hears who does not see it.
+        titles: what an artist says when pointed at, by its gid.
+    """
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "ebbflow"}):
+        unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawn.savefig(file, format="svg", transparent=True, metadata=unsaid)
+    _, _, body = file.getvalue().partition("</defs>")  # behind the one rule of style, which the page has itself
+    body = re.sub(r'<g id="([^"]*)">', lambda found: f"<g>{_title(titles.get(found[1]))}", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = re.sub(r"#[0-9a-f]{6}\b", lambda found: _VARIABLES.get(found[0], found[0]), body)
+    body = re.sub(r"\d+\.\d{2,}", lambda found: f"{float(found[0]):.4g}", body)
+    width, height = (72 * side for side in drawn.get_size_inches())
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{escape(name)}">'
+    return Markup(head + re.sub(r"\s*\n\s*", "\n", body).rstrip())
+
+
+def _title(said: str | None) -> str:
+    return "" if said is None else f"<title>{escape(said)}</title>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -144,7 +144,7 @@ def traced(x: Tensor, t: float, steps: Iterator[Step]) -> Trace:
 def trace(
     denoiser: Denoiser,
     dims: tuple[int, ...],
-    seeds: range,
+    seeds: Sequence[int],
     times: Tensor,
     *,
     sampler: str,
@@ -158,7 +158,7 @@ def trace(
 
 
 def toy_trace(
-    denoiser: Denoiser, dims: tuple[int, ...], seeds: range, times: Tensor, device: torch.device | str = "cpu"
+    denoiser: Denoiser, dims: tuple[int, ...], seeds: Sequence[int], times: Tensor, device: torch.device | str = "cpu"
 ) -> Trace:
     """The sampler that suggests itself and fails: x_s = x_t - eps(x_t), all of the predicted noise at every step.
 

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,43 +15,35 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.times import TIME_GRIDS
-from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.denoise import Net, NetDenoiser
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.base import levels_of
 from ebbflow.methods.sampling import grid_times
 from ebbflow.metrics import features as maps
-from ebbflow.metrics.cache import data_hash, key_of
+from ebbflow.metrics.cache import code_hash, data_hash, key_of, source_of
 from ebbflow.metrics.frontier import Cell
-from ebbflow.metrics.measure import Sets, block_errors, table
-from ebbflow.metrics.scores import Comparison
+from ebbflow.metrics.measure import block_errors, table
+from ebbflow.metrics.yardstick import Made, Yardstick, yardstick_of
+from ebbflow.progress import Stage, Work, retold
 from ebbflow.runs.generate import Request, generate
 from ebbflow.runs.grids import LEARNED
+from ebbflow.runs.same_data import require_same_data
 from ebbflow.runs.store import Run, describe
 from ebbflow.show import canvas
-from ebbflow.show.compare_html import Report
 from ebbflow.show.plots import scatter
-from ebbflow.studies.compare_facts import (
-    config_differences,
-    data_of,
-    facts_of_runs,
-    is_guidable,
-    names_of,
-    weights_hash,
-)
+from ebbflow.studies.compare_facts import config_differences, data_of, facts_of_runs, is_guidable, names_of
 from ebbflow.studies.evaluate import (
     Evaluation,
-    Eyes,
-    Stage,
+    Loaded,
     by_label,
-    eyes_of,
+    features_for,
+    load,
     request_of,
     sides_of,
     splits_of,
-    staged,
-    working_denoiser,
 )
+from ebbflow.studies.report import Report
 
 STRIP = 10  # samples of a cell that are shown
 STRIP_POINTS = 1000
@@ -80,20 +72,29 @@ class Comparing:
             choose(SAMPLERS, name, "sampler")
         for name in self.grids:
             choose({**TIME_GRIDS, LEARNED: None}, name, "time grid")
-        for flag, given in (("samplers", self.samplers), ("grids", self.grids), ("steps", self.steps)):
+        for name, given in (("samplers", self.samplers), ("grids", self.grids), ("steps", self.steps)):
             if not given or len(set(given)) != len(given):
-                raise ConfigError(f"--{flag} wants at least one entry and each once, got {list(given)}.")
+                raise ConfigError(f"`{name}` wants at least one entry and each once, got {list(given)}.")
         if not self.guidance or min(self.steps) < 1:
-            raise ConfigError(f"--steps must be 1 or more and --guidance not empty; got {self.steps}, {self.guidance}.")
+            raise ConfigError(f"`steps` must be 1 or more and `guidance` not empty; got {self.steps}, {self.guidance}.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A cell to come: whose, how it is sampled, the name under which it is kept, and about what it costs."""
+class Setting:
+    """A cell to come.
+
+    Args:
+        run: whose, as an index.
+        request: how it is sampled.
+        key: the name under which it is kept.
+        name: the same but for the code, so that an older cell of this setting is known for one.
+        cost: about how many evaluations a sample.
+    """
 
     run: int
     request: Request
     key: str
+    name: str
     cost: int
 
 
@@ -109,80 +110,62 @@ class Counting:
         return self.net(x, clock, cond)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bench:
-    """What every cell is measured with."""
-
-    eyes: Eyes
-    reference: Dataset
-    real: Tensor
-    floor: dict[str, float | None] | None
-
-
 def compare(
     runs: Sequence[Run], wanted: Comparing, store: Path, *, device: torch.device, command: str = ""
-) -> Generator[Stage, None, Report]:
-    """Measure every cell that is not in `store` yet, append it there, and report on all; yields its progress.
+) -> Work[Report]:
+    """Measure every cell that is not in `store` yet, append it there, and report on all.
 
-    Stages called "cells: ..." count network evaluations a sample, over all cells that are still to be made.
+    Stages called "cells" count network evaluations a sample, over all cells that are still to be made.
 
     Raises:
         ConfigError: runs on different data, an unknown name, a grid that was not searched, too few samples.
         DataError: the data is not what the runs were trained on.
     """
-    require_same_data(runs)
+    for run in runs[1:]:
+        require_same_data(runs[0], run)
     maps.check_kind(wanted.base.features)
-    splits = splits_of(runs[0], wanted.base.data_dir)
+    names, splits = names_of(runs), splits_of(runs[0], wanted.base.data_dir)
     reference, other = sides_of(splits, wanted.base)
-    denoisers = [working_denoiser(run, wanted.base, device) for run in runs]
-    requests = [_requests(run, denoiser, wanted) for run, denoiser in zip(runs, denoisers, strict=True)]
-    eyes = yield from eyes_of(splits, wanted.base, len(reference), device)
-    bench = yield from _bench(eyes, reference, other)
-    plans = [
-        _plan(i, run, request, wanted, bench, device)
-        for i, run in enumerate(runs)
+    loaded = [load(run, wanted.base, device) for run in runs]
+    requests = [_requests(one, wanted) for one in loaded]
+    features = yield from features_for(splits, wanted.base, len(reference), device)
+    yardstick = yield from yardstick_of(features, reference, other)
+    settings = [
+        _setting(i, one, request, wanted, yardstick, device)
+        for i, one in enumerate(loaded)
         for request in requests[i]
     ]  # fmt: skip
-    names, kept = names_of(runs), read_cells(store)
-    missing = [plan for plan in plans if plan.key not in kept]
-    total, done = sum(plan.cost for plan in missing), 0
-    for plan in missing:
-        work = _measure(runs[plan.run], names[plan.run], denoisers[plan.run], plan, bench, device)
-        label = f"cells: {len(kept) + 1} of {len(plans)}, {names[plan.run]} {_short(plan.request)}"
-        cell = yield from _scaled(work, label, done, plan.cost, total)
+    kept = read_cells(store)
+    notes = [*_notes(runs, wanted), *_outdated(settings, kept, store)]
+    missing = [setting for setting in settings if setting.key not in kept]
+    total, done = sum(setting.cost for setting in missing), 0
+    for number, setting in enumerate(missing, start=len(settings) - len(missing) + 1):
+        work = _measure(loaded[setting.run], names[setting.run], setting, yardstick, device)
+        note = f"{number} of {len(settings)}, {names[setting.run]} {_short(setting.request)}"
+        cell = yield from retold(work, _share_of("cells", note, done, setting.cost, total))
         append_cell(store, cell)
-        kept[plan.key] = cell
-        done += plan.cost
-    cells = [replace(kept[plan.key], run=names[plan.run]) for plan in plans]
+        kept[setting.key] = cell
+        done += setting.cost
     return Report(
         command=command,
-        cells=cells,
-        floor=bench.floor,
+        cells=[replace(kept[setting.key], run=names[setting.run]) for setting in settings],
+        floor=None if yardstick.floor is None else table(yardstick.floor),
         within=wanted.within,
-        settings=_settings(runs, wanted.base, bench, device),
-        runs=facts_of_runs(runs, denoisers, wanted.base.weights),
+        settings=_settings(runs, wanted.base, yardstick, device),
+        runs=facts_of_runs(loaded),
         differences=config_differences(runs),
-        notes=_notes(runs, wanted),
+        notes=notes,
         is_image=runs[0].facts.is_image,
     )
 
 
-def require_same_data(runs: Sequence[Run]) -> None:
-    """Raise a ConfigError unless all runs make the same kind of data, with the same classes."""
-    first = runs[0]
-    for run in runs[1:]:
-        own, its = (
-            (one.config.data.name, one.facts.dims, one.facts.label_names) for one in (first, run)
-        )  # fmt: skip
-        if own != its:
-            raise ConfigError(
-                f"{first.folder} makes {data_of(first)}, {run.folder} makes {data_of(run)}: they cannot be compared. "
-                "Give runs that were trained on the same data."
-            )
+def _share_of(name: str, note: str, before: int, cost: int, total: int) -> Callable[[float], Stage]:
+    return lambda share: Stage(name, round(before + share * cost), total, note)
 
 
-def _requests(run: Run, denoiser: NetDenoiser, wanted: Comparing) -> list[Request]:
+def _requests(loaded: Loaded, wanted: Comparing) -> list[Request]:
     """How each cell of a run is sampled, checked; guidance is 1 alone where the run cannot be guided."""
+    run, denoiser = loaded.run, loaded.denoiser
     guidance = wanted.guidance if is_guidable(run) else (1.0,)
     found = []
     for sampler in wanted.samplers:
@@ -209,73 +192,43 @@ def _check_times(denoiser: NetDenoiser, request: Request) -> None:
         levels_of(denoiser.path, grid_times(denoiser, request.grid, request.num_steps))
 
 
-def _bench(eyes: Eyes, reference: Dataset, other: Dataset) -> Generator[Stage, None, Bench]:
-    real = yield from staged("real features", maps.features_of(eyes.features, reference))
-    apart = yield from staged("real features", maps.features_of(eyes.features, other))
-    seen = None
-    if eyes.judge is not None and len(other):
-        seen = eyes.judge.classes(eyes.judge(other.x0(torch.arange(len(other)))))
-    c = _comparison(real, reference, apart, None, None)
-    floor = Sets(comparison=c, num=1, other=apart, other_classes=seen, other_labels=other.labels).floor
-    return Bench(eyes=eyes, reference=reference, real=real, floor=None if floor is None else table(floor))
-
-
-def _comparison(
-    real: Tensor, reference: Dataset, made: Tensor, classes: Tensor | None, labels: Tensor | None
-) -> Comparison:
-    return Comparison(
-        real=real,
-        generated=made,
-        real_classes=reference.labels,
-        classes=classes,
-        labels=labels,
-        num_classes=reference.num_classes,
-    )
-
-
-def _plan(i: int, run: Run, request: Request, wanted: Comparing, bench: Bench, device: torch.device) -> Plan:
+def _setting(
+    i: int, loaded: Loaded, request: Request, wanted: Comparing, yardstick: Yardstick, device: torch.device
+) -> Setting:
     """The key stands for everything that decides a cell's numbers, the machine's kind and the batch size for its
     seconds."""
-    key = key_of(
-        weights_hash(run, wanted.base.weights),
+    sampler = SAMPLERS[request.sampler]
+    name = key_of(
+        loaded.sha256,
         (request.sampler, request.num_steps, request.grid, request.times, request.guidance, request.labels is None),
         (request.seeds[0], request.seeds[-1], request.batch_size, *(("clip",) if request.clip else ())),
         (wanted.base.precision, device.type, torch.get_num_threads()),
-        (wanted.base.reference, data_hash(bench.reference), bench.eyes.features.facts["sha256"]),
+        (wanted.base.reference, data_hash(yardstick.reference), yardstick.features.map.facts["sha256"]),
     )
+    config = loaded.run.config
+    sources = [source_of(one) for one in (sampler.run, type(config.path), type(config.net))]
     branches = 1 if request.guidance in (0, 1) else 2
-    cost = (SAMPLERS[request.sampler].evaluations(request.num_steps) or ADAPTIVE_COST * request.num_steps) * branches
-    return Plan(run=i, request=request, key=key, cost=cost)
+    cost = (sampler.evaluations(request.num_steps) or ADAPTIVE_COST * request.num_steps) * branches
+    return Setting(run=i, request=request, key=key_of(name, code_hash(), sources), name=name, cost=cost)
 
 
 def _short(request: Request) -> str:
     return f"{request.sampler} {request.num_steps} {request.grid} w {request.guidance:g}"
 
 
-def _scaled(
-    work: Generator[float, None, Cell], name: str, before: int, cost: int, total: int
-) -> Generator[Stage, None, Cell]:
-    while True:
-        try:
-            share = next(work)
-        except StopIteration as end:
-            return end.value
-        yield Stage(name=name, done=round(before + share * cost), total=total)
-
-
 def _measure(
-    run: Run, name: str, denoiser: NetDenoiser, plan: Plan, bench: Bench, device: torch.device
+    loaded: Loaded, name: str, setting: Setting, yardstick: Yardstick, device: torch.device
 ) -> Generator[float, None, Cell]:
     """One cell; yields the share that is done. Memory grows with the number of samples by their features only."""
-    request, net = plan.request, Counting(net=denoiser.net)
-    counted, space = replace(denoiser, net=net), run.space(device)
-    _warm_up(run, denoiser, request, device)
-    features, classes, first, seconds, made = [], [], [], 0.0, 0
-    batches = generate(counted, run.facts, request, device, space=space)
+    request, facts, net = setting.request, loaded.run.facts, Counting(net=loaded.denoiser.net)
+    seen: list[dict[str, Tensor]] = []
+    first, seconds, made = [], 0.0, 0
+    _warm_up(loaded, request, device)
+    batches = generate(replace(loaded.denoiser, net=net), facts, request, device, space=loaded.space)
     while True:
         began = time.perf_counter()
         batch = next(batches, None)
-        x = None if batch is None or not batch.done else batch.images if run.facts.is_image else batch.x
+        x = None if batch is None or not batch.done else batch.images if facts.is_image else batch.x
         seconds += time.perf_counter() - began
         if batch is None:
             break
@@ -284,32 +237,32 @@ def _measure(
             continue
         made += len(batch.seeds)
         if not bool(torch.isfinite(batch.state).all()):
-            return _cell(plan, name, net.rows / made, seconds, made, failed="samples are not finite")
-        seen = bench.eyes.see(x.float() / 127.5 - 1 if run.facts.is_image else x)
-        features.append(seen["features"])
-        classes.append(seen.get("classes", torch.zeros(0)))
+            return _cell(setting, name, net.rows / made, seconds, made, failed="samples are not finite")
+        seen.append(yardstick.features.of(x.float() / 127.5 - 1 if facts.is_image else x))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
-    labels = None if request.labels is None else torch.tensor(request.labels)
-    known = torch.cat(classes) if bench.eyes.judge is not None else None
-    c = _comparison(bench.real, bench.reference, torch.cat(features), known, labels)
-    strip = _strip(torch.cat(first), run.facts.is_image)
-    cell = _cell(plan, name, net.rows / made, seconds, made)
-    return replace(cell, values=table(c), errors=block_errors(c), strip=strip)
+    both = {kind: torch.cat([one[kind] for one in seen]) for kind in seen[0]}
+    samples = Made(features=both["features"], classes=both.get("classes"), first=torch.cat(first))
+    c = yardstick.sets(samples, request.labels, made).comparison
+    cell = _cell(setting, name, net.rows / made, seconds, made)
+    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(samples.first, facts.is_image))
 
 
-def _warm_up(run: Run, denoiser: NetDenoiser, request: Request, device: torch.device) -> None:
+def _warm_up(loaded: Loaded, request: Request, device: torch.device) -> None:
     """One step of one batch, so that the first cell does not pay for what is done once."""
     size = request.batch_size
     labels = None if request.labels is None else request.labels[:size]
     small = replace(request, seeds=request.seeds[:size], labels=labels)
-    next(generate(denoiser, run.facts, small, device, space=run.space(device)))
+    next(generate(loaded.denoiser, loaded.run.facts, small, device, space=loaded.space))
 
 
-def _cell(plan: Plan, run: str, evaluations: float, seconds: float, num: int, *, failed: str | None = None) -> Cell:
-    request = plan.request
+def _cell(
+    setting: Setting, run: str, evaluations: float, seconds: float, num: int, *, failed: str | None = None
+) -> Cell:
+    request = setting.request
     return Cell(
-        key=plan.key,
+        key=setting.key,
+        setting=setting.name,
         run=run,
         sampler=request.sampler,
         grid=request.grid,
@@ -354,9 +307,9 @@ def append_cell(store: Path, cell: Cell) -> None:
         file.write(("\n" if text and not text.endswith("\n") else "") + json.dumps(asdict(cell)) + "\n")
 
 
-def _settings(runs: Sequence[Run], base: Evaluation, bench: Bench, device: torch.device) -> dict[str, Any]:
+def _settings(runs: Sequence[Run], base: Evaluation, yardstick: Yardstick, device: torch.device) -> dict[str, Any]:
     """What was the same in all cells."""
-    judge = bench.eyes.judge
+    features, judge = yardstick.features, yardstick.features.classifier
     return {
         "samples a cell": base.num,
         "seeds": f"{base.seed} to {base.seed + base.num - 1}",
@@ -365,11 +318,12 @@ def _settings(runs: Sequence[Run], base: Evaluation, bench: Bench, device: torch
         "precision": base.precision,
         "batch size": base.request.batch_size,
         "data": data_of(runs[0]),
-        "reference": f"{base.reference}, {len(bench.reference)} entries",
-        "features": bench.eyes.features.name,
+        "reference": f"{base.reference}, {len(yardstick.reference)} entries",
+        "features": features.map.name,
         "classifier's error on held-out data": None if judge is None else judge.facts.get("held_out_error"),
         "sampler options": "each sampler's defaults",
         "device": f"{device}, {torch.get_num_threads()} threads",
+        "code": code_hash(),
         "versions": describe(runs[0].config, runs[0].facts)["versions"],
     }
 
@@ -381,4 +335,16 @@ def _notes(runs: Sequence[Run], wanted: Comparing) -> list[str]:
     return [
         f"Guidance is 1 only for {', '.join(unguided)}: no labels, or none dropped in training, so there is nothing to "
         "guide from."
+    ]
+
+
+def _outdated(settings: Sequence[Setting], kept: Mapping[str, Cell], store: Path) -> list[str]:
+    """A sentence on the cells that are in `store` but were made by other code."""
+    older = {cell.setting for cell in kept.values()}
+    num = sum(setting.key not in kept and setting.name in older for setting in settings)
+    if num == 0:
+        return []
+    return [
+        f"{num} of {len(settings)} cells kept in {store.name} were made by another version of ebbflow's code: they "
+        "were measured again."
     ]

@@ -1,27 +1,17 @@
-"""What a comparison says of its runs: their names, facts and configurations, and the whole of it as JSON."""
+"""What a comparison says of its runs: their names, facts and configurations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
 from ebbflow.config import to_dict
 from ebbflow.errors import ConfigError
-from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.metrics.cache import file_hash
 from ebbflow.runs.build import drop_of
-from ebbflow.runs.store import Run, Weights
-from ebbflow.show.compare_html import Report
-from ebbflow.studies.evaluate import by_label
-
-
-def weights_hash(run: Run, weights: Weights) -> str:
-    """The sha256 of a checkpoint's weights."""
-    part = {"ema": "ema", "raw": "model"}[weights]
-    return file_hash(run.checkpoint.folder / f"{part}.safetensors")
+from ebbflow.runs.store import Run
+from ebbflow.studies.evaluate import Loaded, by_label
 
 
 def is_guidable(run: Run) -> bool:
@@ -29,25 +19,23 @@ def is_guidable(run: Run) -> bool:
     return by_label(run) and drop_of(run.config) > 0
 
 
-def facts_of_runs(runs: Sequence[Run], denoisers: Sequence[NetDenoiser], weights: Weights) -> dict[str, dict[str, Any]]:
+def facts_of_runs(loaded: Sequence[Loaded]) -> dict[str, dict[str, Any]]:
     """A few facts of each run, by its name."""
-    return {
-        name: _facts(run, denoiser, weights)
-        for name, run, denoiser in zip(names_of(runs), runs, denoisers, strict=True)
-    }
+    return dict(zip(names_of([one.run for one in loaded]), map(_facts, loaded), strict=True))
 
 
-def _facts(run: Run, denoiser: NetDenoiser, weights: Weights) -> dict[str, Any]:
-    assert isinstance(denoiser.net, nn.Module)
+def _facts(loaded: Loaded) -> dict[str, Any]:
+    run, net = loaded.run, loaded.denoiser.net
+    assert isinstance(net, nn.Module)
     config = to_dict(run.config)
     return {
         "folder": str(run.folder),
         "step": run.checkpoint.step,
         "net": config["net"]["kind"],
-        "parameters": sum(p.numel() for p in denoiser.net.parameters()),
+        "parameters": sum(p.numel() for p in net.parameters()),
         "path": config["path"]["kind"],
         "prediction": config["objective"]["prediction"],
-        "weights sha256": weights_hash(run, weights)[:12],
+        "weights sha256": loaded.sha256[:12],
     }
 
 
@@ -83,23 +71,3 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{before}{key}.")
         else:
             yield before + key, value
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report without its pictures."""
-    rows, on_frontier, on_time_frontier = [], report.by_evaluations, report.by_seconds
-    for cell in report.cells:
-        row = {key: value for key, value in asdict(cell).items() if key not in ("strip", "values", "errors")}
-        row |= {**cell.values, "standard_errors": cell.errors, "milliseconds": cell.milliseconds}
-        rows.append(row | {"on_frontier": cell.key in on_frontier, "on_time_frontier": cell.key in on_time_frontier})
-    return {
-        "command": report.command,
-        "within": report.within,
-        "settings": dict(report.settings),
-        "floor": report.floor,
-        "runs": dict(report.runs),
-        "differences": dict(report.differences),
-        "cells": rows,
-        "advice": report.advice,
-        "notes": list(report.notes),
-    }

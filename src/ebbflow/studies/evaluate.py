@@ -5,30 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Generator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ebbflow.conditioning import LabelConditioning
 from ebbflow.data import Dataset, Splits
-from ebbflow.errors import ConfigError, DataError
-from ebbflow.files import whole_file, write_text
+from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import LatentSpace, encoded
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.metrics import features as maps
-from ebbflow.metrics.cache import data_hash, file_hash, key_of, plain
+from ebbflow.metrics.cache import code_hash, data_hash, file_hash, key_of, plain
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.denoising import denoising_errors
-from ebbflow.metrics.features import Classifier, Counts, FeatureMap
-from ebbflow.metrics.measure import Sets, check_num, measure, memorisation
-from ebbflow.metrics.scores import Comparison
-from ebbflow.runs.build import conditioner_of, facts_of, load_splits
+from ebbflow.metrics.features import FeatureMap
+from ebbflow.metrics.measure import check_num, measure, memorisation
+from ebbflow.metrics.yardstick import Features, Made, yardstick_of
+from ebbflow.progress import Stage, Work
+from ebbflow.runs.build import conditioner_of, load_splits
 from ebbflow.runs.generate import Request, Samples, default_request, generate
 from ebbflow.runs.grids import with_times
+from ebbflow.runs.same_data import require_same_data
 from ebbflow.runs.store import Run, Weights, describe
 from ebbflow.runs.variance import knowing_variance
 from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
@@ -36,7 +37,6 @@ from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
 Reference = Literal["held_out", "train"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Evaluation:
         request: sampler, steps, grid, options, guidance and batch size; its seeds and labels are set here.
         weights: averaged or raw.
         reference: the split that samples are compared with.
-        features: one of `evaluation.features.KINDS`; "auto" is the classifier for labelled images, principal components
+        features: one of `metrics.features.KINDS`; "auto" is the classifier for labelled images, principal components
             for others, coordinates for points.
         precision: in which the net runs.
         data_dir: where the data lies, if not where the run says.
@@ -67,38 +67,20 @@ class Evaluation:
     data_dir: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """How far one part of the work is."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loaded:
+    """A run with all that is read of its checkpoint, read once: a training that goes on may prune the checkpoint.
 
-    name: str
-    done: int
-    total: int
+    Args:
+        denoiser: in the precision that was asked for.
+        space: the run's latent space, or None.
+        sha256: of the file of its weights.
+    """
 
-
-@dataclass(frozen=True, kw_only=True)
-class Eyes:
-    """What looks at samples: a feature map, and a classifier where the data has labels (perhaps the same)."""
-
-    features: FeatureMap
-    judge: Classifier | None
-
-    def see(self, x0: Tensor) -> dict[str, Tensor]:
-        """Features and, with a classifier, classes of x0 float32 (B, *dims)."""
-        features = self.features(x0)
-        if self.judge is None:
-            return {"features": features}
-        own = features if self.judge.name == self.features.name else self.judge(x0)
-        return {"features": features, "classes": self.judge.classes(own)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What was kept of all samples: features, classes (or None), and the first few entries themselves."""
-
-    features: Tensor
-    classes: Tensor | None
-    first: Tensor
+    run: Run
+    denoiser: NetDenoiser
+    space: LatentSpace | None
+    sha256: str
 
 
 def base_request(run: Run) -> Request:
@@ -106,10 +88,8 @@ def base_request(run: Run) -> Request:
     return default_request(run, seeds=(), labels=() if by_label(run) else None)
 
 
-def evaluate(
-    run: Run, wanted: Evaluation, *, device: torch.device, command: str = ""
-) -> Generator[Stage, None, dict[str, Any]]:
-    """Evaluate a run; yields its progress and returns the table, which it has written to RUN/eval/<name>.json.
+def evaluate(run: Run, wanted: Evaluation, *, device: torch.device, command: str = "") -> Work[dict[str, Any]]:
+    """Evaluate a run; returns the table, which it has written to RUN/eval/<name>.json.
 
     Finished batches are kept in RUN/eval/.partial-<key>, so the same call goes on where it was stopped.
 
@@ -122,26 +102,28 @@ def evaluate(
     maps.check_kind(wanted.features)
     splits = splits_of(run, wanted.data_dir)
     reference, other = sides_of(splits, wanted)
-    denoiser = working_denoiser(run, wanted, device)
-    request = request_of(run, wanted, denoiser.make_null is not None)
-    eyes = yield from eyes_of(splits, wanted, len(reference), device)
-    settings = _settings(run, wanted, request, eyes, reference)
-    partial = run.folder / "eval" / f".partial-{key_of(settings)}"
-    knowing = knowing_variance(run, denoiser, request, wanted.weights, device)
-    yield from _sample(run, knowing, request, eyes, partial, device)
-    sets, first = yield from _sets(_read(partial), request, wanted, eyes, reference, other)
-    errors = yield from _denoising(denoiser, splits.held_out, run.space(device), device)
-    yield Stage(name="measure", done=0, total=1)
+    loaded = load(run, wanted, device)
+    request = request_of(run, wanted, loaded.denoiser.make_null is not None)
+    denoiser = knowing_variance(run, loaded.denoiser, request, wanted.weights, device)
+    features = yield from features_for(splits, wanted, len(reference), device)
+    settings = _settings(loaded, wanted, request, features, reference)
+    partial = run.folder / "eval" / f".partial-{key_of(settings, code_hash())}"
+    yield from _sample(loaded, denoiser, request, features, partial, device)
+    made = _read(partial)
+    yardstick = yield from yardstick_of(features, reference, other)
+    errors = yield from _denoising(loaded, splits.held_out, device)
+    yield Stage("measure", 0, 1)
     file = run.folder / "eval" / f"{_name(wanted, request)}-{key_of(settings)}.json"
+    judge = features.classifier
     result = {
-        "features": eyes.features.name,
+        "features": features.map.name,
         "num": wanted.num,
-        **measure(sets),
-        **memorisation(first, splits.train.x, splits.held_out.x),
+        **measure(yardstick.sets(made, request.labels, wanted.num)),
+        **memorisation(made.first, splits.train.x, splits.held_out.x),
         "denoising": errors,
         **settings,
-        "feature_facts": eyes.features.facts,
-        "classifier": None if eyes.judge is None else {"name": eyes.judge.name, **eyes.judge.facts},
+        "feature_facts": features.map.facts,
+        "classifier": None if judge is None else {"name": judge.name, **judge.facts},
         "versions": describe(run.config, run.facts)["versions"],
         "command": command,
         "seconds": round(time.perf_counter() - began, 1),
@@ -160,19 +142,14 @@ def splits_of(run: Run, data_dir: str | None) -> Splits:
     """
     data = run.config.data if data_dir is None else replace(run.config.data, dir=data_dir)
     splits = load_splits(replace(run.config, data=data))
-    found = facts_of(splits.train)
-    if (found.dims, found.label_names) != (run.facts.dims, run.facts.label_names):
-        raise DataError(
-            f"the data {data.name!r} has shape {found.dims} and {len(found.label_names)} classes, the run was trained "
-            f"on {run.facts.dims} and {len(run.facts.label_names)}. Give the data it was trained on (--data-dir)."
-        )
+    require_same_data(run, splits.train)
     return splits
 
 
 def sides_of(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
     """The reference, and `num` entries of the other split, spread over it."""
     if len(splits.held_out) == 0 and wanted.reference == "held_out":
-        raise ConfigError("this data has no held-out entries. Use --reference train.")
+        raise ConfigError("this data has no held-out entries. Use the reference 'train'.")
     reference, other = splits.held_out, splits.train
     if wanted.reference == "train":
         reference, other = other, reference
@@ -180,13 +157,18 @@ def sides_of(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
     return reference, other.select(torch.arange(num) * len(other) // max(num, 1))
 
 
-def working_denoiser(run: Run, wanted: Evaluation, device: torch.device) -> NetDenoiser:
+def load(run: Run, wanted: Evaluation, device: torch.device) -> Loaded:
+    """What is read of a run's checkpoint, with its net in the precision that is wanted."""
     denoiser = run.denoiser(wanted.weights, device=device)
     assert isinstance(denoiser.net, torch.nn.Module)
-    return replace(denoiser, net=WorkingCopy(denoiser.net, pick_precision(wanted.precision, device)).module)
+    net = WorkingCopy(denoiser.net, pick_precision(wanted.precision, device)).module
+    part = {"ema": "ema", "raw": "model"}[wanted.weights]
+    digest = file_hash(run.checkpoint.folder / f"{part}.safetensors")
+    return Loaded(run=run, denoiser=replace(denoiser, net=net), space=run.space(device), sha256=digest)
 
 
 def by_label(run: Run) -> bool:
+    """Whether a run is conditioned by class label."""
     return isinstance(run.config.conditioning, LabelConditioning)
 
 
@@ -204,44 +186,31 @@ def request_of(run: Run, wanted: Evaluation, conditional: bool) -> Request:
     return with_times(run, request, wanted.weights)
 
 
-def eyes_of(
-    splits: Splits, wanted: Evaluation, reference_size: int, device: torch.device
-) -> Generator[Stage, None, Eyes]:
-    """The feature map that was asked for; sizes are checked before anything is trained."""
+def features_for(splits: Splits, wanted: Evaluation, reference_size: int, device: torch.device) -> Work[Features]:
+    """The features that were asked for; sizes are checked before anything is trained."""
     train, kind = splits.train, wanted.features
     if kind == "auto":
         kind = "coordinates" if not train.is_image else "classifier" if train.num_classes > 1 else "pca"
     if kind == "classifier":
         check_num(wanted.num, ClassifierSettings().num_features, reference_size)
-    features: FeatureMap | None = None if kind == "classifier" else maps.feature_map(kind, train, device)
-    if features is not None:
-        check_num(wanted.num, features.dim, reference_size)
-    judge = None
-    if features is None or train.num_classes > 1:
-        judge = yield from staged("train classifier", maps.classifier(splits, device))
-    found = features or judge
-    assert found is not None
-    return Eyes(features=found, judge=judge)
+    found: FeatureMap | None = None if kind == "classifier" else maps.feature_map(kind, train, device)
+    if found is not None:
+        check_num(wanted.num, found.dim, reference_size)
+        if train.num_classes < 2:
+            return Features(map=found, classifier=None)
+    classifier = yield from maps.classifier(splits, device)
+    return Features(map=found or classifier, classifier=classifier)
 
 
-def staged(name: str, work: Generator[Counts, None, T]) -> Generator[Stage, None, T]:
-    """`work` with its counts as stages."""
-    while True:
-        try:
-            done, total = next(work)
-        except StopIteration as end:
-            return end.value
-        yield Stage(name=name, done=done, total=total)
-
-
-def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, reference: Dataset) -> dict[str, Any]:
+def _settings(
+    loaded: Loaded, wanted: Evaluation, request: Request, features: Features, reference: Dataset
+) -> dict[str, Any]:
     """Everything that decides the numbers."""
-    part = {"ema": "ema", "raw": "model"}[wanted.weights]
     return {
-        "run": run.folder.name,
-        "step": run.checkpoint.step,
+        "run": loaded.run.folder.name,
+        "step": loaded.run.checkpoint.step,
         "weights": wanted.weights,
-        "weights_sha256": file_hash(run.checkpoint.folder / f"{part}.safetensors"),
+        "weights_sha256": loaded.sha256,
         "net_precision": wanted.precision,
         "sampler": request.sampler,
         "steps": request.num_steps,
@@ -259,7 +228,7 @@ def _settings(run: Run, wanted: Evaluation, request: Request, eyes: Eyes, refere
         "split": wanted.reference,
         "reference_num": len(reference),
         "reference_sha256": data_hash(reference),
-        "feature_sha256": eyes.features.facts["sha256"],
+        "feature_sha256": features.map.facts["sha256"],
     }
 
 
@@ -279,44 +248,39 @@ def _name(wanted: Evaluation, request: Request) -> str:
 
 
 def _sample(
-    run: Run, denoiser: Denoiser, request: Request, eyes: Eyes, partial: Path, device: torch.device
-) -> Generator[Stage, None, None]:
+    loaded: Loaded, denoiser: Denoiser, request: Request, features: Features, partial: Path, device: torch.device
+) -> Work[None]:
     """Samples to features, each finished batch into a file of `partial`; those already there are not made again."""
+    facts = loaded.run.facts
     done, total = sum(len(batch["features"]) for batch in _batches(partial)), len(request.seeds)
     labels = None if request.labels is None else request.labels[done:]
     rest = replace(request, seeds=request.seeds[done:], labels=labels)
-    for batch in generate(denoiser, run.facts, rest, device, space=run.space(device)):
-        yield Stage(name="sample", done=done + batch.step * len(batch.seeds) // request.num_steps, total=total)
+    for batch in generate(denoiser, facts, rest, device, space=loaded.space):
+        yield Stage("sample", done + batch.step * len(batch.seeds) // request.num_steps, total)
         if batch.done:
-            _keep(batch, run.facts.is_image, done, eyes, partial)
+            _keep(batch, facts.is_image, done, features, partial)
             done += len(batch.seeds)
 
 
-def _keep(batch: Samples, is_image: bool, first: int, eyes: Eyes, partial: Path) -> None:
-    from safetensors.torch import save_file
-
+def _keep(batch: Samples, is_image: bool, first: int, features: Features, partial: Path) -> None:
     if not bool(torch.isfinite(batch.x).all()):
         raise FloatingPointError(
-            f"samples of seeds {batch.seeds[0]} to {batch.seeds[-1]} are not finite. Try more --steps or a smaller "
-            "--guidance."
+            f"samples of seeds {batch.seeds[0]} to {batch.seeds[-1]} are not finite. Try more steps or a "
+            "smaller guidance."
         )
     x = batch.images if is_image else batch.x
-    tensors = eyes.see(x.float() / 127.5 - 1 if is_image else x) | {"x": x[: max(0, NEAREST_NUM - first)]}
-    with whole_file(partial / f"batch-{first:08d}.safetensors") as path:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    tensors = features.of(x.float() / 127.5 - 1 if is_image else x) | {"x": x[: max(0, NEAREST_NUM - first)]}
+    save_tensors(tensors, partial / f"batch-{first:08d}.safetensors")
 
 
 def _batches(partial: Path) -> list[dict[str, Tensor]]:
     """What is in `partial`, up to the first gap."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     found: list[dict[str, Tensor]] = []
     have = 0
     while (path := partial / f"batch-{have:08d}.safetensors").is_file():
         try:
-            found.append(load_file(path))
-        except SafetensorError:
+            found.append(load_tensors(path))
+        except CheckpointError:
             break
         have += len(found[-1]["features"])
     return found
@@ -331,37 +295,12 @@ def _read(partial: Path) -> Made:
     )
 
 
-def _sets(
-    made: Made, request: Request, wanted: Evaluation, eyes: Eyes, reference: Dataset, other: Dataset
-) -> Generator[Stage, None, tuple[Sets, Tensor]]:
-    """Real and generated features side by side, and the first samples."""
-    real = yield from staged("real features", maps.features_of(eyes.features, reference))
-    apart = yield from staged("real features", maps.features_of(eyes.features, other))
-    comparison = Comparison(
-        real=real,
-        generated=made.features,
-        real_classes=reference.labels,
-        classes=made.classes,
-        labels=None if request.labels is None else torch.tensor(request.labels),
-        num_classes=reference.num_classes,
-    )
-    seen = (
-        None
-        if eyes.judge is None or len(other) == 0
-        else eyes.judge.classes(eyes.judge(other.x0(torch.arange(len(other)))))
-    )
-    sets = Sets(comparison=comparison, num=wanted.num, other=apart, other_classes=seen, other_labels=other.labels)
-    return sets, made.first
-
-
-def _denoising(
-    denoiser: NetDenoiser, held_out: Dataset, space: LatentSpace | None, device: torch.device
-) -> Generator[Stage, None, list[Any]]:
+def _denoising(loaded: Loaded, held_out: Dataset, device: torch.device) -> Work[list[Any]]:
+    denoiser, space = loaded.denoiser, loaded.space
     if len(held_out) == 0:
         return []
     data = held_out.select(torch.arange(min(DENOISED_NUM, len(held_out))))
     data = data if space is None else encoded(data, space)
     conditioner = conditioner_of(denoiser)
     cond = None if conditioner is None else conditioner.conditions(data)
-    work = denoising_errors(denoiser, data.x0(torch.arange(len(data))), cond, device=device)
-    return (yield from staged("denoise", work))
+    return (yield from denoising_errors(denoiser, data.x0(torch.arange(len(data))), cond, device=device))

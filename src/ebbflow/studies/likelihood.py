@@ -30,8 +30,9 @@ from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.ancestral import Variance
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.runs.build import conditioner_of, load_splits
+from ebbflow.runs.same_data import require_same_data
 from ebbflow.runs.store import Run, Weights
-from ebbflow.runs.variance import require_same_data, variance_table
+from ebbflow.runs.variance import variance_table
 
 Method = Literal["ode", "vlb"]
 ODE_STEPS = 32

@@ -21,9 +21,7 @@ from ebbflow.runs.opened import Opened
 from ebbflow.runs.sample import Plan, bind, check
 
 
-def search_grids(
-    model: Opened, request: SearchGridRequest
-) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
+def search_grids(model: Opened, request: SearchGridRequest) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
     """Search a grid for each number of steps and keep them with the checkpoint; yields (done, in all).
 
     Each result is judged on other seeds: `error` is the mean squared distance of its last state from the teacher's, and

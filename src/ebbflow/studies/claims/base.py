@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,14 +18,13 @@ from ebbflow.methods.sampling import grid_times, pure_noise, walk, walk_from
 from ebbflow.metrics.measure import jackknife, left_out
 from ebbflow.metrics.moments import Moments, moments
 from ebbflow.metrics.scores import frechet_of, manifold, spread_rows
+from ebbflow.metrics.yardstick import Made
+from ebbflow.progress import Stage, Work
 
 if TYPE_CHECKING:
     from PIL import Image
 
-T = TypeVar("T")
 Verdict = Literal["supported", "refuted", "depends", "not measured"]
-Progress = tuple[str, int, int]
-Work = Generator[Progress, None, T]
 CONFIDENT = 2.0  # standard errors from which a difference counts
 NUM_SHOWN = 40  # samples of each setting that are kept for pictures
 
@@ -63,13 +62,13 @@ class Claim:
         statement: what the notes say, in English.
         place: where they say it.
         asked: what is measured, in a sentence.
-        measure: generator function (bench) -> Finding, yielding its progress.
+        measure: generator function (trial) -> Finding.
     """
 
     statement: str
     place: str
     asked: str
-    measure: Callable[[Bench], Work[Finding]]
+    measure: Callable[[Trial], Work[Finding]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +103,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Made:
-    """Samples as they are seen: features (N, D), classes (N,) or None, and the first few themselves."""
-
-    features: Tensor
-    classes: Tensor | None
-    first: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bench:
+class Trial:
     """Two models, the data they were trained on, and how much is to be measured.
 
     Args:
@@ -121,7 +111,7 @@ class Bench:
         x0: held-out entries, float32 (M, *dims).
         labels: their classes int64 (M,), or None for models that take no label.
         num_classes: 0 without labels.
-        see: x0 float32 (B, *dims) -> {"features"} and perhaps {"classes"}.
+        features_of: x0 float32 (B, *dims) -> {"features"} and perhaps {"classes"}.
         real: features of the reference (R, D).
         apart: features of as many other real entries as samples are made, for the floor.
         num: samples of one setting.
@@ -138,7 +128,7 @@ class Bench:
     x0: Tensor
     labels: Tensor | None
     num_classes: int
-    see: Callable[[Tensor], dict[str, Tensor]]
+    features_of: Callable[[Tensor], dict[str, Tensor]]
     real: Tensor
     apart: Tensor
     num: int = 500
@@ -198,9 +188,9 @@ class Bench:
             x = torch.empty(0)
             for i, state in enumerate(states(bound, self.dims, seeds, recipe, side.grid, self.device), start=1):
                 x = state
-                yield name, done + i * len(rows) // recipe.num_steps, self.num
+                yield Stage(name, done + i * len(rows) // recipe.num_steps, self.num)
             x = self.shown(x)
-            seen.append(self.see(x))
+            seen.append(self.features_of(x))
             first.append(x[: max(0, NUM_SHOWN - done)])
         classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
         return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=torch.cat(first))
@@ -287,12 +277,6 @@ def repeats(
         *_, step = walk_from(denoiser, x, times, noise, sampler=sampler, options=options)
         found.append(step.x)
     return torch.stack(found)
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean of values (N,), N at least 2, and its standard error."""
-    values = values.double()
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
 
 def clearly(gap: tuple[float, float]) -> int:

@@ -11,18 +11,18 @@ import torch
 from ebbflow.core.noise import Noise, generator_for
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.editing import psnr
+from ebbflow.metrics.measure import mean_and_error
+from ebbflow.metrics.yardstick import Made
+from ebbflow.progress import Stage, Work
 from ebbflow.studies.claims.base import (
-    Bench,
     Claim,
     Finding,
-    Made,
     Recipe,
     Side,
     Table,
+    Trial,
     Verdict,
-    Work,
     clearly,
-    mean_and_error,
 )
 from ebbflow.studies.claims.determinism import DRAW_STEPS, there_and_back
 from ebbflow.studies.claims.draw import curves, pictures
@@ -35,34 +35,34 @@ MARGIN = 1.2  # equal quality: within this factor of the worse model's best Frec
 Gap = tuple[float, float]
 
 
-def measure_table(bench: Bench) -> Work[Finding]:
+def measure_table(trial: Trial) -> Work[Finding]:
     """Every line of the table: training, sampling, invertibility, diversity, speed."""
-    training, costs = training_seconds(bench), costs_of(bench)
-    yield "training steps", 1, 1
+    training, costs = training_seconds(trial), costs_of(trial)
+    yield Stage("training steps", 1, 1)
     made: dict[tuple[str, str, int], Made] = {}
-    for side in bench.sides:
+    for side in trial.sides:
         for sampler in (side.ode, side.sde):
             for num_steps in costs:
-                made[side.name, sampler, num_steps] = yield from bench.samples(
+                made[side.name, sampler, num_steps] = yield from trial.samples(
                     side, Recipe(sampler=sampler, num_steps=num_steps)
                 )
-    seconds = evaluation_seconds(bench)
-    yield "evaluations", 1, 1
-    race, level = to_quality(bench, made, costs)
+    seconds = evaluation_seconds(trial)
+    yield Stage("evaluations", 1, 1)
+    race, level = to_quality(trial, made, costs)
     inverted = {}
-    x0 = bench.x0[: bench.few]
-    for side in bench.sides:
-        inverted[side.name] = mean_and_error(psnr(there_and_back(bench, side, x0, INVERTED_STEPS, side.ode), x0))
-        yield "invertibility", len(inverted), 2
-    rows = [_row(bench, side, race, training, seconds, inverted, made) for side in bench.sides]
+    x0 = trial.x0[: trial.few]
+    for side in trial.sides:
+        inverted[side.name] = mean_and_error(psnr(there_and_back(trial, side, x0, INVERTED_STEPS, side.ode), x0))
+        yield Stage("invertibility", len(inverted), 2)
+    rows = [_row(trial, side, race, training, seconds, inverted, made) for side in trial.sides]
     verdict, because = table_verdict(rows, level)
     curve = {
-        f"{side.name}, {sampler}": (costs, [bench.frechet(made[side.name, sampler, n]) for n in costs])
-        for side in bench.sides
+        f"{side.name}, {sampler}": (costs, [trial.frechet(made[side.name, sampler, n]) for n in costs])
+        for side in trial.sides
         for sampler in (side.ode, side.sde)
     }
     chart = curves(
-        curve, xlabel="network evaluations", ylabel="Frechet distance", levels={"real data": bench.floor}, log="xy"
+        curve, xlabel="network evaluations", ylabel="Frechet distance", levels={"real data": trial.floor}, log="xy"
     )
     return Finding(
         verdict=verdict,
@@ -72,13 +72,13 @@ def measure_table(bench: Bench) -> Work[Finding]:
     )
 
 
-def costs_of(bench: Bench) -> list[int]:
+def costs_of(trial: Trial) -> list[int]:
     """The numbers of steps that race to equal quality."""
-    return sorted({DRAW_STEPS, *(num for num in bench.steps if num <= MOST_STEPS)})
+    return sorted({DRAW_STEPS, *(num for num in trial.steps if num <= MOST_STEPS)})
 
 
 def _row(
-    bench: Bench,
+    trial: Trial,
     side: Side,
     race: dict[tuple[str, str], int | None],
     training: dict[str, Gap],
@@ -97,8 +97,8 @@ def _row(
         "seconds for 100 samples, ODE": "-" if ode is None else (100 * ode * value, 100 * ode * error),
         "seconds for 100 samples, SDE": "-" if sde is None else (100 * sde * value, 100 * sde * error),
         f"inversion, {INVERTED_STEPS} steps, dB": inverted[side.name],
-        f"recall, ODE, {DRAW_STEPS} steps": bench.recall(made[side.name, side.ode, DRAW_STEPS]),
-        f"recall, SDE, {DRAW_STEPS} steps": bench.recall(made[side.name, side.sde, DRAW_STEPS]),
+        f"recall, ODE, {DRAW_STEPS} steps": trial.recall(made[side.name, side.ode, DRAW_STEPS]),
+        f"recall, SDE, {DRAW_STEPS} steps": trial.recall(made[side.name, side.sde, DRAW_STEPS]),
     }
 
 
@@ -108,23 +108,23 @@ def transposed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"quantity": name} | {row["model"]: row[name] for row in rows} for name in names]
 
 
-def training_seconds(bench: Bench) -> dict[str, Gap]:
+def training_seconds(trial: Trial) -> dict[str, Gap]:
     """Seconds of loss and gradient of one batch, float32, both models in turn, and standard errors."""
-    taken: dict[str, list[float]] = {side.name: [] for side in bench.sides}
-    rows = torch.arange(TRAIN_BATCH) % len(bench.x0)
+    taken: dict[str, list[float]] = {side.name: [] for side in trial.sides}
+    rows = torch.arange(TRAIN_BATCH) % len(trial.x0)
     for turn in range(NUM_TIMED + 1):
-        for side in bench.sides:
-            taken[side.name].append(_step_seconds(bench, side, rows, turn))
+        for side in trial.sides:
+            taken[side.name].append(_step_seconds(trial, side, rows, turn))
     return {name: timing(values[1:]) for name, values in taken.items()}
 
 
-def _step_seconds(bench: Bench, side: Side, rows: torch.Tensor, turn: int) -> float:
+def _step_seconds(trial: Trial, side: Side, rows: torch.Tensor, turn: int) -> float:
     if not isinstance(side.denoiser, NetDenoiser) or not isinstance(side.denoiser.net, torch.nn.Module):
         return 0.0
-    x0, net = bench.x0[rows], side.denoiser.net
-    cond = None if bench.labels is None else side.denoiser.read(bench.labels[rows].tolist())
+    x0, net = trial.x0[rows], side.denoiser.net
+    cond = None if trial.labels is None else side.denoiser.read(trial.labels[rows].tolist())
     eps = Noise(range(len(rows))).like(x0)
-    t = side.objective.draw_times(len(rows), generator_for(bench.seed, "timing", turn))
+    t = side.objective.draw_times(len(rows), generator_for(trial.seed, "timing", turn))
     net.requires_grad_(True)
     try:
         began = time.perf_counter()
@@ -135,18 +135,18 @@ def _step_seconds(bench: Bench, side: Side, rows: torch.Tensor, turn: int) -> fl
         net.requires_grad_(False)
 
 
-def evaluation_seconds(bench: Bench) -> dict[str, Gap]:
+def evaluation_seconds(trial: Trial) -> dict[str, Gap]:
     """Seconds of one network evaluation a sample, in the precision that samples are made in, both in turn."""
-    taken: dict[str, list[float]] = {side.name: [] for side in bench.sides}
-    labels = bench.asked(bench.batch_size)
-    x = Noise(range(bench.batch_size)).draw(bench.dims).to(bench.device)
-    bound = {side.name: bench.bound(side.quick, labels) for side in bench.sides}
+    taken: dict[str, list[float]] = {side.name: [] for side in trial.sides}
+    labels = trial.asked(trial.batch_size)
+    x = Noise(range(trial.batch_size)).draw(trial.dims).to(trial.device)
+    bound = {side.name: trial.bound(side.quick, labels) for side in trial.sides}
     with torch.no_grad():
         for _ in range(NUM_TIMED + 1):
-            for side in bench.sides:
+            for side in trial.sides:
                 began = time.perf_counter()
                 bound[side.name](x, 0.5)
-                taken[side.name].append((time.perf_counter() - began) / bench.batch_size)
+                taken[side.name].append((time.perf_counter() - began) / trial.batch_size)
     return {name: timing(values[1:]) for name, values in taken.items()}
 
 
@@ -156,12 +156,12 @@ def timing(values: list[float]) -> Gap:
 
 
 def to_quality(
-    bench: Bench, made: dict[tuple[str, str, int], Made], costs: list[int]
+    trial: Trial, made: dict[tuple[str, str, int], Made], costs: list[int]
 ) -> tuple[dict[tuple[str, str], int | None], float]:
     """The fewest steps at which each model and sampler is as good as the worse model at its best, None where none is,
     and that Frechet distance."""
-    frechet = {key: bench.frechet(one)[0] for key, one in made.items()}
-    best = {side.name: min(v for (name, _, _), v in frechet.items() if name == side.name) for side in bench.sides}
+    frechet = {key: trial.frechet(one)[0] for key, one in made.items()}
+    best = {side.name: min(v for (name, _, _), v in frechet.items() if name == side.name) for side in trial.sides}
     level = MARGIN * max(best.values())
     pairs = {(name, sampler) for name, sampler, _ in made}
     return {

@@ -12,18 +12,18 @@ from ebbflow.core.noise import Noise
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.editing import invert, last, psnr
 from ebbflow.methods.sampling import grid_times, walk_from
+from ebbflow.metrics.measure import mean_and_error
+from ebbflow.progress import Stage, Work
 from ebbflow.studies.claims.base import (
     CONFIDENT,
-    Bench,
     Claim,
     Finding,
     Recipe,
     Side,
     Table,
+    Trial,
     Verdict,
-    Work,
     clearly,
-    mean_and_error,
     repeats,
 )
 from ebbflow.studies.claims.draw import curves, pictures, rows_of
@@ -39,13 +39,13 @@ POOR = 30.0
 # -- the same noise, the same result -----------------------------------------------------------------------------------
 
 
-def measure_deterministic(bench: Bench) -> Work[Finding]:
+def measure_deterministic(trial: Trial) -> Work[Finding]:
     """How far two samplings from the same noise lie apart when one thing is changed."""
     rows = []
-    for side in bench.sides:
-        for what, (largest, rms) in differences(bench, side).items():
+    for side in trial.sides:
+        for what, (largest, rms) in differences(trial, side).items():
             rows.append({"model": side.name, "changed": what, "largest difference": largest, "rms": rms})
-            yield "same noise", len(rows), 10
+            yield Stage("same noise", len(rows), 10)
     verdict, because = same_verdict(rows)
     return Finding(
         verdict=verdict,
@@ -54,21 +54,21 @@ def measure_deterministic(bench: Bench) -> Work[Finding]:
     )
 
 
-def differences(bench: Bench, side: Side) -> dict[str, tuple[float, float]]:
+def differences(trial: Trial, side: Side) -> dict[str, tuple[float, float]]:
     """The largest and the root mean square difference of samples from the same noise, by what was changed."""
-    labels = bench.asked(bench.few)
-    bound = bench.bound(side.denoiser, labels)
-    x, times = bench.start(side, bench.few, DRAW_STEPS)
+    labels = trial.asked(trial.few)
+    bound = trial.bound(side.denoiser, labels)
+    x, times = trial.start(side, trial.few, DRAW_STEPS)
     base = ended(bound, x, times, side.ode)
     parts = [
-        ended(bench.bound(side.denoiser, None if labels is None else labels[rows]), x[rows], times, side.ode)
-        for rows in torch.arange(bench.few).split(OTHER_BATCH)
+        ended(trial.bound(side.denoiser, None if labels is None else labels[rows]), x[rows], times, side.ode)
+        for rows in torch.arange(trial.few).split(OTHER_BATCH)
     ]
     finer = grid_times(bound, side.grid, 2 * DRAW_STEPS)
     changed = {
         "nothing": ended(bound, x, times, side.ode),
         f"batches of {OTHER_BATCH}": torch.cat(parts),
-        "bf16 net": ended(bench.bound(half(side), labels), x, times, side.ode),
+        "bf16 net": ended(trial.bound(half(side), labels), x, times, side.ode),
         "solver dpmpp_2m": ended(bound, x, times, "dpmpp_2m"),
         "twice the steps": ended(bound, x, finer, side.ode),
     }
@@ -95,7 +95,7 @@ def ended(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str) -> Tensor:
 
 def apart(one: Tensor, other: Tensor) -> tuple[float, float]:
     """The largest difference, and the root mean square of all."""
-    gap = (one - other).double()
+    gap = (one - other).cpu().double()
     return float(gap.abs().max()), float(gap.square().mean().sqrt())
 
 
@@ -125,26 +125,26 @@ DETERMINISTIC = Claim(
 # -- diversity from one noise ------------------------------------------------------------------------------------------
 
 
-def measure_diversity(bench: Bench) -> Work[Finding]:
+def measure_diversity(trial: Trial) -> Work[Finding]:
     """How far repeats from one start noise lie apart, and what that does to recall."""
     rows: list[dict[str, Any]] = []
     first: dict[str, Tensor] = {}
-    for side in bench.sides:
+    for side in trial.sides:
         for sampler in (side.ode, side.sde):
-            x, times = bench.start(side, bench.few, DRAW_STEPS)
-            bound = bench.bound(side.quick, bench.asked(bench.few))
-            found = repeats(bound, x, times, sampler=sampler, num=NUM_REPEATS, seed=bench.seed, options={})
-            yield f"{side.name} repeats", len(rows) + 1, 4
-            made = yield from bench.samples(side, Recipe(sampler=sampler, num_steps=DRAW_STEPS))
+            x, times = trial.start(side, trial.few, DRAW_STEPS)
+            bound = trial.bound(side.quick, trial.asked(trial.few))
+            found = repeats(bound, x, times, sampler=sampler, num=NUM_REPEATS, seed=trial.seed, options={})
+            yield Stage(f"{side.name} repeats", len(rows) + 1, 4)
+            made = yield from trial.samples(side, Recipe(sampler=sampler, num_steps=DRAW_STEPS))
             key = f"{side.name}, {sampler}"
 
             rows.append(
                 {
                     "sampler": key,
                     "pixels": relative_spread(found),
-                    "features": relative_spread(seen_repeats(bench, found)),
-                    "recall": bench.recall(made),
-                    "Frechet": bench.frechet(made),
+                    "features": relative_spread(seen_repeats(trial, found)),
+                    "recall": trial.recall(made),
+                    "Frechet": trial.frechet(made),
                 }
             )
             first |= {f"{key} #{k + 1}": found[k, :10] for k in range(3 if sampler == side.sde else 2)}
@@ -163,9 +163,9 @@ def measure_diversity(bench: Bench) -> Work[Finding]:
     )
 
 
-def seen_repeats(bench: Bench, found: Tensor) -> Tensor:
+def seen_repeats(trial: Trial, found: Tensor) -> Tensor:
     """Repeats (K, B, *dims) as features (K, B, D)."""
-    return torch.stack([bench.see(bench.shown(one))["features"] for one in found])
+    return torch.stack([trial.features_of(trial.shown(one))["features"] for one in found])
 
 
 def relative_spread(found: Tensor) -> tuple[float, float]:
@@ -175,7 +175,7 @@ def relative_spread(found: Tensor) -> tuple[float, float]:
     Args:
         found: shape (K, B, ...), K at least 2 repeats of B at least 2 noises.
     """
-    rows = found.double().flatten(2)
+    rows = found.cpu().double().flatten(2)
     centred = rows - rows[:1]  # exact zeros where repeats are equal
     within = 2 * centred.var(0).sum(1)
     between = 2 * rows.mean(0).var(0).sum() if float(within.sum()) == 0 else 2 * rows.flatten(0, 1).var(0).sum()
@@ -215,22 +215,22 @@ DIVERSITY = Claim(
 # -- reconstruction ----------------------------------------------------------------------------------------------------
 
 
-def measure_reconstruction(bench: Bench) -> Work[Finding]:
+def measure_reconstruction(trial: Trial) -> Work[Finding]:
     """PSNR of the way there and back, by steps, for both models, and of DDPM from the same noise."""
     rows: list[dict[str, Any]] = []
     found: dict[str, list[tuple[float, float]]] = {"diffusion": [], "flow": [], "DDPM": []}
-    x0 = bench.x0[: bench.few]
+    x0 = trial.x0[: trial.few]
     shown: dict[str, Tensor] = {"image": x0[:10]}
     for num_steps in INVERSION_STEPS:
-        for side in bench.sides:
-            back = there_and_back(bench, side, x0, num_steps, side.ode)
+        for side in trial.sides:
+            back = there_and_back(trial, side, x0, num_steps, side.ode)
             found[side.name].append(mean_and_error(psnr(back, x0)))
             if num_steps in (INVERSION_STEPS[1], INVERSION_STEPS[-1]):
                 shown[f"{side.name} {num_steps}"] = back[:10]
-        back = there_and_back(bench, bench.diffusion, x0, num_steps, "ddpm")
+        back = there_and_back(trial, trial.diffusion, x0, num_steps, "ddpm")
         found["DDPM"].append(mean_and_error(psnr(back, x0)))
         rows.append({"steps": num_steps} | {name: values[-1] for name, values in found.items()})
-        yield "reconstruction", len(rows), len(INVERSION_STEPS)
+        yield Stage("reconstruction", len(rows), len(INVERSION_STEPS))
     shown[f"DDPM {INVERSION_STEPS[-1]}"] = back[:10]
     by_steps = dict(zip(INVERSION_STEPS, found["diffusion"], strict=True))
     verdict, because = reconstruction_verdict(by_steps, found["DDPM"])
@@ -239,14 +239,14 @@ def measure_reconstruction(bench: Bench) -> Work[Finding]:
     return Finding(
         verdict=verdict,
         because=because,
-        tables=(Table(title=f"PSNR in dB of {bench.few} held-out entries, higher is better", rows=rows),),
+        tables=(Table(title=f"PSNR in dB of {trial.few} held-out entries, higher is better", rows=rows),),
         pictures=pictures(reconstruction=chart, reconstruction_samples=rows_of(shown)),
     )
 
 
-def there_and_back(bench: Bench, side: Side, x0: Tensor, num_steps: int, sampler: str) -> Tensor:
+def there_and_back(trial: Trial, side: Side, x0: Tensor, num_steps: int, sampler: str) -> Tensor:
     """Images inverted with the side's deterministic sampler, then sampled with `sampler` on the same grid."""
-    bound = bench.bound(side.denoiser, None if bench.labels is None else bench.labels[: len(x0)])
+    bound = trial.bound(side.denoiser, None if trial.labels is None else trial.labels[: len(x0)])
     times = grid_times(bound, side.grid, num_steps)
     noise = last(invert(bound, x0, times, sampler=side.ode))
     return ended(bound, noise, times, sampler)

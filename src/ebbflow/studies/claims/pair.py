@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import time
-from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,19 @@ import torch
 
 from ebbflow.conditioning import LabelConditioning
 from ebbflow.core.paths import VE, Flow
-from ebbflow.data import Splits
 from ebbflow.errors import ConfigError, choose
 from ebbflow.files import write_text
-from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import file_hash, key_of
 from ebbflow.metrics.measure import check_num
+from ebbflow.metrics.yardstick import yardstick_of
+from ebbflow.progress import Work, retold
 from ebbflow.runs.build import build_objective
+from ebbflow.runs.same_data import require_same_data
 from ebbflow.runs.store import Run, describe
 from ebbflow.show.canvas import save_picture
-from ebbflow.studies.claims import CLAIMS, Bench, Claim, Finding, Side
+from ebbflow.studies.claims import CLAIMS, Claim, Finding, Side, Trial
 from ebbflow.studies.claims.page import page
-from ebbflow.studies.evaluate import Evaluation, Stage, eyes_of, splits_of
+from ebbflow.studies.evaluate import Evaluation, features_for, sides_of, splits_of
 from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
 
 
@@ -83,8 +83,8 @@ class Examination:
 
 def examine(
     diffusion: Run, flow: Run, how: Examination, *, device: torch.device, command: str = ""
-) -> Generator[Stage, None, dict[str, Any]]:
-    """Measure the claims; yields its progress and returns {"settings", "claims"}, which it has written as a page.
+) -> Work[dict[str, Any]]:
+    """Measure the claims; returns {"settings", "claims"}, which it has written as a page.
 
     Raises:
         ConfigError: runs that do not make a pair, or too few samples.
@@ -96,27 +96,21 @@ def examine(
     settings |= {"notes": remarks(diffusion, flow), "command": command, **machine()}
     found = read_kept(how.kept, key)
     wanted = [name for name in CLAIMS if not how.only or name in how.only]
-    bench: Bench | None = None
+    trial: Trial | None = None
     for name in wanted:
         if name in found:
             continue
-        if bench is None:
-            bench = yield from bench_of(diffusion, flow, how, device)
-        found[name] = yield from _measured(name, CLAIMS[name], bench, how, command)
+        if trial is None:
+            trial = yield from trial_of(diffusion, flow, how, device)
+        found[name] = yield from _measured(name, CLAIMS[name], trial, how, command)
         _write(how, key, settings, found)
     return _write(how, key, settings, found)
 
 
-def _measured(
-    name: str, claim: Claim, bench: Bench, how: Examination, command: str
-) -> Generator[Stage, None, dict[str, Any]]:
-    began, work = time.perf_counter(), claim.measure(bench)
-    while True:
-        try:
-            what, done, total = next(work)
-        except StopIteration as end:
-            return _record(end.value, how, command, time.perf_counter() - began)
-        yield Stage(name=f"{name}: {what}", done=done, total=total)
+def _measured(name: str, claim: Claim, trial: Trial, how: Examination, command: str) -> Work[dict[str, Any]]:
+    began = time.perf_counter()
+    finding = yield from retold(claim.measure(trial), lambda stage: replace(stage, name=f"{name}: {stage.name}"))
+    return _record(finding, how, command, time.perf_counter() - began)
 
 
 def _record(finding: Finding, how: Examination, command: str, seconds: float) -> dict[str, Any]:
@@ -176,12 +170,7 @@ def check_pair_of_runs(diffusion: Run, flow: Run) -> None:
     for run in (diffusion, flow):
         if run.facts.latent_dims is not None:
             raise ConfigError(f"{run.folder} works in a latent space; the claims are measured on runs without one.")
-    one, other = ((run.config.data.name, run.facts.dims, run.facts.label_names) for run in (diffusion, flow))
-    if one != other:
-        raise ConfigError(
-            f"the runs were trained on different data: {diffusion.folder} on {one[0]!r} of shape {one[1]}, "
-            f"{flow.folder} on {other[0]!r} of shape {other[1]}. Give two runs on the same."
-        )
+    require_same_data(diffusion, flow)
     if _labelled(diffusion) != _labelled(flow):
         raise ConfigError("one run takes a label and the other does not. Give two runs that do, or two that do not.")
 
@@ -258,51 +247,36 @@ def machine() -> dict[str, Any]:
     }
 
 
-# -- the bench ---------------------------------------------------------------------------------------------------------
+# -- the trial ---------------------------------------------------------------------------------------------------------
 
 
-def bench_of(diffusion: Run, flow: Run, how: Examination, device: torch.device) -> Generator[Stage, None, Bench]:
+def trial_of(diffusion: Run, flow: Run, how: Examination, device: torch.device) -> Work[Trial]:
     """Both models, the data and the features, ready to be measured."""
     splits = splits_of(diffusion, how.data_dir)
     splits_of(flow, how.data_dir)
-    reference, wanted = _reference(splits), Evaluation(num=how.num, features=how.features)
-    eyes = yield from eyes_of(splits, wanted, len(reference), device)
-    check_num(how.num, eyes.features.dim, len(reference))
-    real = yield from _counted("real features", maps.features_of(eyes.features, reference))
-    rows = torch.arange(min(how.num, len(splits.train))) * len(splits.train) // min(how.num, len(splits.train))
-    apart = yield from _counted("real features", maps.features_of(eyes.features, splits.train.select(rows)))
+    wanted = Evaluation(num=how.num, features=how.features)
+    reference, other = sides_of(splits, wanted)
+    one, two = side_of("diffusion", diffusion, how, device), side_of("flow", flow, how, device)
+    features = yield from features_for(splits, wanted, len(reference), device)
+    check_num(how.num, features.map.dim, len(reference))
+    yardstick = yield from yardstick_of(features, reference, other)
     some = reference.select(torch.arange(min(256, len(reference))))
-    return Bench(
-        diffusion=side_of("diffusion", diffusion, how, device),
-        flow=side_of("flow", flow, how, device),
+    return Trial(
+        diffusion=one,
+        flow=two,
         x0=some.x0(torch.arange(len(some))).to(device),
         device=device,
         labels=some.labels if _labelled(diffusion) else None,
         num_classes=some.num_classes,
-        see=eyes.see,
-        real=real,
-        apart=apart,
+        features_of=features.of,
+        real=yardstick.real,
+        apart=yardstick.other,
         num=how.num,
         few=min(how.few, len(some)),
         steps=tuple(sorted(set(how.steps))),
         seed=how.seed,
         batch_size=how.batch_size,
     )
-
-
-def _reference(splits: Splits) -> Any:
-    if len(splits.held_out) == 0:
-        raise ConfigError("this data has no held-out entries to compare with.")
-    return splits.held_out
-
-
-def _counted(name: str, work: Generator[tuple[int, int], None, Any]) -> Generator[Stage, None, Any]:
-    while True:
-        try:
-            done, total = next(work)
-        except StopIteration as end:
-            return end.value
-        yield Stage(name=name, done=done, total=total)
 
 
 def side_of(name: str, run: Run, how: Examination, device: torch.device) -> Side:

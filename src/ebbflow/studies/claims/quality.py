@@ -11,19 +11,18 @@ from torch import Tensor
 from ebbflow.core.shape import expand
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import SAMPLERS
-from ebbflow.metrics.measure import jackknife
+from ebbflow.metrics.measure import jackknife, mean_and_error
+from ebbflow.metrics.yardstick import Made
+from ebbflow.progress import Stage, Work
 from ebbflow.studies.claims.base import (
-    Bench,
     Claim,
     Finding,
-    Made,
     Recipe,
     Side,
     Table,
+    Trial,
     Verdict,
-    Work,
     clearly,
-    mean_and_error,
 )
 from ebbflow.studies.claims.draw import curves, pictures, rows_of
 
@@ -40,23 +39,23 @@ NUM_FINE = 50  # steps of the trajectories whose straightness is measured
 # -- DDIM and DDPM by steps --------------------------------------------------------------------------------------------
 
 
-def measure_steps(bench: Bench) -> Work[Finding]:
+def measure_steps(trial: Trial) -> Work[Finding]:
     """Frechet distances of DDIM and DDPM on the diffusion model, over the same grids and start noise."""
     rows: list[Row] = []
     gaps: dict[int, Gap] = {}
     first: dict[str, Tensor] = {}
-    for num in bench.steps:
-        ddim = yield from bench.samples(bench.diffusion, Recipe(sampler="ddim", num_steps=num))
-        ddpm = yield from bench.samples(bench.diffusion, Recipe(sampler="ddpm", num_steps=num))
-        gaps[num] = bench.frechet_gap(ddim, ddpm)
-        rows.append({"steps": num, "DDIM": bench.frechet(ddim), "DDPM": bench.frechet(ddpm), "DDIM - DDPM": gaps[num]})
+    for num in trial.steps:
+        ddim = yield from trial.samples(trial.diffusion, Recipe(sampler="ddim", num_steps=num))
+        ddpm = yield from trial.samples(trial.diffusion, Recipe(sampler="ddpm", num_steps=num))
+        gaps[num] = trial.frechet_gap(ddim, ddpm)
+        rows.append({"steps": num, "DDIM": trial.frechet(ddim), "DDPM": trial.frechet(ddpm), "DDIM - DDPM": gaps[num]})
         first |= {f"DDIM {num}": ddim.first[:10], f"DDPM {num}": ddpm.first[:10]}
     verdict, because = threshold_verdict(gaps)
     lines = {name: ([row["steps"] for row in rows], [row[name] for row in rows]) for name in ("DDIM", "DDPM")}
-    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", levels={"real data": bench.floor}, log="xy")
+    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", levels={"real data": trial.floor}, log="xy")
     return Finding(
         verdict=verdict,
-        because=(*because, f"Real data in the place of samples score {bench.floor:.3g} at this number of samples."),
+        because=(*because, f"Real data in the place of samples score {trial.floor:.3g} at this number of samples."),
         tables=(Table(title="Frechet distance by steps, lower is better", rows=rows),),
         pictures=pictures(steps=chart, steps_samples=rows_of(first)),
     )
@@ -128,17 +127,22 @@ def bend(denoiser: Denoiser, x: Tensor, *, own_clock: bool, num_steps: int = NUM
     c = path.at(1.0)
     chord = (x if own_clock else x / expand(c.alpha + c.sigma, x)) - states[-1]
     inner = [slope for t, slope in zip(times[:-1].tolist(), slopes, strict=True) if t < 1]
-    squares = torch.stack([(slope - chord).flatten(1).double().square().sum(1) for slope in inner])
-    return squares.mean(0) / chord.flatten(1).double().square().sum(1)
+    squares = torch.stack([_squares(slope - chord) for slope in inner])
+    return squares.mean(0) / _squares(chord)
 
 
-def measure_straight(bench: Bench) -> Work[Finding]:
+def _squares(x: Tensor) -> Tensor:
+    """The sum of squares of each row, float64 (B,) on the CPU."""
+    return x.cpu().double().flatten(1).square().sum(1)
+
+
+def measure_straight(trial: Trial) -> Work[Finding]:
     """How straight the trajectories of both models are, and what few steps give."""
     rows: list[Row] = []
     bends: dict[str, list[Tensor]] = {}
-    for side in bench.sides:
-        labels, num = bench.asked(bench.few), bench.few
-        bound, (x, _) = bench.bound(side.denoiser, labels), bench.start(side, num, 1)
+    for side in trial.sides:
+        labels, num = trial.asked(trial.few), trial.few
+        bound, (x, _) = trial.bound(side.denoiser, labels), trial.start(side, num, 1)
         found = [bend(bound, x, own_clock=own) for own in (True, False)]
         bends[side.name] = found
         rows.append(
@@ -148,26 +152,26 @@ def measure_straight(bench: Bench) -> Work[Finding]:
                 "bend on the straight line": mean_and_error(found[1]),
             }
         )
-        yield "straightness", len(rows), 2
+        yield Stage("straightness", len(rows), 2)
     few: list[Row] = []
     gaps: dict[int, Gap] = {}
     first: dict[str, Tensor] = {}
     flows: list[Made] = []
     for num_steps in FEW_STEPS:
         made: dict[str, Made] = {}
-        for side in bench.sides:
-            made[side.name] = yield from bench.samples(side, Recipe(sampler=side.ode, num_steps=num_steps))
+        for side in trial.sides:
+            made[side.name] = yield from trial.samples(side, Recipe(sampler=side.ode, num_steps=num_steps))
             first[f"{side.name} {num_steps}"] = made[side.name].first[:10]
         flows.append(made["flow"])
-        gaps[num_steps] = bench.frechet_gap(made["flow"], made["diffusion"])
+        gaps[num_steps] = trial.frechet_gap(made["flow"], made["diffusion"])
         few.append(
             {"steps": num_steps}
-            | {name: bench.frechet(one) for name, one in made.items()}
+            | {name: trial.frechet(one) for name, one in made.items()}
             | {"flow - diffusion": gaps[num_steps]}
         )
-    verdict, because = straight_verdict(bends, gaps, bench.frechet_gap(flows[0], flows[-1]))
+    verdict, because = straight_verdict(bends, gaps, trial.frechet_gap(flows[0], flows[-1]))
     lines = {name: (FEW_STEPS, [row[name] for row in few]) for name in ("diffusion", "flow")}
-    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", levels={"real data": bench.floor}, log="xy")
+    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", levels={"real data": trial.floor}, log="xy")
     return Finding(
         verdict=verdict,
         because=because,
@@ -211,40 +215,40 @@ STRAIGHT = Claim(
 # -- guidance ----------------------------------------------------------------------------------------------------------
 
 
-def measure_guidance(bench: Bench) -> Work[Finding]:
+def measure_guidance(trial: Trial) -> Work[Finding]:
     """Accuracy and diversity of the diffusion model by guidance."""
-    if bench.labels is None:
+    if trial.labels is None:
         return Finding(verdict="not measured", because=("These runs take no condition, so nothing can be guided.",))
     rows: list[Row] = []
     made: dict[float, Made] = {}
     for w in GUIDANCES:
-        recipe = Recipe(sampler=bench.diffusion.ode, num_steps=GUIDED_STEPS, guidance=w)
-        made[w] = yield from bench.samples(bench.diffusion, recipe)
+        recipe = Recipe(sampler=trial.diffusion.ode, num_steps=GUIDED_STEPS, guidance=w)
+        made[w] = yield from trial.samples(trial.diffusion, recipe)
         rows.append(
             {
                 "w": f"{w:g}",
-                "label accuracy": bench.accuracy(made[w]) or "-",
-                "Frechet": bench.frechet(made[w]),
-                "recall": bench.recall(made[w]),
-                "spread within a class": spread_within(bench, made[w]),
+                "label accuracy": trial.accuracy(made[w]) or "-",
+                "Frechet": trial.frechet(made[w]),
+                "recall": trial.recall(made[w]),
+                "spread within a class": spread_within(trial, made[w]),
             }
         )
-        yield "guidance", len(rows), len(GUIDANCES)
+        yield Stage("guidance", len(rows), len(GUIDANCES))
     verdict, because = guidance_verdict({float(row["w"]): row for row in rows})
     images = {f"w = {w:g}": one.first[:10] for w, one in made.items()}
     return Finding(
         verdict=verdict,
-        because=(*because, f"Real data in the place of samples score {bench.floor:.3g}."),
-        tables=(Table(title=f"{bench.diffusion.ode}, {GUIDED_STEPS} steps, by guidance w", rows=rows),),
+        because=(*because, f"Real data in the place of samples score {trial.floor:.3g}."),
+        tables=(Table(title=f"{trial.diffusion.ode}, {GUIDED_STEPS} steps, by guidance w", rows=rows),),
         pictures=pictures(guidance=rows_of(images)),
     )
 
 
-def spread_within(bench: Bench, made: Made) -> tuple[float, float]:
+def spread_within(trial: Trial, made: Made) -> tuple[float, float]:
     """The mean over classes of the features' total variance, of what was asked for, and its standard error."""
-    asked = bench.asked(len(made.features))
+    asked = trial.asked(len(made.features))
     assert asked is not None
-    ranks = torch.arange(len(asked)) // bench.num_classes  # the how-many-th sample of its class
+    ranks = torch.arange(len(asked)) // trial.num_classes  # the how-many-th sample of its class
     blocks = ranks * 10 // (int(ranks.max()) + 1)
     rests = [class_spread(made.features[blocks != b], asked[blocks != b]) for b in blocks.unique()]
     return class_spread(made.features, asked), jackknife(rests)
@@ -291,21 +295,21 @@ GUIDANCE = Claim(
 # -- the toy -----------------------------------------------------------------------------------------------------------
 
 
-def measure_toy(bench: Bench) -> Work[Finding]:
+def measure_toy(trial: Trial) -> Work[Finding]:
     """The toy beside the real sampler, from the same noise."""
-    side: Side = bench.diffusion
-    real = yield from bench.samples(side, Recipe(sampler=side.ode, num_steps=TOY_STEPS))
-    toy = yield from bench.samples(side, Recipe(sampler="toy", num_steps=TOY_STEPS))
+    side: Side = trial.diffusion
+    real = yield from trial.samples(side, Recipe(sampler=side.ode, num_steps=TOY_STEPS))
+    toy = yield from trial.samples(side, Recipe(sampler="toy", num_steps=TOY_STEPS))
     rows = [
         {
             "sampler": name,
-            "Frechet": bench.frechet(made),
-            "label accuracy": bench.accuracy(made) or "-",
-            "recall": bench.recall(made),
+            "Frechet": trial.frechet(made),
+            "label accuracy": trial.accuracy(made) or "-",
+            "recall": trial.recall(made),
         }
         for name, made in {"x - eps": toy, side.ode: real}.items()
     ]
-    verdict, because = toy_verdict(rows[0], rows[1], bench.frechet_gap(toy, real))
+    verdict, because = toy_verdict(rows[0], rows[1], trial.frechet_gap(toy, real))
     return Finding(
         verdict=verdict,
         because=because,

@@ -1,0 +1,33 @@
+"""Whether two things are of the same data: a run and another run, or a run and a data set."""
+
+from __future__ import annotations
+
+from ebbflow.data import Dataset
+from ebbflow.errors import ConfigError, DataError
+from ebbflow.runs.build import facts_of
+from ebbflow.runs.store import Run, read_facts
+
+
+def require_same_data(run: Run, other: Run | Dataset) -> None:
+    """Refuse `other` unless it has the shape and the classes that `run` was trained on.
+
+    Raises:
+        ConfigError: a run on other data, by its name too.
+        DataError: a data set of another shape or other classes.
+    """
+    own = read_facts(run.checkpoint.state["facts"])
+    its = facts_of(other) if isinstance(other, Dataset) else other.facts
+    same = (own.dims, own.label_names) == (its.dims, its.label_names)
+    mine, yours = (f"{'x'.join(map(str, one.dims))} with {len(one.label_names)} classes" for one in (own, its))
+    if isinstance(other, Dataset):
+        if not same:
+            raise DataError(
+                f"{run.folder}: the run was trained on samples of {mine}; data set {other.name!r} has {yours}. Give "
+                "the data it was trained on."
+            )
+    elif not same or run.config.data.name != other.config.data.name:
+        raise ConfigError(
+            f"the runs were trained on different data, so they cannot be compared: {run.folder} on "
+            f"{run.config.data.name!r} of {mine}, {other.folder} on {other.config.data.name!r} of {yours}. Give runs "
+            "on the same data."
+        )
