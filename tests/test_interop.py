@@ -18,6 +18,7 @@ from torch import Tensor
 
 import ebbflow as ef
 from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, VPDiscrete
+from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError
 from ebbflow.interop import PIPELINES, load_diffusers, readers
 from ebbflow.interop.schedule import TrainedTable, read_schedule
@@ -484,6 +485,13 @@ def test_negative_prompts_and_edits_reach_it(opened: Opened) -> None:
     assert edited_.x.shape == plain.x.shape and torch.isfinite(edited_.x).all()
 
 
+@each_text
+def test_a_moved_net_takes_its_conditions_along(opened: Opened, kind: str, tmp_path: Path) -> None:
+    opened(kind)[0].save_pretrained(tmp_path)
+    half = load_diffusers(tmp_path, size=16).to(dtype=torch.bfloat16)
+    assert torch.isfinite(half.sample(prompts=PROMPTS, steps=2, num=2).x).all()
+
+
 def test_a_net_alone_is_sampled_and_moved(tmp_path: Path) -> None:
     unet().save_pretrained(tmp_path)
     model = load_diffusers(tmp_path, path="vp_discrete", prediction="v")
@@ -586,6 +594,21 @@ def test_a_condition_of_many_is_that_of_each(opened: Opened, kind: str) -> None:
         torch.testing.assert_close(both[name], torch.cat([one[name] for one in alone]))
     with pytest.raises(ValueError, match="prompts only"):
         model.read(["a cat", 3])
+
+
+def test_the_conditions_of_data_are_its_captions_or_labels(opened: Opened) -> None:
+    data = Dataset(
+        name="two",
+        x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        labels=torch.tensor([1, 0]),
+        label_names=("a", "b"),
+        captions=tuple(PROMPTS),
+    )
+    found: Any = opened("StableDiffusionPipeline")[1].conditions_of(data)
+    wanted: Any = opened("StableDiffusionPipeline")[1].read(PROMPTS)
+    assert torch.equal(found["tokens"], wanted["tokens"])
+    classes: Any = opened("DiTPipeline")[1].conditions_of(data)
+    assert classes.tolist() == [1, 0]
 
 
 def test_classes_have_names_and_limits(tmp_path: Path) -> None:
