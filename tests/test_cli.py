@@ -205,7 +205,7 @@ SAMPLING_MISTAKES = {
     "unknown option of the sampler": (["--sampler", "ddim", "--set", "etta=1"], "Did you mean 'eta'"),
     "option out of range": (["--sampler", "ddim", "--set", "eta=1.5"], "`eta` must be in [0, 1], got 1.5."),
     "unknown label": (["--label", "11"], "unknown to this run"),
-    "label twice": (["--label", "1", "--labels", "0-2"], "Give one"),
+    "label twice": (["--label", "1", "--labels", "0-2"], "Give it once"),
     "negative without guidance": (["--label", "1", "--negative-label", "2", "--guidance", "1"], "--guidance 2"),
     "weights": (["--weights", "best"], "ema or raw"),
     "backward range": (["--labels", "5-2"], "runs backwards"),
@@ -231,7 +231,7 @@ def test_an_unconditional_run_takes_neither_labels_nor_guidance(
     assert sample(unconditional, tmp_path / "a.png", "--num", "4") == 0
     for more in (["--label", "1"], ["--guidance", "2"], ["--negative-label", "1"]):
         assert sample(unconditional, tmp_path / "b.png", *more) == 2
-        assert "this run is unconditional" in capsys.readouterr().err
+        assert "this model is unconditional" in capsys.readouterr().err
     assert not (tmp_path / "b.png").exists()
 
 

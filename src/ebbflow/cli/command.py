@@ -83,12 +83,22 @@ def read(cls: type[Any], given: Mapping[str, Any]) -> Any:
     for name, value in given.items():
         entry = entries(cls).get(name.removesuffix(BY_FLAG))
         if entry is not None:
+            value = _once(value, entry)
             texts[entry.name] = table(value, entry) if get_origin(entry.kind) is dict else value
     flags = values(cls, texts, spell=spelling, text=True)
     for name, value in flags.items():
         if isinstance(value, dict):
             flags[name] = {**(base.get(name) or {}), **value}
     return complete(cls, {**base, **flags}, spell=spelling)
+
+
+def _once(value: Any, entry: Entry) -> Any:
+    """The value of a flag with several spellings, which is still to be given once."""
+    if entry.many or len(entry.flags) < 2 or not isinstance(value, tuple):
+        return value
+    if len(value) > 1:
+        raise ConfigError(f"{' and '.join(entry.flags)} are one option. Give it once.")
+    return value[0]
 
 
 def table(settings: Sequence[str], entry: Entry) -> dict[str, Any]:
@@ -134,7 +144,12 @@ def _params(entry: Entry) -> list[click.Parameter]:
         return [*found, click.Option([name, *_switch(entry)], is_flag=True, default=None)]
     return [
         *found,
-        click.Option([name, *entry.flags], multiple=entry.many, type=kind, shell_complete=_completion(entry)),
+        click.Option(
+            [name, *entry.flags],
+            multiple=entry.many or len(entry.flags) > 1,
+            type=kind,
+            shell_complete=_completion(entry),
+        ),
     ]
 
 

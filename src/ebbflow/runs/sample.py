@@ -24,6 +24,7 @@ from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
 
 T = TypeVar("T")
+NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points of a scatter when no number is said
 
 
@@ -87,8 +88,8 @@ class Plan:
 def plan_of(model: Opened, request: SampleRequest) -> Plan:
     """What a request means for a model, checked.
 
-    With no condition asked for, each class (or a few captions or vectors of the data) gets a row; an empty `labels`
-    asks for none. Samples are dealt to the conditions in equal blocks.
+    With no condition asked for, each class (or a few captions or vectors of the data) gets a row; the label "none"
+    asks for no condition. Samples are dealt to the conditions in equal blocks.
 
     Raises:
         ConfigError, ValueError: what the model cannot do, or settings that contradict each other.
@@ -168,7 +169,7 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
     if not named:
         return model.examples if model.is_conditional else tuple(range(len(label_names)))
     asked = given[named[0]]
-    if not asked:
+    if not asked or (asked == (NONE,) and NONE not in names):
         return ()
     if not model.is_conditional and not (label_names and request.labels):
         what = named[0].rstrip("s")
@@ -252,7 +253,7 @@ def _check_unconditional(plan: Plan) -> None:
         )
     if plan.negative is not None:
         raise ConfigError(
-            "this model is unconditional: it cannot take a negative condition. Leave `negative_label` out."
+            "this model is unconditional: it cannot take a negative condition. Leave it out."
         )
     if plan.guides.bad is None and (plan.guidance != 1 or plan.guides.names_rule):
         raise ConfigError(
@@ -265,12 +266,12 @@ def _check_unguided(plan: Plan) -> None:
     guides = plan.guides
     if plan.negative is not None:
         what = "prompt" if isinstance(plan.negative, str) else "label"
-        raise ConfigError(f"a negative {what} acts through guidance, which is off at `guidance` 1. Use 2, say.")
+        raise ConfigError(f"a negative {what} acts through guidance, which is off at `guidance` 1. Try `guidance` 2.")
     if guides.bad is not None or guides.names_rule or plan.rescale:
         what = (
             "autoguidance" if guides.bad is not None else f"rule {guides.rule!r}" if guides.names_rule else "`rescale`"
         )
-        raise ConfigError(f"{what} acts through guidance, which is off at `guidance` 1. Use 2, say.")
+        raise ConfigError(f"{what} acts through guidance, which is off at `guidance` 1. Try `guidance` 2.")
 
 
 # -- to samples --------------------------------------------------------------------------------------------------------

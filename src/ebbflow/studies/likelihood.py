@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,10 +29,11 @@ from ebbflow.methods.likelihood import (
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.ancestral import Variance
 from ebbflow.methods.variance import AnalyticVariance
-from ebbflow.runs.build import conditioner_of, load_splits
-from ebbflow.runs.same_data import require_same_data
+from ebbflow.metrics.measure import mean_and_error
+from ebbflow.runs.build import conditioner_of
 from ebbflow.runs.store import Run, Weights
 from ebbflow.runs.variance import variance_table
+from ebbflow.studies.evaluate import splits_of
 
 Method = Literal["ode", "vlb"]
 ODE_STEPS = 32
@@ -64,7 +65,7 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.method not in ("ode", "vlb"):
-            raise ConfigError(f"--method must be ode or vlb, got {self.method!r}.")
+            raise ConfigError(f"`method` must be ode or vlb, got {self.method!r}.")
         if self.sampler not in INTEGRATORS:
             known = " or ".join(INTEGRATORS)
             reason = (
@@ -72,7 +73,7 @@ class Question:
                 if self.sampler in SAMPLERS
                 else f"unknown sampler {self.sampler!r}"
             )
-            raise ConfigError(f"{reason}. Use --sampler {known}, or --method vlb for ancestral sampling.")
+            raise ConfigError(f"{reason}. Use {known}, or the method vlb for ancestral sampling.")
 
 
 def measure_likelihood(run: Run, question: Question, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -86,11 +87,7 @@ def measure_likelihood(run: Run, question: Question, device: torch.device | str 
     """
     if run.facts.latent_dims is not None:
         raise ConfigError("this run works in a latent space, whose decoder gives images no likelihood.")
-    config = run.config
-    if question.data_dir is not None:
-        config = replace(config, data=replace(config.data, dir=question.data_dir))
-    data = load_splits(config).held_out
-    require_same_data(run, data)
+    data = splits_of(run, question.data_dir).held_out
     if len(data) == 0:
         raise DataError(f"data set {data.name!r} has no held-out samples to measure a likelihood on.")
     denoiser = run.denoiser(question.weights, device=device)
@@ -108,6 +105,7 @@ def _batch(
 ) -> dict[str, Tensor]:
     """Nats a sample: "total" and, of the bound, its parts. Every draw depends on the seed and the sample's place."""
     x0, conditioner = data.x0(rows).double(), conditioner_of(denoiser)
+    wide = torch.float32 if torch.device(device).type == "mps" else torch.float64  # the widest that the device has
     cond = None if conditioner is None else conditioner.conditions(data)
     bound: Denoiser = denoiser if cond is None else denoiser.given(cond[rows])
     seeds = [derive_seed(question.seed, "likelihood", int(row)) for row in rows]
@@ -117,14 +115,19 @@ def _batch(
         spread = dequantised(x0, uniforms.double()) if data.is_image else x0
         steps = question.num_steps or ODE_STEPS
         total = log_likelihood(
-            bound, spread.to(device), num_steps=steps, method=question.sampler, probe=probe.to(device)
+            bound, spread.to(device, wide), num_steps=steps, method=question.sampler, probe=probe.to(device, wide)
         )
         return {"total": -total.cpu()}
     variance = question.variance or ("learned" if run.config.objective.variance == "learned" else "large")
     if variance == "optimal":
         bound = AnalyticVariance(inner=bound, table=variance_table(run, denoiser, question.weights, device))
     found = variational_bound(
-        bound, x0.to(device), _bound_grid(run, question), noise=Noise(seeds), variance=variance, levels=data.is_image
+        bound,
+        x0.to(device, wide),
+        _bound_grid(run, question),
+        noise=Noise(seeds),
+        variance=variance,
+        levels=data.is_image,
     )
     parts = {"prior": found.prior, "steps": found.steps, "decoder": found.decoder, "total": found.total}
     return {name: value.cpu() for name, value in parts.items()}
@@ -166,4 +169,4 @@ def _report(run: Run, denoiser: NetDenoiser, nats: dict[str, Tensor], question: 
 
 
 def _standard_error(values: Tensor) -> float | None:
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+    return mean_and_error(values)[1] if len(values) > 1 else None

@@ -64,11 +64,11 @@ class Examination:
         for name in self.only:
             choose(CLAIMS, name, "claim")
         if self.output.suffix != ".md":
-            raise ConfigError(f"--output wants a file ending in .md, got {self.output.name!r}.")
+            raise ConfigError(f"`output` wants a file ending in .md, got {self.output.name!r}.")
         if not self.steps or min(self.steps) < 1:
-            raise ConfigError(f"--steps wants numbers of at least 1, such as 5,10,20; got {list(self.steps)}.")
+            raise ConfigError(f"`steps` wants numbers of at least 1, such as 5,10,20; got {list(self.steps)}.")
         if self.few < 2:
-            raise ConfigError(f"--few must be at least 2, got {self.few}.")
+            raise ConfigError(f"`few` must be at least 2, got {self.few}.")
 
     @property
     def kept(self) -> Path:
@@ -159,13 +159,13 @@ def check_pair_of_runs(diffusion: Run, flow: Run) -> None:
     """
     if isinstance(diffusion.config.path, Flow | VE):
         raise ConfigError(
-            f"--diffusion {diffusion.folder} is a run on path {_kind(diffusion)!r}, and a variance-preserving one is "
-            "wanted, such as --preset mnist_ddpm_unet trains."
+            f"`diffusion`: {diffusion.folder} is a run on path {_kind(diffusion)!r}, and a variance-preserving one is "
+            "wanted, such as the preset mnist_ddpm_unet trains."
         )
     if not isinstance(flow.config.path, Flow):
         raise ConfigError(
-            f"--flow {flow.folder} is a run on path {_kind(flow)!r}, and one on path 'flow' is wanted, such as "
-            "--preset mnist_flow_unet trains."
+            f"`flow`: {flow.folder} is a run on path {_kind(flow)!r}, and one on path 'flow' is wanted, such as "
+            "the preset mnist_flow_unet trains."
         )
     for run in (diffusion, flow):
         if run.facts.latent_dims is not None:
