@@ -46,6 +46,7 @@ _PUBLIC = {
     "fit": "training.loop",
     "load": "runs.api",
     "sample": "runs.api",
+    "load_diffusers": "interop",
 }
 _MODULES = {"oracles": "methods.oracles"}
 
