@@ -20,7 +20,7 @@ from torch.distributions import kl_divergence as reference_kl
 import ebbflow
 from ebbflow.cli.app import run_app
 from ebbflow.config import AutoencoderConfig, parse, parse_as
-from ebbflow.data import load_dataset, to_uint8
+from ebbflow.data import Splits, load_dataset, to_uint8
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encoded, from_description
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
@@ -364,6 +364,33 @@ def test_resuming_is_uninterrupted_and_wants_the_same_autoencoder(
     without = parse({**layer, "latent": {}})
     with pytest.raises(ConfigError, match=r"latent\.autoencoder is .* there, None here"):
         Trainer(task_of(without, load_splits(without), tmp_path / "parts"))
+
+
+def test_the_data_is_encoded_once_for_all_starts_of_a_run(
+    run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse({"net": {"channels": (16,), "num_heads": 2}, "latent": {"autoencoder": str(run[1])}})
+    splits, folder = load_splits(config), tmp_path / "run"
+    first = Trainer(task_of(config, splits, folder)).task.splits
+    encode, batches = LatentSpace.encode, []
+
+    def counted(space: LatentSpace, x: Tensor) -> Tensor:
+        batches.append(x)
+        return encode(space, x)
+
+    monkeypatch.setattr(LatentSpace, "encode", counted)
+    again = task_of(config, splits, folder).splits
+    rows = torch.arange(len(splits.held_out))
+    assert not batches and torch.equal(first.held_out.x0(rows), again.held_out.x0(rows))
+    other = Splits(train=splits.train, held_out=splits.held_out.select(rows[:-1]))
+    assert len(task_of(config, other, folder).splits.held_out) == len(rows) - 1 and batches, "other images"
+    (folder / "latents.safetensors").write_bytes(b"cut")
+    batches.clear()
+    trainer = Trainer(task_of(config, splits, folder))
+    assert batches
+    batches.clear()
+    assert len(task_of(config, splits, folder).splits.held_out) == len(rows) and not batches, "written anew"
+    assert trainer.start == 0
 
 
 def test_guides_respect_the_latent_space(
