@@ -68,7 +68,7 @@ def fingerprint(space: LatentSpace) -> str:
     return digest.hexdigest()
 
 
-def open_latent_space(config: RunConfig, data: Dataset, folder: Path | None = None) -> LatentSpace | None:
+def open_latent_space(config: RunConfig, data: Dataset, folder: Path) -> LatentSpace | None:
     """The latent space that a run works in; None for a run without one.
 
     A folder that already holds the run gives its own copy of the autoencoder, which the configured one has to equal
@@ -127,15 +127,15 @@ def store_copy(space: LatentSpace | None, splits: Splits, folder: Path) -> Path 
     return folder / FILE
 
 
-def _own_or_source(source: str, folder: Path | None, data: Dataset) -> LatentSpace:
-    if folder is None or not (folder / FILE).is_file():
+def _own_or_source(source: str, folder: Path, data: Dataset) -> LatentSpace:
+    if not (folder / FILE).is_file():
         return load_space(source, data)
     own = read_space(folder / FILE)
     _require_dims(own, data, str(folder / FILE))
     if _is_local(source) and fingerprint(load_space(source, data, measure=False)) != fingerprint(own):
         raise ConfigError(
-            f"{source} is not the autoencoder that {folder} was trained with. Choose another --save-dir, or go on with "
-            f"the old one by --set latent.autoencoder={folder / FILE}."
+            f"{source} is not the autoencoder that {folder} was trained with. Choose another folder, or go on with "
+            f"the old one: set latent.autoencoder to {folder / FILE}."
         )
     return own
 
@@ -170,7 +170,7 @@ def _space_of(autoencoder: DiffusersAutoencoder, data: Dataset, source: str) -> 
     if data.dims[0] != wanted:
         raise ConfigError(
             f"the autoencoder {source} takes images of {wanted} channels, {data.name!r} has {_shape(data.dims)}. "
-            f"Use --channels {wanted}."
+            f"Set data.channels to {wanted}."
         )
     return LatentSpace(autoencoder, data.dims)
 
@@ -179,7 +179,7 @@ def _require_dims(space: LatentSpace, data: Dataset, source: str) -> None:
     if space.dims != data.dims:
         raise ConfigError(
             f"the autoencoder {source} is made for images of {_shape(space.dims)}, {data.name!r} has "
-            f"{_shape(data.dims)}. Use --img-size and --channels, or train one with ebbflow train-autoencoder."
+            f"{_shape(data.dims)}. Set data.size and data.channels, or train one with `ebbflow train-autoencoder`."
         )
 
 
@@ -195,8 +195,7 @@ def _file_of(path: Path, data: Dataset) -> Path:
     """The file of the latent space in a folder, or the path itself."""
     if not path.exists():
         raise ConfigError(
-            f"latent.autoencoder: {path} does not exist. Make it with: ebbflow train-autoencoder --data {data.name} "
-            f"--save-dir {path}"
+            f"latent.autoencoder: {path} does not exist. Make it of {data.name} with `ebbflow train-autoencoder`."
         )
     if path.is_file():
         return path
