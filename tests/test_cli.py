@@ -178,7 +178,7 @@ MISTAKES = {
     "patch size of a U-Net": (["train", "--patch-size", "2"], "net.patch_size"),
     "malformed setting": (["train", "--set", "depth"], "section.key=value"),
     "missing config": (["train", "--config", "nowhere.toml"], "does not exist"),
-    "bad device": (["train", "--device", "cuda:99", "--max-steps", "1"], "--device cpu"),
+    "bad device": (["train", "--device", "cuda:99", "--max-steps", "1"], "device cpu"),
     "unknown list": (["list", "sampler"], "Did you mean 'samplers'"),
     "missing run": (["info", "nowhere"], "does not exist"),
     "unknown path": (["plot", "schedules", "--paths", "vpp"], "Did you mean 'vp'"),

@@ -21,7 +21,7 @@ from torch.distributions import kl_divergence as reference_kl
 import ebbflow
 from ebbflow.cli.app import run_app
 from ebbflow.config import AutoencoderConfig, parse, parse_as
-from ebbflow.data import load_dataset, to_uint8
+from ebbflow.data import Splits, load_dataset, to_uint8
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encoded, from_description
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
@@ -365,6 +365,33 @@ def test_resuming_is_uninterrupted_and_wants_the_same_autoencoder(
         Trainer(task_of(without, load_splits(without), tmp_path / "parts"))
 
 
+def test_the_data_is_encoded_once_for_all_starts_of_a_run(
+    run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse({"net": {"channels": (16,), "num_heads": 2}, "latent": {"autoencoder": str(run[1])}})
+    splits, folder = load_splits(config), tmp_path / "run"
+    first = Trainer(task_of(config, splits, folder)).task.splits
+    encode, batches = LatentSpace.encode, []
+
+    def counted(space: LatentSpace, x: Tensor) -> Tensor:
+        batches.append(x)
+        return encode(space, x)
+
+    monkeypatch.setattr(LatentSpace, "encode", counted)
+    again = task_of(config, splits, folder).splits
+    rows = torch.arange(len(splits.held_out))
+    assert not batches and torch.equal(first.held_out.x0(rows), again.held_out.x0(rows))
+    other = Splits(train=splits.train, held_out=splits.held_out.select(rows[:-1]))
+    assert len(task_of(config, other, folder).splits.held_out) == len(rows) - 1 and batches, "other images"
+    (folder / "latents.safetensors").write_bytes(b"cut")
+    batches.clear()
+    trainer = Trainer(task_of(config, splits, folder))
+    assert batches
+    batches.clear()
+    assert len(task_of(config, splits, folder).splits.held_out) == len(rows) and not batches, "written anew"
+    assert trainer.start == 0
+
+
 def test_guides_respect_the_latent_space(
     run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -500,11 +527,11 @@ def test_an_autoencoder_for_other_images_is_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = train(tmp_path / "run", trained, "--img-size", "16")
-    refused(capsys, code, "is made for images of 1x8x8", "'digits' has 1x16x16", "--img-size")
+    refused(capsys, code, "is made for images of 1x8x8", "'digits' has 1x16x16", "data.size")
     refused(capsys, train(tmp_path / "run", trained, "--data", "moons"), "'moons' holds points")
     tiny_diffusers(3, tmp_path / "vae")
     code = train(tmp_path / "run", f"hf:{tmp_path / 'vae'}")
-    refused(capsys, code, "takes images of 3 channels", "Use --channels 3")
+    refused(capsys, code, "takes images of 3 channels", "Set data.channels to 3")
     assert not (tmp_path / "run").exists()
 
 
@@ -522,8 +549,8 @@ def test_what_is_no_autoencoder_is_refused(
     refused(capsys, train(new, part), "does not describe an autoencoder")
     refused(capsys, train(new, f"hf:{tmp_path / 'empty'}"), "cannot be loaded as a diffusers AutoencoderKL")
     refused(capsys, run_app(["sample", "--ckpt", str(trained), "--output", "a.png"]), "holds a trained autoencoder")
-    refused(capsys, train(trained, trained), "holds an autoencoder", "--save-dir")
-    refused(capsys, autoencode(run[0]), "holds a model", "--save-dir")
+    refused(capsys, train(trained, trained), "holds an autoencoder", "another folder")
+    refused(capsys, autoencode(run[0]), "holds a model", "another folder")
     refused(capsys, run_app(["train", "--set", "latent.autoencoder=3"]), "latent.autoencoder")
 
 

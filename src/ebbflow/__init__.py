@@ -52,6 +52,8 @@ _PUBLIC = {
     "ImportanceTimes": "methods.adaptive",
     "Uncertainty": "methods.adaptive",
     "EMA": "training.ema",
+    "Loss": "training.task",
+    "Draw": "training.task",
     "fit": "training.loop",
     "Batch": "training.batches",
     "Engine": "training.engine",

@@ -15,10 +15,20 @@ from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import load_described, save_tensors
-from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, diffusers_class, encoded, from_description
+from ebbflow.latent import (
+    DiffusersAutoencoder,
+    Encoded,
+    LatentSpace,
+    batches_of,
+    diffusers_class,
+    encoded,
+    from_description,
+)
+from ebbflow.metrics.cache import data_hash
 from ebbflow.training import checkpoint, engine
 
 FILE = "latent.safetensors"  # in a run's folder and in each of its checkpoints
+LATENTS = "latents.safetensors"  # the data of a run, encoded once; can be made again
 MODEL = "model.safetensors"  # in an autoencoder's folder
 HF = "hf:"
 
@@ -58,7 +68,7 @@ def fingerprint(space: LatentSpace) -> str:
     return digest.hexdigest()
 
 
-def open_latent_space(config: RunConfig, data: Dataset, folder: Path | None = None) -> LatentSpace | None:
+def open_latent_space(config: RunConfig, data: Dataset, folder: Path) -> LatentSpace | None:
     """The latent space that a run works in; None for a run without one.
 
     A folder that already holds the run gives its own copy of the autoencoder, which the configured one has to equal
@@ -76,32 +86,56 @@ def open_latent_space(config: RunConfig, data: Dataset, folder: Path | None = No
     return _own_or_source(source, folder, data).to(engine.pick_device(config.engine.device))
 
 
-def encode(splits: Splits, space: LatentSpace | None) -> Splits:
-    """The data in the latent space, each image encoded once as the mean of its code; as it is without a space."""
+def encode(splits: Splits, space: LatentSpace | None, folder: Path) -> Splits:
+    """The data in the latent space, each image encoded as the mean of its code; as it is without a space.
+
+    Latents that the run's folder keeps are taken where they are of these images by this space.
+    """
     if space is None:
         return splits
-    return Splits(train=encoded(splits.train, space), held_out=encoded(splits.held_out, space))
+    latents = _stored(folder, _key(space, splits))
+    if latents is None:
+        return Splits(train=encoded(splits.train, space), held_out=encoded(splits.held_out, space))
+    return Splits(**{name: Encoded(**vars(data), latents=latents[name]) for name, data in vars(splits).items()})
 
 
-def store_copy(space: LatentSpace | None, folder: Path) -> Path | None:
-    """The run's own copy of its latent space, written where it is not there yet."""
+def _stored(folder: Path, key: str) -> dict[str, Tensor] | None:
+    """The latents that a folder keeps, where they are those of `key`."""
+    try:
+        latents, facts = load_described(folder / LATENTS)
+    except CheckpointError:
+        return None
+    return latents if facts.get("of") == key else None
+
+
+def _key(space: LatentSpace, splits: Splits) -> str:
+    """A hash of all that latents depend on."""
+    statistics = [space.mean.flatten().tolist(), space.std.flatten().tolist()]
+    data = [data_hash(part) for part in (splits.train, splits.held_out)]
+    return hashlib.sha256(repr((fingerprint(space), statistics, data)).encode()).hexdigest()
+
+
+def store_copy(space: LatentSpace | None, splits: Splits, folder: Path) -> Path | None:
+    """The run's own copy of its latent space, and of the latents in `splits`, written where it does not hold them."""
     if space is None:
         return None
-    path = folder / FILE
-    if not path.is_file():
-        save_space(space, path)
-    return path
+    if not (folder / FILE).is_file():
+        save_space(space, folder / FILE)
+    if _stored(folder, key := _key(space, splits)) is None:
+        latents = {name: data.latents for name, data in vars(splits).items() if isinstance(data, Encoded)}
+        save_tensors(latents, folder / LATENTS, {"of": key})
+    return folder / FILE
 
 
-def _own_or_source(source: str, folder: Path | None, data: Dataset) -> LatentSpace:
-    if folder is None or not (folder / FILE).is_file():
+def _own_or_source(source: str, folder: Path, data: Dataset) -> LatentSpace:
+    if not (folder / FILE).is_file():
         return load_space(source, data)
     own = read_space(folder / FILE)
     _require_dims(own, data, str(folder / FILE))
     if _is_local(source) and fingerprint(load_space(source, data, measure=False)) != fingerprint(own):
         raise ConfigError(
-            f"{source} is not the autoencoder that {folder} was trained with. Choose another --save-dir, or go on with "
-            f"the old one by --set latent.autoencoder={folder / FILE}."
+            f"{source} is not the autoencoder that {folder} was trained with. Choose another folder, or go on with "
+            f"the old one: set latent.autoencoder to {folder / FILE}."
         )
     return own
 
@@ -136,7 +170,7 @@ def _space_of(autoencoder: DiffusersAutoencoder, data: Dataset, source: str) -> 
     if data.dims[0] != wanted:
         raise ConfigError(
             f"the autoencoder {source} takes images of {wanted} channels, {data.name!r} has {_shape(data.dims)}. "
-            f"Use --channels {wanted}."
+            f"Set data.channels to {wanted}."
         )
     return LatentSpace(autoencoder, data.dims)
 
@@ -145,7 +179,7 @@ def _require_dims(space: LatentSpace, data: Dataset, source: str) -> None:
     if space.dims != data.dims:
         raise ConfigError(
             f"the autoencoder {source} is made for images of {_shape(space.dims)}, {data.name!r} has "
-            f"{_shape(data.dims)}. Use --img-size and --channels, or train one with ebbflow train-autoencoder."
+            f"{_shape(data.dims)}. Set data.size and data.channels, or train one with `ebbflow train-autoencoder`."
         )
 
 
@@ -161,8 +195,7 @@ def _file_of(path: Path, data: Dataset) -> Path:
     """The file of the latent space in a folder, or the path itself."""
     if not path.exists():
         raise ConfigError(
-            f"latent.autoencoder: {path} does not exist. Make it with: ebbflow train-autoencoder --data {data.name} "
-            f"--save-dir {path}"
+            f"latent.autoencoder: {path} does not exist. Make it of {data.name} with `ebbflow train-autoencoder`."
         )
     if path.is_file():
         return path

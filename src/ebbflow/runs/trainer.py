@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -81,7 +82,9 @@ class Trainer:
             self._remarks = held.enter_context(take_folder(self.folder, self.config, self.facts))
             self._beside = task.store_copies()
             self.start = self._restore()
-            self._measured = [row for row in metrics(self.folder) if any(key.startswith("held_out") for key in row)]
+            rows = metrics(self.folder)
+            self._loss = next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan)
+            self._measured = [row for row in rows if any(key.startswith("held_out") for key in row)]
             self._held = held.pop_all()
 
     @property
@@ -115,8 +118,9 @@ class Trainer:
         with self._held:
             for name in self.task.products:
                 (self.folder / name).unlink(missing_ok=True)
-            here = Progress(step=self.start, num_steps=self.train.num_steps, loss=0.0, lr=0.0)
-            yield from (replace(here, note=remark) for remark in self._remarks)
+            here = Progress(step=self.start, num_steps=self.train.num_steps, loss=self._loss, lr=0.0)
+            if self.start:
+                yield from (replace(here, note=remark) for remark in self._remarks)
             if self.start and self.measured.get("step") != self.start:
                 yield from self._look(here)  # it was stopped right after it had saved
             for here, stopped in self._trained():
@@ -165,16 +169,20 @@ class Trainer:
         return step == self.train.num_steps
 
     def _look(self, here: Progress) -> Iterator[Progress]:
-        """Held-out quantities and a picture, where they are due; then old checkpoints go."""
+        """Held-out quantities and a picture, where they are due."""
         step, net = here.step, self.task.net if self.ema is None else self.ema.module
         if is_due(step, self.train.held_out_every) or self._is_last(step):
             found = self._measure(net)
             if found:
                 self._measured.append({"step": step, **found})
                 log_metrics(self.folder, self.measured)
+                self._tidy(step)
                 yield replace(here, held_out=found.get("held_out"), note=_said(found))
         if is_due(step, self.train.sample_every) or self._is_last(step):
             yield replace(here, note=self._draw(net, step))
+
+    def _tidy(self, step: int) -> None:
+        """Let old checkpoints go, and bring the card up to date with a saved step."""
         prune(self.folder, keep=self.train.keep, rows=self._measured)
         if checkpoint_of(self.folder, step).exists():
             write_text(self.folder / "README.md", self._card(step))
@@ -260,8 +268,7 @@ class Trainer:
             beside=self._beside,
             parts={"task": self.task.state()},
         )
-        prune(self.folder, keep=self.train.keep, rows=self._measured)
-        write_text(self.folder / "README.md", self._card(step))
+        self._tidy(step)
         return folder
 
     def _card(self, step: int) -> str:

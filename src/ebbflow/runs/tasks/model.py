@@ -50,7 +50,7 @@ class ModelTask(DenoiserTask, RunTask):
 
     def __init__(self, config: RunConfig, splits: Splits, folder: Path) -> None:
         self.space, self.folder = open_latent_space(config, splits.train, folder), folder
-        self.splits = encode(splits, self.space)
+        self.splits = encode(splits, self.space, folder)
         self.facts = facts_of(self.splits.train)
         self.config = config = resolved(config, self.facts)
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
@@ -72,7 +72,7 @@ class ModelTask(DenoiserTask, RunTask):
         )
 
     def store_copies(self) -> Path | None:
-        return store_copy(self.space, self.folder)
+        return store_copy(self.space, self.splits, self.folder)
 
     @cached_property
     def _held_out(self) -> HeldOut | None:
