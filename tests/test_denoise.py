@@ -16,7 +16,7 @@ from ebbflow.conditioning import ConditionedNet, DataFacts, LabelConditioning, T
 from ebbflow.core.condition import Cond
 from ebbflow.core.paths import PATHS, VE, Flow, Path, VPDiscrete
 from ebbflow.core.predictions import EDM, PREDICTIONS, Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Conditional, FunctionDenoiser, NetDenoiser, Wrapped, takes_condition
 from ebbflow.methods.guidance import CONDITION_RULES, autoguidance, classifier_free
@@ -42,10 +42,10 @@ class Knowing:
     def __call__(self, shown: Tensor, clock: Tensor, cond: Tensor | None) -> Tensor:
         t = self.path.time_of(clock.double() / 25)
         c = self.path.at(t)
-        x_t = shown / expand(SCALES[self.scale](c), shown)
+        x_t = shown / per_sample(SCALES[self.scale](c), shown)
         estimate = cloud(self.path).given(cond)(x_t, t)
         a, b = PREDICTIONS[self.prediction](c)
-        return expand(a, x_t) * estimate.x0 + expand(b, x_t) * estimate.eps
+        return per_sample(a, x_t) * estimate.x0 + per_sample(b, x_t) * estimate.eps
 
 
 # -- what a net is shown and told ------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_every_rule_works_on_any_conditional_function(rule: str, prediction: str
 
     def function(x_t: Tensor, t: float | Tensor, cond: Tensor) -> Tensor:
         (a, b), estimate = PREDICTIONS[prediction](path.at(t)), exact.given(cond)(x_t, t)
-        return expand(a, x_t) * estimate.x0 + expand(b, x_t) * estimate.eps
+        return per_sample(a, x_t) * estimate.x0 + per_sample(b, x_t) * estimate.eps
 
     model = FunctionDenoiser(function=function, path=path, prediction=prediction, make_null=exact.null)
     assert takes_condition(model)

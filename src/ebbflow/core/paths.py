@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.entries import require_positive
-from ebbflow.core.shape import as_time, expand
+from ebbflow.core.shape import as_time, per_sample
 from ebbflow.core.table_curve import TableCurve
 
 REMEMBERED = 4096  # times at which a path keeps its coefficients
@@ -135,12 +135,12 @@ class Path(ABC):
     def mix(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
         """x_t = alpha x0 + sigma eps, shape (B, *dims): training noises data with it, and a DDIM step ends with it."""
         c = self.at(t)
-        return expand(c.alpha, x0) * x0 + expand(c.sigma, x0) * eps
+        return per_sample(c.alpha, x0) * x0 + per_sample(c.sigma, x0) * eps
 
     def velocity(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
         """dx_t/dt = alpha' x0 + sigma' eps, shape (B, *dims)."""
         c = self.at(t)
-        return expand(c.alpha_dot, x0) * x0 + expand(c.sigma_dot, x0) * eps
+        return per_sample(c.alpha_dot, x0) * x0 + per_sample(c.sigma_dot, x0) * eps
 
     def log_snr(self, t: float | Tensor) -> Tensor:
         """L(t) = log(alpha^2 / sigma^2), strictly decreasing."""
