@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -96,6 +96,16 @@ def test_what_is_no_entry_is_refused_with_what_there_is() -> None:
             entry(WEIGHTS, wrong, "weighting")
     with pytest.raises(ConfigError, match=r"weighting 'uniform' has no option 'gamma'\. It has none"):
         entry(WEIGHTS, {"kind": "uniform", "gamma": 3}, "weighting")
+
+    @dataclass
+    class Changing:
+        def __call__(self, c: Any, d: torch.Tensor) -> torch.Tensor:
+            return d
+
+    with pytest.raises(ConfigError, match="make Changing a frozen dataclass"):
+        entry(WEIGHTS, Changing(), "weighting")
+    with pytest.raises(ConfigError, match="draws times and knows their density"):
+        Objective(FLOW, times=own_weight)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="registered kinds of weighting only"):
         as_choice(WEIGHTS, lambda c, d: d, "weighting")
 

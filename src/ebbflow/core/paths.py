@@ -93,24 +93,22 @@ class Path(ABC):
             return self._remembered.get(t) or self.at_each([t])[0]
         if t.requires_grad or t.is_inference() or torch.is_inference_mode_enabled():
             return self._at(as_time(t))
-        latest = self._latest
-        if not latest or latest[0] is not t or latest[1] != t._version:
-            latest[:] = t, t._version, self._at(as_time(t))
-        return cast(Coefficients, latest[2])
+        last, version, c = self.__dict__.get("_latest", (None, 0, None))
+        if last is not t or version != t._version:
+            c = self._at(as_time(t))
+            self.__dict__["_latest"] = t, t._version, c  # replaced as one: threads may share a path
+        return cast(Coefficients, c)
 
     def at_each(self, times: Sequence[float]) -> list[Coefficients]:
         """`at` of several numbers, those not remembered yet in one go."""
         known = self._remembered
-        if new := [t for t in times if t not in known]:
+        found = {t: known[t] for t in times if t in known}
+        if new := [t for t in times if t not in found]:
+            found.update(zip(new, self._apart(new), strict=True))
             if len(known) + len(new) > REMEMBERED:
                 known.clear()
-                new = list(times)
-            known.update(zip(new, self._apart(new), strict=True))
-        return [known[t] for t in times]
-
-    @cached_property
-    def _latest(self) -> list[Any]:
-        return []  # the last tensor of times, its version and its coefficients
+            known.update(found)
+        return [found[t] for t in times]
 
     @cached_property
     def _remembered(self) -> dict[float, Coefficients]:
