@@ -640,6 +640,21 @@ def test_a_pretrained_encoder_is_frozen_shared_and_asked_once_a_caption(encoder:
     assert (frozen.num_calls, len(frozen.cache)) == (2, 4)
 
 
+def test_a_pretrained_encoder_remembers_no_more_than_its_limit_and_forgets_the_oldest(encoder: Path) -> None:
+    c = pretrained(encoder)
+    frozen, wanted = c.encoder.frozen, told(c, c.read([0, 1, 2]))
+    (first, second, third), sizes = list(frozen.cache), [row.nbytes for row in frozen.cache.values()]
+    frozen.limit = sum(sizes)
+    told(c, c.read([0]))
+    assert list(frozen.cache) == [second, third, first] and frozen.num_calls == 1, "used again, it is the newest"
+    told(c, c.read([3]))
+    assert second not in frozen.cache and first in frozen.cache
+    assert sum(row.nbytes for row in frozen.cache.values()) <= frozen.limit
+    frozen.limit = 0
+    torch.testing.assert_close(told(c, c.read([0, 1, 2])), wanted, msg="what does not fit is still answered")
+    assert not frozen.cache
+
+
 def test_the_net_does_not_depend_on_how_an_encoder_is_loaded(encoder: Path) -> None:
     weights = []
     for _ in range(2):

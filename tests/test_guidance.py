@@ -23,9 +23,9 @@ from torch import Tensor
 
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
-from ebbflow.methods.guidance import CONDITION_RULES, ClassifierFree, classifier_free
+from ebbflow.methods.guidance import BATCH_LIMITS, CONDITION_RULES, ClassifierFree, classifier_free
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS
 
@@ -112,7 +112,7 @@ def test_guidance_has_the_closed_form(path: Path, w: float) -> None:
         torch.testing.assert_close(k.alpha * found.x0 + k.sigma * found.eps, x, rtol=1e-9, atol=1e-9)
 
 
-def test_one_call_gives_what_two_give() -> None:
+def test_one_call_gives_what_two_give(monkeypatch: pytest.MonkeyPatch) -> None:
     logs = []
     for t in (0.4, torch.linspace(0.1, 0.9, 6, dtype=F64)):
         results = []
@@ -127,6 +127,9 @@ def test_one_call_gives_what_two_give() -> None:
     big, spy = normal(40, 1), Spy(mixture(FLOW))
     classifier_free(spy, guidance=2.5).given(torch.zeros(40, dtype=torch.long))(big, 0.4)
     assert spy.log == [40, 40], "the large batch was not split"
+    monkeypatch.delitem(BATCH_LIMITS, "cpu")
+    classifier_free(spy, guidance=2.5).given(torch.zeros(40, dtype=torch.long))(big, 0.4)
+    assert spy.log[2:] == [80], "the limit is a processor's own; a kind of device that is not in the table has none"
 
 
 @pytest.mark.parametrize(("w", "rows"), [(1.0, [6]), (0.0, [6]), (0.5, [12])])
@@ -231,7 +234,7 @@ def test_a_guided_net_is_guided_alike_in_every_prediction(pair: str) -> None:
             oracle.given(given)(scaled * torch.sqrt(c.alpha**2 + c.sigma**2), t),
             PREDICTIONS[prediction](c),
         )
-        return expand(a, scaled) * estimate.x0 + expand(b, scaled) * estimate.eps
+        return per_sample(a, scaled) * estimate.x0 + per_sample(b, scaled) * estimate.eps
 
     model = NetDenoiser(net=net, path=path, prediction=prediction, make_null=oracle.null)
     got, want = (classifier_free(d, guidance=2.5).given(cond)(x, t) for d in (model, oracle))

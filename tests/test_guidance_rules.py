@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebbflow.core.paths import PATHS, VP, Cosine, Flow, Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate, check_pair, solve
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.errors import ConfigError
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser, NetDenoiser, UntrainedNullError
@@ -172,7 +172,7 @@ def test_cfg_zero_star_is_its_formula_in_velocities(path: Path) -> None:
     t = 0.6
     x, cond, u, c = branches(path, t)
     v_u, v_c = (path.velocity(e.x0, e.eps, t) for e in (u, c))
-    s = expand((v_c * v_u).flatten(1).sum(1) / v_u.square().flatten(1).sum(1), x)
+    s = per_sample((v_c * v_u).flatten(1).sum(1) / v_u.square().flatten(1).sum(1), x)
     found = CONDITION_RULES["cfg_zero_star"](cloud(path), guidance=3.0).given(cond)(x, t)
     wanted = s * v_u + 3.0 * (v_c - s * v_u)
     torch.testing.assert_close(path.velocity(found.x0, found.eps, t), wanted, rtol=1e-8, atol=1e-8)

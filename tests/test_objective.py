@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebbflow.core.paths import PATHS, Path
 from ebbflow.core.predictions import PREDICTIONS
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.core.times import TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
 from ebbflow.errors import ConfigError
@@ -37,7 +37,7 @@ class Exact:
         path = self.objective.path
         estimate = Gaussian(self.mean, STD, path)(x_t, t)
         a, b = PREDICTIONS[self.objective.prediction](path.at(t))
-        return expand(a, x_t) * estimate.x0 + expand(b, x_t) * estimate.eps + self.bias
+        return per_sample(a, x_t) * estimate.x0 + per_sample(b, x_t) * estimate.eps + self.bias
 
 
 def residual(objective: Objective, t: Tensor) -> Tensor:

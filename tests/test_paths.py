@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -303,3 +304,15 @@ def test_coefficients_first_asked_for_under_inference_mode_serve_gradients() -> 
     for _ in range(2):  # a graph is never remembered
         path.at(t).alpha.sum().backward()
     assert torch.isfinite(t.grad).all()
+
+
+def test_threads_that_share_a_path_do_not_get_each_others_times() -> None:
+    path = VPDiscrete(num_steps=50)
+    times = [torch.full((3,), k / 10, dtype=F64) for k in range(1, 9)]
+    wanted = [replace(path).at(t).alpha for t in times]
+
+    def ask(k: int) -> bool:
+        return all(torch.equal(path.at(times[k]).alpha, wanted[k]) for _ in range(200))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))

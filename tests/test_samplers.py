@@ -29,7 +29,7 @@ from conftest import (
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import PATHS, DiscretePath, Path
 from ebbflow.core.predictions import PREDICTIONS
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser
@@ -166,7 +166,7 @@ def test_every_prediction_gives_the_same_samples(pair: str) -> None:
 
     def function(x_t: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
         estimate, (a, b) = oracle(x_t, t), PREDICTIONS[prediction](path.at(t))
-        return expand(a, x_t) * estimate.x0 + expand(b, x_t) * estimate.eps
+        return per_sample(a, x_t) * estimate.x0 + per_sample(b, x_t) * estimate.eps
 
     model = FunctionDenoiser(function=function, path=path, prediction=prediction)
     for name in SAMPLERS:

@@ -23,6 +23,7 @@ from conftest import (
     mixture_quantiles,
     noise_start,
     normal,
+    registered_path,
     walk,
 )  # fmt: skip
 from torch import Tensor
@@ -36,6 +37,8 @@ from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.methods.samplers.adaptive import LARGEST_FIRST, MIN_STEP, _attempt, first_steps
+from ebbflow.methods.samplers.base import level_at, slope
 from ebbflow.nets import NETS
 from ebbflow.training.batches import Batch
 from ebbflow.training.loop import fit
@@ -250,17 +253,67 @@ class Rough(Denoiser):
         x0 = torch.where((x_t * 1e6).floor() % 2 == 0, 1.0, -1.0).to(x_t)
         return ef.Estimate(x0=x0, eps=torch.zeros_like(x_t))
 
-    def given(self, cond: Tensor | None) -> Rough:
-        return self
-
-    def null(self, num: int) -> Tensor:
-        raise ValueError("none")
-
 
 def test_a_rough_field_cannot_stop_the_clock() -> None:
     spy = Counted(Rough())
     steps = walk("dopri5", spy, noise_start(FLOW, 2), torch.tensor([0.5, 0.499, 0.0], dtype=F64), rtol=1e-9, atol=1e-9)
     assert len(steps) == 2 and bool(torch.isfinite(steps[-1].x).all()) and len(spy.asked) < 2000
+
+
+class Broken(Denoiser):
+    """Exact down to t = 0.5, and then not a number, or without end, for the samples that start above 0."""
+
+    path = FLOW
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> ef.Estimate:
+        estimate = mixture(FLOW)(x_t, t)
+        late = (torch.as_tensor(t).expand(len(x_t)) < 0.5) & (x_t[:, 0] > 0)
+        return replace(estimate, x0=torch.where(late[:, None], self.value, estimate.x0))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_velocity_that_is_no_number_ends_with_its_cause(value: float) -> None:
+    """It used to halve nothing for ever: NaN <= 1 is false, and the step stayed NaN."""
+    spy, x = Counted(Broken(value)), torch.tensor([[-1.5], [1.5]], dtype=F64)
+    with pytest.raises(FloatingPointError, match=r"the velocity of sample 1 is not finite near t = 0\.5"):
+        walk("dopri5", spy, x, torch.tensor([0.9, 0.1], dtype=F64))
+    assert len(spy.asked) < 500
+    walk("dopri5", Broken(value), x[:1], torch.tensor([0.9, 0.1], dtype=F64))
+
+
+def test_a_walk_ends_at_its_limit_of_steps_with_the_cure() -> None:
+    x, times = noise_start(FLOW, 2), torch.tensor([0.9, 0.1], dtype=F64)
+    with pytest.raises(ValueError, match=r"tried 3 steps between t = 0\.9 and 0\.1 and is at 0\..*`max_steps`"):
+        walk("dopri5", mixture(FLOW), x, times, max_steps=3)
+    spy = Counted(mixture(FLOW))
+    walk("dopri5", spy, x, times)
+    needed = (len(spy.asked) - 2) // 6
+    assert torch.equal(
+        walk("dopri5", mixture(FLOW), x, times, max_steps=needed)[-1].x, walk("dopri5", mixture(FLOW), x, times)[-1].x
+    ), "the limit counts attempts and stops no walk that needs no more"
+    with pytest.raises(ValueError, match="`max_steps` must be at least 1, got 0"):
+        walk("dopri5", mixture(FLOW), x, times, max_steps=0)
+
+
+@registered_path
+def test_the_first_step_is_as_long_as_the_tolerance_allows(path: Path) -> None:
+    """By the fifth root of the tolerance, where the ceiling does not act, and never too long to be accepted."""
+    oracle, t, s = mixture(path), level_at(path, 0.6), level_at(path, 0.1)
+    x = path.mix(mixture_data(16, 3), normal(16, 1), 0.6)
+    k = slope(oracle(x, t.t), t)
+    found = {tol: first_steps(oracle, x, k, t, s, (tol, tol)) for tol in (1e-12, 1e-10, 1e-4)}
+    assert all(bool(((steps >= MIN_STEP) & (steps <= LARGEST_FIRST)).all()) for steps in found.values())
+    free = (found[1e-10] < LARGEST_FIRST) & (found[1e-12] > MIN_STEP)
+    ratio = found[1e-10][free] / found[1e-12][free]
+    assert bool(((ratio > 1.5) & (ratio < 7)).all()), f"100^(1/5) = 2.5 is expected, got {ratio.tolist()}"
+    alone = first_steps(oracle, x[3:4], k[3:4], t, s, (1e-10, 1e-10))
+    torch.testing.assert_close(alone[0], found[1e-10][3], rtol=1e-6, atol=0)
+    now, h = torch.full((16,), 0.6, dtype=F64), found[1e-10]
+    error = _attempt(oracle, x, k, now, -h, (1e-10, 1e-10))[2]
+    assert float((error <= 1).double().mean()) > 0.9, "the first step is refused"
 
 
 # -- churn ------------------------------------------------------------------------------------------------------------

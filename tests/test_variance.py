@@ -21,7 +21,7 @@ from ebbflow.core.kernels import log_level, posterior
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Path, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.likelihood import variational_bound
@@ -48,7 +48,7 @@ class Halves:
     def output(self, x_t: Tensor, t: float | Tensor, cond: Tensor | None) -> Tensor:
         estimate = Gaussian(0.1, 0.5, self.objective.path)(x_t, t)
         a, b = PREDICTIONS[self.objective.prediction](self.objective.path.at(t))
-        mean = expand(a, x_t) * estimate.x0 + expand(b, x_t) * estimate.eps + self.bias
+        mean = per_sample(a, x_t) * estimate.x0 + per_sample(b, x_t) * estimate.eps + self.bias
         return torch.cat([mean, self.raw.expand(x_t.shape)], dim=1)
 
 

@@ -1,5 +1,5 @@
-"""The configuration of a run: frozen dataclasses, read from TOML, `--set a.b=c` and JSON, with errors that name the key
-and the cure."""
+"""The configuration of a run: frozen dataclasses, read from TOML, settings a.b=c and JSON, with errors that name the
+key and the cure."""
 
 from __future__ import annotations
 

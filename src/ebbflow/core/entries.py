@@ -34,6 +34,8 @@ def entry(registry: Mapping[str, T], given: str | Mapping[str, Any] | T, what: s
         return _with_options(found, options, f"{what} {given['kind']!r}")
     if (not is_dataclass(given) and not callable(given)) or isinstance(given, type):
         raise ConfigError(f"a {what} is a name, a table with a `kind`, or an object, got {given!r}. {_known(registry)}")
+    if not _is_hashable(given):
+        raise ConfigError(f"a {what} is remembered by its value, so make {type(given).__name__} a frozen dataclass.")
     return given
 
 
@@ -83,6 +85,14 @@ def require_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0 or math.isinf(value):
             raise ValueError(f"`{name}` must be a finite number above 0, got {value}.")
+
+
+def _is_hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _no_bool(value: Any, default: Any) -> bool:

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from ebbflow.core.entries import require_positive
-from ebbflow.core.shape import as_time, expand
+from ebbflow.core.shape import as_time, per_sample
+from ebbflow.core.table_curve import TableCurve
 
 REMEMBERED = 4096  # times at which a path keeps its coefficients
 LANES = 16  # a multiple of what processors compute at once: a float rounds alike in any company that fills the lanes
@@ -86,32 +87,28 @@ class Path(ABC):
     def at(self, t: float | Tensor) -> Coefficients:
         """alpha, sigma, alpha', sigma' at `t`, a number or a tensor of shape () or (B,) in [0, 1].
 
-        Those of numbers are on the CPU and remembered, so that a walk pays for each of its times once; of tensors, the
-        last is.
+        Those of numbers are on the CPU and remembered; of tensors, those of the last are.
         """
         if not isinstance(t, Tensor):
             return self._remembered.get(t) or self.at_each([t])[0]
         if t.requires_grad or t.is_inference() or torch.is_inference_mode_enabled():
             return self._at(as_time(t))
-        latest = self._latest
-        if not latest or latest[0] is not t or latest[1] != t._version:
-            latest[:] = t, t._version, self._at(as_time(t))
-        found: Coefficients = latest[2]
-        return found
+        last, version, c = self.__dict__.get("_latest", (None, 0, None))
+        if last is not t or version != t._version:
+            c = self._at(as_time(t))
+            self.__dict__["_latest"] = t, t._version, c  # replaced as one: threads may share a path
+        return cast(Coefficients, c)
 
     def at_each(self, times: Sequence[float]) -> list[Coefficients]:
         """`at` of several numbers, those not remembered yet in one go."""
         known = self._remembered
-        if new := [t for t in times if t not in known]:
+        found = {t: known[t] for t in times if t in known}
+        if new := [t for t in times if t not in found]:
+            found.update(zip(new, self._apart(new), strict=True))
             if len(known) + len(new) > REMEMBERED:
                 known.clear()
-                new = list(times)
-            known.update(zip(new, self._apart(new), strict=True))
-        return [known[t] for t in times]
-
-    @cached_property
-    def _latest(self) -> list[Any]:
-        return []  # the last tensor of times, its version and its coefficients
+            known.update(found)
+        return [found[t] for t in times]
 
     @cached_property
     def _remembered(self) -> dict[float, Coefficients]:
@@ -136,12 +133,12 @@ class Path(ABC):
     def mix(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
         """x_t = alpha x0 + sigma eps, shape (B, *dims): training noises data with it, and a DDIM step ends with it."""
         c = self.at(t)
-        return expand(c.alpha, x0) * x0 + expand(c.sigma, x0) * eps
+        return per_sample(c.alpha, x0) * x0 + per_sample(c.sigma, x0) * eps
 
     def velocity(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
         """dx_t/dt = alpha' x0 + sigma' eps, shape (B, *dims)."""
         c = self.at(t)
-        return expand(c.alpha_dot, x0) * x0 + expand(c.sigma_dot, x0) * eps
+        return per_sample(c.alpha_dot, x0) * x0 + per_sample(c.sigma_dot, x0) * eps
 
     def log_snr(self, t: float | Tensor) -> Tensor:
         """L(t) = log(alpha^2 / sigma^2), strictly decreasing."""
@@ -282,9 +279,7 @@ class DiscretePath(Path):
     """A variance-preserving path given by a table of betas: alpha_bar_i = prod_{j <= i} (1 - beta_j) holds exactly at t
     = i / num_steps.
 
-    Between entries log-SNR is a monotone cubic in t (slopes by fourth-order differences, limited as in Fritsch &
-    Carlson, 1980); below the first entry, and above the last finite one, it goes on as a logarithm to the end of the
-    clock, with the same slope.
+    Between and beyond entries log-SNR follows a `TableCurve`.
 
     Args:
         num_steps: length T of the table.
@@ -326,29 +321,12 @@ class DiscretePath(Path):
         return 1 - self.alpha_bars / previous
 
     @cached_property
-    def _knots(self) -> tuple[Tensor, Tensor]:
+    def _curve(self) -> TableCurve:
         finite = self.alpha_bars[self.alpha_bars > 0]
-        values = (finite.log() - torch.log1p(-finite)) / 2
-        return values, _monotone_slopes(values)
-
-    def _half_log_snr(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """lambda(t) = log(alpha / sigma) and its derivative in t."""
-        values, slopes = (k.to(t.device) for k in self._knots)
-        place = t * self.num_steps
-        low = place.floor().clamp(1, len(values) - 1).long()
-        u = place - low
-        y0, y1, m0, m1 = values[low - 1], values[low], slopes[low - 1], slopes[low]
-        curve, bend = 3 * (y1 - y0) - 2 * m0 - m1, 2 * (y0 - y1) + m0 + m1
-        value, slope = y0 + u * (m0 + u * (curve + u * bend)), m0 + u * (2 * curve + 3 * u * bend)
-        value, slope = _log_end(place, values[0], slopes[0], value, slope, place < 1)
-        if len(values) < self.num_steps:
-            left, past = self.num_steps - place, place > len(values)
-            value, slope = _log_end(left, values[-1], -slopes[-1], value, -slope, past)
-            slope = -slope
-        return value, slope * self.num_steps
+        return TableCurve((finite.log() - torch.log1p(-finite)) / 2, self.num_steps)
 
     def scales(self, t: Tensor) -> Coefficients:
-        half, slope = self._half_log_snr(t)
+        half, slope = self._curve(t)
         alpha, sigma = torch.sigmoid(2 * half).sqrt(), torch.sigmoid(-2 * half).sqrt()
         inner, clean = (alpha > 0) & (sigma > 0), sigma == 0
         alpha_dot = torch.where(inner, alpha * sigma**2 * slope, torch.where(clean, 0.0, -torch.inf))
@@ -359,32 +337,9 @@ class DiscretePath(Path):
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(60):
             middle = (low + high) / 2
-            noisier = 2 * self._half_log_snr(middle)[0] < log_snr
+            noisier = 2 * self._curve(middle)[0] < log_snr
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return (low + high) / 2
-
-
-def _monotone_slopes(values: Tensor) -> Tensor:
-    """Slope at each knot of a decreasing table: a five-point difference, kept between 0 and three times the flatter
-    neighbouring secant."""
-    secants = values.diff()
-    before, after = torch.cat([secants[:1], secants]), torch.cat([secants, secants[-1:]])
-    slopes = (before + after) / 2
-    slopes[0], slopes[-1] = (3 * secants[0] - secants[1]) / 2, (3 * secants[-1] - secants[-2]) / 2
-    slopes[2:-2] = (values[:-4] - 8 * values[1:-3] + 8 * values[3:-1] - values[4:]) / 12
-    flattest = torch.maximum(before, after)
-    return torch.minimum(torch.maximum(slopes, 3 * flattest), flattest / 3)
-
-
-def _log_end(
-    place: Tensor, end_value: Tensor, end_slope: Tensor, value: Tensor, slope: Tensor, outside: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Outside the table, value = end_value + end_slope log(place), which meets the table at place = 1 with its
-    slope."""
-    safe = torch.where(outside, place, 1.0)
-    return torch.where(outside, end_value + end_slope * safe.log(), value), torch.where(
-        outside, end_slope / safe, slope
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ebbflow.core.entries import Choice, entry, require_positive, spelt
 from ebbflow.core.paths import PATHS, Coefficients, Path
-from ebbflow.core.shape import expand, weighted
+from ebbflow.core.shape import per_sample, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Estimate:
 
     def with_x0(self, x0: Tensor, x_t: Tensor, c: Coefficients) -> Estimate:
         """This estimate with another x0, and the eps that goes with it at `c`: (x_t - alpha x0) / sigma."""
-        return replace(self, x0=x0, eps=(x_t - expand(c.alpha, x_t) * x0) / expand(c.sigma, x_t))
+        return replace(self, x0=x0, eps=(x_t - per_sample(c.alpha, x_t) * x0) / per_sample(c.sigma, x_t))
 
 
 Pair = tuple[Tensor, Tensor]
@@ -142,8 +142,8 @@ def solve(prediction: Choice | Prediction, out: Tensor, x_t: Tensor, t: float | 
     a, b = chosen(c)
     d = a * c.sigma - b * c.alpha
     return Estimate(
-        x0=expand(c.sigma / d, x_t) * out - expand(b / d, x_t) * x_t,
-        eps=expand(a / d, x_t) * x_t - expand(c.alpha / d, x_t) * out,
+        x0=per_sample(c.sigma / d, x_t) * out - per_sample(b / d, x_t) * x_t,
+        eps=per_sample(a / d, x_t) * x_t - per_sample(c.alpha / d, x_t) * out,
     )
 
 

@@ -18,7 +18,7 @@ def as_time(t: float | Tensor) -> Tensor:
     return in_float64(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
 
 
-def expand(coefficient: Tensor, x: Tensor) -> Tensor:
+def per_sample(coefficient: Tensor, x: Tensor) -> Tensor:
     """`coefficient`, shape () or (B,), made to multiply `x`, shape (B, *dims).
 
     A coefficient of shape () keeps its float64 value and takes the dtype of `x` in the product; one of shape (B,) is

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ebbflow.core.entries import Choice, entry, require_positive
 from ebbflow.core.paths import DiscretePath, Path, warp
+from ebbflow.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +200,10 @@ TIME_SAMPLERS: dict[str, TimeSampler] = {
 
 def time_sampler(given: Choice | TimeSampler) -> TimeSampler:
     """The time sampling called `given`, or with options, or itself; see `entry`."""
-    return entry(TIME_SAMPLERS, given, "time sampling")
+    found = entry(TIME_SAMPLERS, given, "time sampling")
+    if not isinstance(found, TimeSampler):
+        raise ConfigError(f"a time sampling draws times and knows their density: make {found!r} a `TimeSampler`.")
+    return found
 
 
 # -- grids -------------------------------------------------------------------------------------------------------------

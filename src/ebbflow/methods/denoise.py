@@ -17,7 +17,7 @@ from ebbflow.core.condition import Cond, Condition, expand_rows, to_device
 from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.told import CLOCKS, SCALES, Clock, Scale, same_to_the_net
 from ebbflow.nets import Context
 
@@ -213,7 +213,7 @@ class NetDenoiser(OutputDenoiser):
         """The net's raw output at (x_t, t), in the dtype of `x_t`."""
         c, scale, clock = self.path.at(t), entry(SCALES, self.scale, "scale"), entry(CLOCKS, self.clock, "clock")
         if isinstance(t, Tensor):
-            shown = expand(scale(c), x_t) * x_t
+            shown = per_sample(scale(c), x_t) * x_t
             told = clock(self.path, t).to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
         else:
             factor, number = self._numbers(c, scale, clock, t)

@@ -17,7 +17,7 @@ from ebbflow.core.entries import Choice
 from ebbflow.core.kernels import renoise
 from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand, in_float64
+from ebbflow.core.shape import in_float64, per_sample
 from ebbflow.core.times import TimeGrid
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser, Wrapped
@@ -278,7 +278,7 @@ def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
     first, second = in_float64(a), in_float64(b)
     u, v = first.flatten() / first.norm(), second.flatten() / second.norm()
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
-    f = expand(in_float64(fraction), first.expand(len(fraction), *a.shape[1:]))
+    f = per_sample(in_float64(fraction), first.expand(len(fraction), *a.shape[1:]))
     if angle < 1e-6 or angle > math.pi - 1e-6:
         return ((1 - f) * first + f * second).to(a)
     return ((torch.sin((1 - f) * angle) * first + torch.sin(f * angle) * second) / torch.sin(angle)).to(a)

@@ -14,7 +14,7 @@ from ebbflow.core.entries import Choice, spelt
 from ebbflow.core.kernels import log_density, log_level, posteriors, step_divergence
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import PREDICTIONS, Prediction, check_pair, path_name, prediction_of, solve
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.core.times import TIME_SAMPLERS, Importance, TimeSampler, num_table_steps, time_sampler
 from ebbflow.core.weights import WEIGHTS, Weight, loss_weight, weight_of
 from ebbflow.methods.adaptive import ImportanceTimes, Uncertainty
@@ -123,7 +123,7 @@ class Objective:
                 f"{x0.shape[1]}, got {out.shape[1]}."
             )
         mean = out[:, : x0.shape[1]]
-        error = (mean - (expand(a, x0) * x0 + expand(b, x0) * eps)).flatten(1)
+        error = (mean - (per_sample(a, x0) * x0 + per_sample(b, x0) * eps)).flatten(1)
         error = error.to(torch.promote_types(error.dtype, torch.float32))
         weight = loss_weight(weight_of(self.weight), c, a * c.sigma - b * c.alpha)
         simple = weight.to(error) * error.pow(2).mean(1)
@@ -143,9 +143,9 @@ class Objective:
         here, later = self.path.at(t), self.path.at((t + 1 / num_steps).clamp(max=1))
         kernel = posteriors(here, self.path.at(torch.where(first, 0.0, t - 1 / num_steps)))
         log_small = torch.where(first, posteriors(later, here).small, kernel.small).log()
-        known, large = expand(log_small, x0), expand(kernel.large.log(), x0)
+        known, large = per_sample(log_small, x0), per_sample(kernel.large.log(), x0)
         log_variance = torch.lerp(known, large, fraction.to(x0))
-        shift = expand(kernel.from_x0, x0) * (guess - x0)
+        shift = per_sample(kernel.from_x0, x0) * (guess - x0)
         decoder = -(log_level if self.levels and x0.ndim == 4 else log_density)(x0, guess, log_variance)
-        terms = torch.where(expand(first, x0) > 0, decoder, step_divergence(shift, known, log_variance))
+        terms = torch.where(per_sample(first, x0) > 0, decoder, step_divergence(shift, known, log_variance))
         return num_steps / math.log(2) * terms.flatten(1).mean(1)

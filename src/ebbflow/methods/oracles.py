@@ -12,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Conditional, Denoiser
 
 Values = float | list[float] | Tensor
@@ -37,12 +37,12 @@ class Gaussian(Denoiser):
             torch.as_tensor(self.mean, dtype=torch.float64).to(x_t),
             torch.as_tensor(self.std, dtype=torch.float64).to(x_t) ** 2,
         )
-        spread = expand(c.alpha, x_t) ** 2 * variance + expand(c.sigma, x_t) ** 2
+        spread = per_sample(c.alpha, x_t) ** 2 * variance + per_sample(c.sigma, x_t) ** 2
         return c, mean, variance, spread
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         c, mean, variance, spread = self._terms(x_t, t)
-        alpha, sigma = expand(c.alpha, x_t), expand(c.sigma, x_t)
+        alpha, sigma = per_sample(c.alpha, x_t), per_sample(c.sigma, x_t)
         residual = (x_t - alpha * mean) / spread
         return Estimate(
             x0=mean + alpha * variance * residual,
@@ -53,7 +53,7 @@ class Gaussian(Denoiser):
     def log_prob(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """log p_t(x_t), shape (B,)."""
         c, mean, _, spread = self._terms(x_t, t)
-        terms = (x_t - expand(c.alpha, x_t) * mean) ** 2 / spread + torch.log(2 * math.pi * spread)
+        terms = (x_t - per_sample(c.alpha, x_t) * mean) ** 2 / spread + torch.log(2 * math.pi * spread)
         return -terms.expand(x_t.shape).flatten(1).sum(1) / 2
 
 
@@ -84,7 +84,9 @@ class GaussianMixture(Conditional):
         means = torch.as_tensor(self.means, dtype=torch.float64).to(x_t)
         stds = torch.as_tensor(self.stds, dtype=torch.float64).to(x_t)
         variances = stds.reshape(*stds.shape, *[1] * (means.ndim - stds.ndim)).expand_as(means) ** 2
-        alpha, sigma = (expand(k, x_t) if k.ndim == 0 else expand(k, x_t).unsqueeze(1) for k in (c.alpha, c.sigma))
+        alpha, sigma = (
+            per_sample(k, x_t) if k.ndim == 0 else per_sample(k, x_t).unsqueeze(1) for k in (c.alpha, c.sigma)
+        )
         spreads = (alpha**2 * variances + sigma**2) * torch.ones_like(means)[None]
         terms = (x_t[:, None] - alpha * means) ** 2 / spreads + torch.log(2 * math.pi * spreads)
         return alpha, sigma, means, variances, spreads, self._log_weights(x_t) - terms.flatten(2).sum(2) / 2
@@ -138,7 +140,7 @@ class FiniteData(Denoiser):
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         c = self.path.at(t)
         data, flat = self.x.to(x_t).flatten(1), x_t.flatten(1)
-        alpha, sigma = expand(c.alpha, flat), expand(c.sigma, flat)
+        alpha, sigma = per_sample(c.alpha, flat), per_sample(c.sigma, flat)
         logits = (alpha * (flat @ data.T) - alpha**2 * (data**2).sum(1) / 2) / sigma**2
         r = torch.softmax(logits, dim=1)
         x0 = r @ data

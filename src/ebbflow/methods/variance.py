@@ -12,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.noise import generator_for
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand, in_float64
+from ebbflow.core.shape import in_float64, per_sample
 from ebbflow.methods.denoise import Denoiser, Wrapped, conditional
 
 NUM_LEVELS = 29
@@ -61,7 +61,7 @@ class AnalyticVariance(Wrapped):
     table: VarianceTable
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        rows = expand(self.table.at(self.path.log_snr(t).cpu()).expand(len(x_t)), x_t).expand(x_t.shape)
+        rows = per_sample(self.table.at(self.path.log_snr(t).cpu()).expand(len(x_t)), x_t).expand(x_t.shape)
         return replace(self.inner(x_t, t), x0_variance=rows)
 
 

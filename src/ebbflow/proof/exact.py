@@ -20,7 +20,7 @@ from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate, solve
-from ebbflow.core.shape import as_time, expand
+from ebbflow.core.shape import as_time, per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import Sampler
@@ -105,7 +105,7 @@ class Layered(Denoiser):
             rows = self.rows(index)
             when = t[rows] if isinstance(t, Tensor) and t.ndim else t
             a, b = PREDICTIONS[prediction](self.path.at(when))
-            out = expand(a, x_t[rows]) * known.x0[rows] + expand(b, x_t[rows]) * known.eps[rows]
+            out = per_sample(a, x_t[rows]) * known.x0[rows] + per_sample(b, x_t[rows]) * known.eps[rows]
             parts.append(solve(prediction, out, x_t[rows], when, self.path))
         return Estimate(
             x0=torch.cat([part.x0 for part in parts]),

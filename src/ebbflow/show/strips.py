@@ -13,7 +13,7 @@ from torch import Tensor
 from ebbflow.core.kernels import forward_chain
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Path
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.data import to_uint8
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import Step
@@ -41,7 +41,7 @@ def as_image(x0: Tensor, decode: Decode = itself) -> Tensor:
 def as_seen(path: Path, x: Tensor, t: float | Tensor, decode: Decode = itself) -> Tensor:
     """x_t / sqrt(alpha^2 + sigma^2), the scale on which nets see it, as uint8 images."""
     c = path.at(t)
-    return as_image(x / expand(torch.sqrt(c.alpha**2 + c.sigma**2), x), decode)
+    return as_image(x / per_sample(torch.sqrt(c.alpha**2 + c.sigma**2), x), decode)
 
 
 # -- noising -----------------------------------------------------------------------------------------------------------

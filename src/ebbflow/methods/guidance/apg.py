@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebbflow.core.condition import Cond
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance.branches import Branches, Interval
 
@@ -50,12 +50,12 @@ class APG(Branches):
 def split(x: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
     """The parts of `x` parallel and orthogonal to `along`, sample by sample over all elements."""
     unit = along / _norm(along)
-    parallel = expand((x * unit).flatten(1).sum(1), x) * unit
+    parallel = per_sample((x * unit).flatten(1).sum(1), x) * unit
     return parallel, x - parallel
 
 
 def _norm(x: Tensor) -> Tensor:
-    return expand(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp(min=torch.finfo(x.dtype).tiny), x)
+    return per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp(min=torch.finfo(x.dtype).tiny), x)
 
 
 def apg(

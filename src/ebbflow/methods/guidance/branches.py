@@ -14,7 +14,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond, cat_rows, expand_rows
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser, Wrapped, conditional, takes_condition
 
 BATCH_LIMITS = {
@@ -161,4 +161,4 @@ def each_tensor(estimate: Estimate, change: Callable[[Tensor], Tensor]) -> Estim
 def _spread_ratio(x: Tensor, other: Tensor) -> Tensor:
     """std(x) / std(other) of each sample, over its elements; 1 where the other has no spread."""
     own, others = (values.flatten(1).std(dim=1, correction=0) for values in (x, other))
-    return expand(torch.where(others > 0, own / others, 1.0), x)
+    return per_sample(torch.where(others > 0, own / others, 1.0), x)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import as_time, expand
+from ebbflow.core.shape import as_time, per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance.branches import Branches, Interval
 
@@ -43,7 +43,7 @@ class CFGZeroStar(Branches):
     def guided(self, u: Estimate, c: Estimate, x_t: Tensor, t: float | Tensor) -> Estimate:
         alpha, sigma, alpha_dot, sigma_dot, determinant = _rates(self.path, x_t, t)
         v_u, v_c = (alpha_dot * e.x0 + sigma_dot * e.eps for e in (u, c))
-        scale = expand((v_c * v_u).flatten(1).sum(1) / v_u.square().flatten(1).sum(1).clamp(min=1e-12), x_t)
+        scale = per_sample((v_c * v_u).flatten(1).sum(1) / v_u.square().flatten(1).sum(1).clamp(min=1e-12), x_t)
         change = (1 - self.guidance) * (scale * v_u - v_c) / determinant
         return replace(c, x0=c.x0 - sigma * change, eps=c.eps + alpha * change)
 
@@ -63,7 +63,7 @@ def _rates(path: Path, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Te
     alpha_dot, sigma_dot = (torch.where(rate.isinf(), rate.sign(), rate / fastest) for rate in rates)
     determinant = c.alpha * sigma_dot - alpha_dot * c.sigma
     alpha, sigma, alpha_dot, sigma_dot, determinant = (
-        expand(k, x) for k in (c.alpha, c.sigma, alpha_dot, sigma_dot, determinant)
+        per_sample(k, x) for k in (c.alpha, c.sigma, alpha_dot, sigma_dot, determinant)
     )
     return alpha, sigma, alpha_dot, sigma_dot, determinant
 

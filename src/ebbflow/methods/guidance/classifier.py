@@ -12,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.entries import Choice
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import as_time, expand
+from ebbflow.core.shape import as_time, per_sample
 from ebbflow.core.times import TimeSampler, time_sampler
 from ebbflow.methods.denoise import Denoiser, Wrapped
 from ebbflow.methods.guidance.branches import Interval, check_interval, inside
@@ -50,7 +50,7 @@ class NetClassifier:
             k.to(device=x_t.device, dtype=torch.float32).expand(x_t.shape[0])
             for k in (CLOCKS["log_snr"](path, t), c.alpha * scale)
         )
-        out = self.net(expand(scale, x_t) * x_t, clock, share)
+        out = self.net(per_sample(scale, x_t) * x_t, clock, share)
         return out.to(torch.promote_types(out.dtype, torch.float32))
 
     def __call__(self, x_t: Tensor, t: float | Tensor, path: Path) -> Tensor:
@@ -112,7 +112,7 @@ class ClassifierGuidance(Wrapped):
         near = _not_pure_noise(self.path, t)
         c = self.path.at(near)
         slope = gradient(lambda x: self._log_prob(x, near), x_t)
-        x0 = estimate.x0 + self.scale * expand(c.sigma**2 / c.alpha, x_t) * slope
+        x0 = estimate.x0 + self.scale * per_sample(c.sigma**2 / c.alpha, x_t) * slope
         return active.pick(estimate.with_x0(x0, x_t, self.path.at(t)), estimate)
 
     def _log_prob(self, x: Tensor, t: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebbflow.core.paths import Coefficients
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser, Wrapped
 from ebbflow.methods.guidance.branches import Interval, check_interval, each_tensor, inside
@@ -62,7 +62,7 @@ class LossGuidance(Wrapped):
             estimate = self.inner(x, t)
             (slope,) = torch.autograd.grad(self.loss(estimate.x0).sum(), x)
         c, plain = self.path.at(t), each_tensor(estimate, Tensor.detach)
-        x0 = plain.x0 - self.weight * expand(EMPHASES[self.emphasis](c), x_t) * slope
+        x0 = plain.x0 - self.weight * per_sample(EMPHASES[self.emphasis](c), x_t) * slope
         return active.pick(plain.with_x0(x0, x_t, c), plain)
 
 

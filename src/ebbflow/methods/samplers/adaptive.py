@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, must_be_ddim, remix, sampler, slope
 
@@ -83,7 +83,7 @@ def first_steps(denoise: Denoiser, x: Tensor, k: Tensor, t: Level, s: Level, tol
     size, speed = _norm(x / scale), _norm(k / scale)
     trial = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed).clamp(MIN_STEP, left)
     trial = trial.nan_to_num(nan=min(MIN_STEP, left))
-    there = x + expand(towards * trial, x) * k
+    there = x + per_sample(towards * trial, x) * k
     change = _norm((_velocity(denoise, there, t.t + towards * trial) - k) / scale) / trial
     wanted = (0.01 / torch.maximum(speed, change).clamp(min=1e-15)) ** 0.2
     return torch.minimum(100 * trial, wanted).nan_to_num(nan=MIN_STEP).clamp(MIN_STEP, LARGEST_FIRST)
@@ -113,7 +113,7 @@ def _piece(
         factor = (0.9 * error.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
         wanted = torch.where(good & (h < sizes), torch.maximum(sizes, h * factor), h * factor)
         sizes = torch.where(left > 0, wanted.clamp(min=MIN_STEP), sizes)
-        moved = expand(good & (left > 0), x) > 0
+        moved = per_sample(good & (left > 0), x) > 0
         x, k = torch.where(moved, there, x), torch.where(moved, k_there, k)
         now = torch.where(good, torch.where(h >= left, s.t, now + towards * h), now)
     if not bool(((s.t - now) * towards > 0).any()):
@@ -141,7 +141,7 @@ def _attempt(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of h, of either sign, from `now`: the state there, its velocity, and the error of each sample in units
     of what is tolerated."""
-    slopes, step, there = [k], expand(h, x), x
+    slopes, step, there = [k], per_sample(h, x), x
     for node, weights in zip(NODES, STAGES, strict=True):
         there = x + step * sum((w * one for w, one in zip(weights, slopes, strict=True)), torch.zeros_like(x))
         slopes.append(_velocity(denoise, there, now + node * h))

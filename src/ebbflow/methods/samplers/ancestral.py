@@ -87,5 +87,6 @@ def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> 
             raise ValueError(
                 "variance 'learned' needs a net trained with objective.variance=learned. Use 'small' or 'large'."
             )
-        return torch.exp(torch.lerp(small.log(), large.log(), in_float64(estimate.log_variance_fraction)))
+        low, high = float(small.log()), float(large.log())
+        return torch.exp(low + (high - low) * in_float64(estimate.log_variance_fraction))
     raise ValueError(f"`variance` must be small, large, optimal or learned, got {variance!r}.")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import combined, expand
+from ebbflow.core.shape import combined, per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, sampler
 
@@ -57,7 +57,7 @@ def _langevin(x: Tensor, estimate: Estimate, s: Level, z: Tensor, snr: float, no
     root = math.sqrt(2) * snr * s.sigma
     if norms == "typical":
         return combined((1, x), (-(root**2) / s.sigma, estimate.eps), (math.sqrt(2) * root, z))
-    own = expand(root * _norm(z) / _norm(estimate.eps).clamp(min=1e-12), x)
+    own = per_sample(root * _norm(z) / _norm(estimate.eps).clamp(min=1e-12), x)
     return x - own**2 / s.sigma * estimate.eps + math.sqrt(2) * own * z
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebbflow.core.shape import expand
+from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.metrics.measure import jackknife, mean_and_error
@@ -125,7 +125,7 @@ def bend(denoiser: Denoiser, x: Tensor, *, own_clock: bool, num_steps: int = NUM
         slopes.append(path.velocity(estimate.x0, estimate.eps, t) if own_clock else estimate.eps - estimate.x0)
         states.append(step.x)
     c = path.at(1.0)
-    chord = (x if own_clock else x / expand(c.alpha + c.sigma, x)) - states[-1]
+    chord = (x if own_clock else x / per_sample(c.alpha + c.sigma, x)) - states[-1]
     inner = [slope for t, slope in zip(times[:-1].tolist(), slopes, strict=True) if t < 1]
     squares = torch.stack([_squares(slope - chord) for slope in inner])
     return squares.mean(0) / _squares(chord)
