@@ -101,7 +101,7 @@ def test_what_python_has_is_taken() -> None:
 
 
 def test_what_is_missing_is_said() -> None:
-    with pytest.raises(ConfigError, match="`ckpt` is missing. The folder of a run."):
+    with pytest.raises(ConfigError, match=r"`ckpt` is missing\. The folder of a run\."):
         from_keywords(Thing)
 
 

@@ -36,7 +36,7 @@ class Kind:
         config: class of its configuration.
         load: its data.
         make: its trainer.
-        what: the trainer -> what it trains, in a few words.
+        what: the trainer -> what it makes of "samples of 1x8x8", in a few words.
         ready: the trainer -> whether there is nothing left to do.
         facts: the trainer -> what `--json` says at the end besides folder and step.
         use: how it is used, from folder and data.
@@ -115,20 +115,20 @@ def train_autoencoder(request: TrainAutoencoderRequest) -> int:
 def _model(trainer: Trainer) -> str:
     objective, path = trainer.config.objective.prediction, type(trainer.config.path).__name__
     latent = trainer.facts.latent_dims
-    space = f"as latents of {_shape(latent)}; " if latent else ""
-    return f"{space}{type(trainer.net.net).__name__} of {trainer.num_parameters:,} parameters; {objective} on {path}"
+    space = f" as latents of {_shape(latent)}" if latent else ""
+    return f"{space}; {type(trainer.net.net).__name__} of {trainer.num_parameters:,} parameters; {objective} on {path}"
 
 
 def _classifier(trainer: ClassifierTrainer) -> str:
     num = sum(p.numel() for p in trainer.net.parameters())
     return (
-        f"in {len(trainer.facts.label_names)} classes; noisy classifier of {num:,} parameters at the noise levels of "
+        f" in {len(trainer.facts.label_names)} classes; noisy classifier of {num:,} parameters at the noise levels of "
         f"{type(trainer.config.path).__name__}"
     )
 
 
 def _autoencoder(trainer: AutoencoderTrainer) -> str:
-    return f"as latents of {_shape(trainer.latent_dims)}; autoencoder of {trainer.num_parameters:,} parameters"
+    return f" as latents of {_shape(trainer.latent_dims)}; autoencoder of {trainer.num_parameters:,} parameters"
 
 
 def _accuracy(trainer: ClassifierTrainer) -> dict[str, Any]:
@@ -234,12 +234,18 @@ def _run(kind: Kind, request: Settings, name: str, *below: Layer) -> int:
 
 
 def _train(kind: Kind, config: Any, splits: Splits, folder: Path, as_json: bool) -> int:
+    from ebbflow.config import RunConfig
+
     with redirect_stdout(sys.stderr if as_json else sys.stdout), stop_on_interrupt() as should_stop:
-        tell(f"{folder}: {config.data.name}, {len(splits.train):,} samples to train on")
+        if isinstance(config, RunConfig) and config.latent.autoencoder is not None:
+            tell(f"encoding {len(splits.train):,} images once with {config.latent.autoencoder}")
         trainer = kind.make(config, splits, folder, command=this_command(), should_stop=should_stop)
         start = f"; going on from step {trainer.start}" if trainer.start else ""
         dtype = str(trainer.dtype).removeprefix("torch.")
-        tell(f"{_shape(trainer.facts.dims)} {kind.what(trainer)}; {trainer.device.type}, {dtype}{start}")
+        tell(
+            f"{config.data.name}: {len(splits.train):,} samples of {_shape(trainer.facts.dims)}{kind.what(trainer)}; "
+            f"{trainer.device.type}, {dtype}{start}"
+        )
         ready = kind.ready(trainer)
         finished = ready or follow(trainer)
     if not finished:

@@ -163,7 +163,7 @@ def open_run(path: str | Path) -> Run:
 def _wanting(opened: Checkpoint) -> str:
     """The plugins that a checkpoint was made with and that are not loaded; they are never imported by themselves."""
     wanting = [name for name in opened.state.get("plugins", ()) if name not in {plugin.name for plugin in loaded()}]
-    return f" It was made with the plugin {', '.join(map(str, wanting))}: say so by `import`." if wanting else ""
+    return f" It was made with the plugin {', '.join(map(str, wanting))}: name it with `import`." if wanting else ""
 
 
 def claim(folder: Path, config: AnyConfig, facts: DataFacts) -> None:
