@@ -5,46 +5,134 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from statistics import median
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ebbflow.config import parse, read_preset
 from ebbflow.core.noise import Noise, generator_for
-from ebbflow.core.paths import Flow
-from ebbflow.core.times import uniform
+from ebbflow.core.paths import PATHS
+from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import load_dataset
-from ebbflow.methods.denoise import FunctionDenoiser
+from ebbflow.methods.denoise import Denoiser, NetDenoiser
+from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.runs.build import build_denoiser, build_objective, conditioner_of, facts_of, resolved
 from ebbflow.training import engine
 
-STEPS = 200
+STEPS, ROUNDS = 50, 9
+DIMS = (1, 28, 28)
+PREDICTIONS = {"flow": "velocity", "vp_discrete": "eps"}  # what the paths of the benchmark are most used with
+SCHEDULERS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    ("euler", "flow"): ("FlowMatchEulerDiscreteScheduler", {}),
+    ("ddim", "vp_discrete"): ("DDIMScheduler", {}),
+    ("ddpm", "vp_discrete"): ("DDPMScheduler", {}),
+    ("euler", "vp_discrete"): ("EulerDiscreteScheduler", {}),
+    ("dpmpp_2m", "vp_discrete"): ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    ("dpmpp_2m_sde", "vp_discrete"): ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("unipc", "vp_discrete"): ("UniPCMultistepScheduler", {}),
+}
+Case = tuple[str, str, str]  # sampler, path, "plain" or "guided" or "diffusers"
 
 
-def best_of(run: Callable[[], None], repeats: int = 5) -> float:
-    """Seconds of the fastest of several runs."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
+def seconds_of(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one run."""
+    began = clock()
+    run()
+    return clock() - began
+
+
+def interleaved(runs: Mapping[Case, Callable[[], object]]) -> dict[Case, float]:
+    """The median seconds of each run on its one thread's own clock, which stands still while others have the processor;
+    all of them taking turns, so that a slow minute is everybody's."""
+    for run in runs.values():
         run()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    rounds = [{case: seconds_of(run, time.thread_time) for case, run in runs.items()} for _ in range(ROUNDS)]
+    return {case: median(row[case] for row in rounds) for case in runs}
 
 
-def sampler_overhead(name: str, batch: int) -> float:
-    """Microseconds a step around a net that costs nothing, for images of 1x28x28."""
-    out = torch.zeros(batch, 1, 28, 28)
-    denoiser = FunctionDenoiser(function=lambda x, t: out, path=Flow())
-    x, times, sampler = torch.randn(batch, 1, 28, 28), uniform(Flow(), STEPS), SAMPLERS[name]
+def free_denoiser(path: str, batch: int) -> NetDenoiser:
+    """A conditional net that costs nothing."""
+    outs = {num: torch.randn(num, *DIMS) for num in (batch, 2 * batch)}
+    return NetDenoiser(
+        net=lambda x, clock, cond: outs[len(x)],
+        path=PATHS[path](),
+        prediction=PREDICTIONS[path],
+        make_null=lambda num: torch.zeros(num, dtype=torch.long),
+    ).given(torch.ones(batch, dtype=torch.long))
+
+
+def walk(name: str, denoiser: Denoiser, x: Tensor) -> Callable[[], object]:
+    """A walk of `STEPS` steps with fresh noise."""
+    sampler, times = SAMPLERS[name], TIME_GRIDS["uniform"](denoiser.path, STEPS)
 
     def run() -> None:
-        extra = {"noise": Noise(range(batch))} if sampler.takes_noise else {}
+        extra = {"noise": Noise(range(len(x)))} if sampler.stochastic else {}
         for _ in sampler(denoiser, x, times, **extra):
             pass
 
-    return best_of(run) / STEPS * 1e6
+    return run
+
+
+def peer(name: str, path: str, x: Tensor) -> Callable[[], object] | None:
+    """The steps of the same method in diffusers, where it is installed and has it."""
+    try:
+        import diffusers
+    except ImportError:
+        return None
+    if (name, path) not in SCHEDULERS:
+        return None
+    kind, options = SCHEDULERS[name, path]
+    scheduler, out = getattr(diffusers, kind)(**options), torch.randn_like(x)
+
+    def run() -> None:
+        scheduler.set_timesteps(STEPS)
+        state = x
+        for t in scheduler.timesteps:
+            state = scheduler.step(out, t, scheduler.scale_model_input(state, t) if kind.startswith("Eu") else state)[0]
+
+    return run
+
+
+def sampler_costs(batch: int) -> dict[Case, float]:
+    """Microseconds a step by case, and of one call of the denoiser (sampler "")."""
+    runs: dict[Case, Callable[[], object]] = {}
+    x = torch.randn(batch, *DIMS)
+    for path in PREDICTIONS:
+        plain = free_denoiser(path, batch)
+        guided = classifier_free(plain, guidance=2.0).given(plain.cond)
+        times: list[float] = TIME_GRIDS["uniform"](plain.path, STEPS)[:-1].tolist()
+        runs["", path, "plain"] = lambda plain=plain, times=times: [plain(x, t) for t in times]  # type: ignore[misc]
+        for name in SAMPLERS:
+            runs[name, path, "plain"], runs[name, path, "guided"] = walk(name, plain, x), walk(name, guided, x)
+            if (other := peer(name, path, x)) is not None:
+                runs[name, path, "diffusers"] = other
+    with torch.no_grad():
+        return {case: seconds / STEPS * 1e6 for case, seconds in interleaved(runs).items()}
+
+
+def print_sampler_costs(batch: int) -> None:
+    """The table of one batch size: with guidance both branches are counted, and in brackets the rule without them."""
+    costs = sampler_costs(batch)
+    print(f"\nus a step outside the net, batch {batch} of {'x'.join(map(str, DIMS))}")
+    print(f"  {'':14}" + "".join(f"{path:>12} {'guided':>8} {'(rule)':>8} {'diffusers':>15}" for path in PREDICTIONS))
+    for name in ["", *SAMPLERS]:
+        row = f"  {name or '(one call)':14}"
+        for path in PREDICTIONS:
+            plain, guided, other = (costs.get((name, path, what)) for what in ("plain", "guided", "diffusers"))
+            calls = SAMPLERS[name].evaluations(STEPS) or 0 if name else 0
+            rule = None if guided is None or not calls else guided - 2 * calls / STEPS * costs["", path, "plain"]
+            beside = "" if other is None or plain is None else f"{other:.0f} (x {other / plain:.1f})"
+            row += f"{plain:12.0f} {_number(guided):>8} {_number(rule):>8} {beside:>15}"
+        print(row)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def training_throughput(preset: str, precision: str) -> float:
@@ -56,7 +144,7 @@ def training_throughput(preset: str, precision: str) -> float:
     denoiser, objective, size = build_denoiser(config, facts), build_objective(config), config.train.batch_size
     assert isinstance(denoiser.net, torch.nn.Module)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = replace(denoiser, net=engine.WorkingCopy(denoiser.net, dtype).module)
+    model = replace(denoiser, net=engine.in_precision(denoiser.net, dtype))
     conditioner = conditioner_of(denoiser)
     x0, cond = splits.train.x0(torch.arange(size)), None if conditioner is None else conditioner.null(size)
     generator = generator_for(0, "bench")
@@ -64,20 +152,26 @@ def training_throughput(preset: str, precision: str) -> float:
     def step() -> None:
         objective.losses(model, x0, cond, torch.randn_like(x0), objective.draw_times(size, generator)).mean().backward()
 
-    return size / best_of(step, repeats=8)
+    step()
+    return size / median(seconds_of(step) for _ in range(8))
 
 
 def start_up(code: str) -> float:
-    """Seconds of a fresh process, best of three."""
-    return best_of(
-        lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True) and None, repeats=3
+    """Median seconds of three fresh processes."""
+    return median(
+        seconds_of(lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True))
+        for _ in range(3)
     )
 
 
 def main() -> None:
     """Print every figure."""
     engine.keep_large_blocks()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    torch.set_num_threads(1)
+    capability = torch.backends.cpu.get_cpu_capability()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, CPU capability {capability}")
+    for batch in (64, 1):
+        print_sampler_costs(batch)
     print("\nstart-up, s")
     for label, code in {
         "import torch": "import torch",
@@ -85,9 +179,6 @@ def main() -> None:
         "ebbflow --help": "from ebbflow.cli.app import run_app; run_app(['--help'])",
     }.items():
         print(f"  {label:18} {start_up(code):.2f}")
-    print("\nsampler step outside the net, us: batch 64, batch 1")
-    for name in SAMPLERS:
-        print(f"  {name:18} {sampler_overhead(name, 64):7.0f} {sampler_overhead(name, 1):7.0f}")
     print("\ntraining, samples/s: fp32, bf16")
     for preset in ("digits", "mnist_flow_unet", "mnist_flow_dit"):
         print(f"  {preset:18} {training_throughput(preset, 'fp32'):7.0f} {training_throughput(preset, 'bf16'):7.0f}")

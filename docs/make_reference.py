@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ebbflow.cli.inspect import _catalogue, _row
-from ebbflow.core.times import TimeSampler
 from ebbflow.methods.samplers import Sampler
 
 TARGET = Path(__file__).with_name("reference.md")
@@ -26,18 +25,6 @@ WORDS = {
     "datasets": "`--data`; an image folder or an .npz file will do as well",
     "metrics": "columns of `ebbflow evaluate`",
     "presets": "`--preset`",
-}
-
-TIMES = {
-    "uniform": "t uniform in (0, 1).",
-    "discrete": "The entries of the path's table, each as likely.",
-    "stratified": "One t in each of as many equal parts as there are samples.",
-    "low_discrepancy": "(u + i/B) mod 1 for one uniform u a batch (Kingma et al., 2021, 2107.00630).",
-    "logit_normal": "t = sigmoid(z), z ~ N(0, 1) (Esser et al., 2024, eq. 19, 2403.03206).",
-    "log_normal_sigma": "log(sigma / alpha) ~ N(-1.2, 1.2^2) (Karras et al., 2022, table 1, 2206.00364).",
-    "mode": "Heavy in the middle, never of density 0 (Esser et al., 2024, eq. 20, 2403.03206).",
-    "importance": "As often as a bin's losses are large, weighted back (Nichol & Dhariwal, 2021, eq. 18, 2102.09672).",
-    "cosmap": "The density of the cosine path's clock on the flow path (Esser et al., 2024, 2403.03206).",
 }
 
 
@@ -60,7 +47,7 @@ def options_of(entry: Any) -> str:
     """What can be set, with its default."""
     if isinstance(entry, Sampler):
         pairs = [(name, p.default) for name, p in entry.options.items()]
-    elif isinstance(entry, type) and is_dataclass(entry):
+    elif is_dataclass(entry):
         pairs = [
             (f.name, f.default_factory() if f.default_factory is not MISSING else f.default) for f in fields(entry)
         ]
@@ -78,17 +65,12 @@ def table(kind: str, entries: dict[str, Any]) -> list[str]:
         head.remove("options")
     lines = [f"## {kind}", "", WORDS.get(kind, "") + ".", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, entry in entries.items():
-        values = {"name": f"`{name}`", "options": options[name], "what it is": description(name, entry)}
+        values = {"name": f"`{name}`", "options": options[name], "what it is": _row(name, entry)["description"]}
         if samplers:
             noise = "always" if entry.stochastic else "if asked" if entry.takes_noise else "no"
             values |= {"order": str(entry.order), "evaluations": as_formula(entry.evaluations), "noise": noise}
         lines.append(f"| {' | '.join(cell(values[key]) for key in head)} |")
     return [*lines, ""]
-
-
-def description(name: str, entry: Any) -> str:
-    """The first sentence of an entry; time samplings are values without a docstring of their own."""
-    return TIMES.get(name, "") if isinstance(entry, TimeSampler) else _row(name, entry)["description"]
 
 
 def page() -> str:

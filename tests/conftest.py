@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import PATHS, CosineDiscrete, Path, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS, Estimate, check_pair
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, FunctionDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS, Step
@@ -204,3 +205,27 @@ def marginal_variance(path: Path, t: float | Tensor, std: float) -> float:
 
 def shifted(path: Path, shift: float) -> Path:
     return replace(path, shift=shift)
+
+
+class OnDevice(torch.Tensor):
+    """Numbers that behave as they would on a device without float64: only their copy on the CPU may be widened."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(found, OnDevice) and found.dtype == F64:
+            raise TypeError("this device has no float64")
+        return found
+
+
+def on_device() -> FunctionDenoiser:
+    """An exact denoiser of Gaussian data, on the flow path, whose output lies on such a device."""
+    path = PATHS["flow"]()
+
+    def velocity(x: Tensor, t: Any) -> Tensor:
+        found = Gaussian(0.0, 0.5, path)(x.as_subclass(Tensor), t)
+        return (found.eps - found.x0).as_subclass(OnDevice)
+
+    return FunctionDenoiser(function=velocity, path=path)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import F64, normal
+from conftest import F64, OnDevice, normal, on_device
 from scipy import stats
 
 from ebbflow.cli.app import run_app
@@ -217,6 +217,21 @@ def test_small_helpers() -> None:
     assert mean_and_error(torch.tensor([1.0, 3.0])) == (2.0, pytest.approx(1.0))
     assert listed([]) == "none" and listed([1]) == "1" and listed([1, 2, 3]) == "1, 2 and 3"
     assert timing([1.0, 2.0, 9.0])[0] == 2.0
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda x: mean_and_error(x[:, 0])[0],
+        lambda x: apart(x, x + 1)[0],
+        lambda x: relative_spread(torch.stack([x, x + 1]))[0],
+        lambda x: ratios(on_device(), x, 0.0)["by eps"],
+        lambda x: bend(on_device(), x, own_clock=False, num_steps=4).mean(),
+    ],
+)
+def test_measurements_work_where_there_is_no_float64(measured: Any) -> None:
+    x = normal(6, 2, dtype=torch.float32)
+    assert float(measured(x.as_subclass(OnDevice))) == pytest.approx(float(measured(x)), rel=1e-4, abs=1e-5)
 
 
 # -- verdicts ----------------------------------------------------------------------------------------------------------
@@ -450,11 +465,11 @@ def test_what_was_done_before_an_interruption_is_kept(
     ("more", "message"),
     [
         (["--only", "stepz"], "unknown claim 'stepz'. Did you mean 'steps'?"),
-        (["--output", "claims.html"], "--output wants a file ending in .md"),
+        (["--output", "claims.html"], "`output` wants a file ending in .md"),
         (["--steps", "a,b"], "--steps wants whole numbers"),
-        (["--steps", "0,5"], "--steps wants numbers of at least 1"),
+        (["--steps", "0,5"], "`steps` wants numbers of at least 1"),
         (["--precision", "fp8"], "--precision must be fp32, bf16 or auto"),
-        (["--num", "5"], "--num 5 is too few"),
+        (["--num", "5"], "`num` = 5 is too few"),
     ],
 )
 def test_bad_flags(

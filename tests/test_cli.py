@@ -206,7 +206,7 @@ SAMPLING_MISTAKES = {
     "option out of range": (["--sampler", "ddim", "--set", "eta=1.5"], "`eta` must be in [0, 1], got 1.5."),
     "unknown label": (["--label", "11"], "unknown to this run"),
     "label twice": (["--label", "1", "--labels", "0-2"], "Give one list, such as 1,0-2"),
-    "negative without guidance": (["--label", "1", "--negative-label", "2", "--guidance", "1"], "off at --guidance 1. Use 2"),
+    "negative without guidance": (["--label", "1", "--negative-label", "2", "--guidance", "1"], "--guidance 2"),
     "weights": (["--weights", "best"], "ema or raw"),
     "backward range": (["--labels", "5-2"], "runs backwards"),
     "seeds": (["--seeds", "a"], "--seeds"),

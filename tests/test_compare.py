@@ -16,9 +16,12 @@ from ebbflow.cli.app import run_app
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.frontier import Cell, advice, cheapest_within, frontier
+from ebbflow.progress import finish
+from ebbflow.runs import open_run
 from ebbflow.show.charts import Line, Point, draw_panel, scale
 from ebbflow.studies import compare as compare_module
-from ebbflow.studies.compare import append_cell, read_cells
+from ebbflow.studies.compare import Comparing, append_cell, read_cells
+from ebbflow.studies.evaluate import Evaluation
 from ebbflow.studies.report import Report, page
 
 QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
@@ -261,6 +264,43 @@ def test_nothing_is_made_twice_and_a_larger_comparison_makes_only_what_is_new(
     assert [row["seconds"] for row in more["cells"][:4]] == [row["seconds"] for row in first["cells"]]
     compared(capsys, *arguments(output, flow, seed="7", samplers="ddim", guidance="1"))
     assert len(calls) == 7
+
+
+def test_cells_of_other_code_are_made_again_and_the_page_says_so(
+    flow: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    calls: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "r.html"
+    assert compared(capsys, *arguments(output, flow, guidance="1"))["notes"] == []
+    monkeypatch.setattr(compare_module, "code_hash", lambda: "mended")
+    found = compared(capsys, *arguments(output, flow, guidance="1", samplers="ddim,heun,euler"))
+    assert len(calls) == 2 + 3 and found["settings"]["code"] == "mended"
+    assert found["notes"][0].startswith("2 of 3 cells kept in r.cells.jsonl were made by another version")
+    assert "2 of 3 cells kept in r.cells.jsonl" in output.read_text()
+    again = compared(capsys, *arguments(output, flow, guidance="1", samplers="ddim,heun,euler"))
+    assert len(calls) == 5 and again["notes"] == []
+
+
+def test_a_strangers_sampler_is_measured_again_when_its_own_module_changed(
+    flow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source in ("one", "one", "two"):
+        monkeypatch.setattr(compare_module, "source_of", lambda thing, source=source: source)
+        compared(capsys, *arguments(tmp_path / "r.html", flow, guidance="1", samplers="ddim"))
+    assert len(calls) == 2
+
+
+def test_checkpoints_may_be_pruned_while_they_are_compared(flow: Path, tmp_path: Path) -> None:
+    shutil.copytree(flow, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    wanted = Comparing(samplers=("ddim",), steps=(1,), base=Evaluation(num=40))
+    work = compare_module.compare([run], wanted, tmp_path / "cells.jsonl", device=torch.device("cpu"))
+    next(work)
+    shutil.rmtree(run.checkpoint.folder)
+    assert finish(work).cells[0].frechet > 0 and not run.checkpoint.folder.exists()
 
 
 def test_control_c_keeps_finished_cells(

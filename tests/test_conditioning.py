@@ -28,8 +28,8 @@ from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.nets import NETS
 from ebbflow.runs import Request, generate, open_run
 from ebbflow.runs.build import facts_of
+from ebbflow.runs.folder import read_facts, take_folder
 from ebbflow.runs.generate import row_name
-from ebbflow.runs.store import claim, read_facts
 
 INJECTIONS = ("add", "scale", "cross_attention")
 NAMES = tuple("0123456789")
@@ -315,12 +315,14 @@ def test_facts_of_older_checkpoints_are_read(tmp_path: Path) -> None:
     old = {"dims": [1, 8, 8], "is_image": True, "label_names": list(NAMES)}
     assert read_facts(old) == FACTS
     config = ef_config("label")
-    claim(tmp_path / "run", config, FACTS)
+    with take_folder(tmp_path / "run", config, FACTS):
+        pass
     file = tmp_path / "run" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "facts": old}))
-    claim(tmp_path / "run", config, FACTS)
-    with pytest.raises(ConfigError, match="on other data"):
-        claim(tmp_path / "run", config, POINTS)
+    with take_folder(tmp_path / "run", config, FACTS):
+        pass
+    with pytest.raises(ConfigError, match="on other data"), take_folder(tmp_path / "run", config, POINTS):
+        pass
 
 
 def ef_config(kind: str):  # type: ignore[no-untyped-def]
@@ -426,16 +428,16 @@ def test_a_negative_prompt_takes_the_place_of_the_null(runs: dict[str, Path]) ->
         ("label", ("--vector", "1,0"), "trained on class labels: it takes no vectors"),
         ("vector", ("--prompt", "a four"), "trained on vectors: it takes no prompts"),
         ("vector", ("--vector", "1,0"), "have 10 numbers, got 2"),
-        ("vector", ("--vector", "1,zero"), "--vector wants numbers"),
+        ("vector", ("--vector", "1,zero"), "--vector must be a list such as 1,2.5"),
         ("text", ("--vector", "1,0"), "trained on texts: it takes no vectors"),
         ("text", ("--label", "eleven"), "label 'eleven' is unknown"),
-        ("text", ("--prompt", "a", "--label", "4"), "--label and --prompt all choose"),
+        ("text", ("--prompt", "a", "--label", "4"), "--labels and --prompt all choose"),
         ("text", ("--prompt", "a", "--negative-prompt", "b", "--guidance", "1"), "acts through guidance"),
         ("text", ("--negative-prompt", "b", "--negative-label", "1"), "Give one"),
         ("none", ("--prompt", "a four"), "unconditional: it cannot take prompts"),
         ("none", ("--vector", "1,0"), "unconditional: it cannot take vectors"),
         ("none", ("--label", "4"), "unconditional: it cannot take labels"),
-        ("none", ("--negative-prompt", "b"), "this run is unconditional"),
+        ("none", ("--negative-prompt", "b"), "this model is unconditional"),
     ],
 )
 def test_wrong_requests_are_one_sentence(

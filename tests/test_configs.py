@@ -10,8 +10,7 @@ import torch
 
 from ebbflow.config import AutoencoderConfig, merge, parse, parse_as, presets, read_preset
 from ebbflow.data import Dataset, Splits
-from ebbflow.runs import Trainer, open_run
-from ebbflow.runs.autoencoder import AutoencoderTrainer
+from ebbflow.runs import Trainer, open_run, task_of
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
 
@@ -34,9 +33,10 @@ def test_it_builds_and_trains_two_steps(name: str, tmp_path: Path) -> None:
     splits = stand_in(config.data.name)
     if config.latent.autoencoder is not None:
         autoencoder = tmp_path / "autoencoder"
-        list(AutoencoderTrainer(parse_as(AutoencoderConfig, {"train": small["train"]}), splits, autoencoder).events())
+        small_autoencoder = parse_as(AutoencoderConfig, {"train": small["train"]})
+        list(Trainer(task_of(small_autoencoder, splits, autoencoder)).events())
         config = replace(config, latent=replace(config.latent, autoencoder=str(autoencoder)))
-    trainer = Trainer(config, splits, tmp_path / "run")
+    trainer = Trainer(task_of(config, splits, tmp_path / "run"))
     losses = [p.loss for p in trainer.events()]
     assert all(torch.isfinite(torch.tensor(losses)))
     assert open_run(tmp_path / "run").checkpoint.step == 2

@@ -150,7 +150,7 @@ def test_interpolation_goes_from_one_image_to_the_other(digits_run: str, digit: 
         (["--sampler", "huen"], ["unknown sampler 'huen'", "'heun'"]),
         (["--grid", "uniforn"], ["unknown time grid", "'uniform'"]),
         (["--set", "eta=0.5", "--sampler", "heun"], ["no option 'eta'"]),
-        (["--label", "1", "--labels", "2,3"], ["--label and --labels"]),
+        (["--label", "1", "--labels", "2,3"], ["--labels is given 2 times"]),
         (["--resample", "3"], ["--resample", "--mask"]),
         (["--noise", "x.npz"], ["--input", "--noise"]),
         (["--weights", "best"], ["--weights must be ema or raw"]),
@@ -221,7 +221,7 @@ def test_bad_inversions_are_one_sentence(
     )
     code = ask("edit", digits_run, "--noise", tmp_path / "n.npz", "--output", tmp_path / "x.png")
     refused(capsys, code, "3x4x4", "1x8x8")
-    refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "2 or more")
+    refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "at least 2")
     refused(capsys, ask("reconstruct", digits_run, "--steps", "many"), "whole numbers")
     refused(capsys, ask("reconstruct", digits_run, "--sampler", "sde"), "draws noise")
     refused(capsys, ask("reconstruct", points_run), "2-D points")
@@ -361,4 +361,4 @@ def test_a_text_run_is_edited_by_prompts(digit: Path, tmp_path: Path, capsys: py
     assert pixels(out).shape == (4, 8, 8, 1)
     assert ask("reconstruct", run, "--steps", "4", "--num", 4, "--json") == 0
     capsys.readouterr()
-    refused(capsys, ask("edit", run, *before, *prompts, "--label", 3), "--label and --prompt")
+    refused(capsys, ask("edit", run, *before, *prompts, "--label", 3), "--labels and --prompt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import on_device
 from torch import Tensor
 
 from ebbflow.cli.app import run_app
@@ -235,6 +237,11 @@ def test_levels_outside_the_path_are_left_out() -> None:
     assert [row["log_snr"] for row in rows] == [0]
 
 
+def test_denoising_is_measured_where_there_is_no_float64() -> None:
+    x0 = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    assert finish(denoising_errors(on_device(), x0, None, levels=(0.0,)))[0]["x0_mse"] > 0
+
+
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -411,3 +418,49 @@ def test_a_run_of_text_is_refused_rather_than_measured_without_its_text(
     assert run_app(["train", "--preset", "digits_text", "--save-dir", str(folder), *tiny, *few]) == 0
     assert run_app(["evaluate", "--ckpt", str(folder), "--num", "140", "--device", "cpu"]) == 2
     assert "takes text or vectors" in capsys.readouterr().err
+
+
+# -- a training that goes on ----------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_may_be_pruned_while_it_is_evaluated(run_folder: Path, tmp_path: Path) -> None:
+    """What is measured and hashed is what was read at the start."""
+    folder = tmp_path / "trained_further"
+    shutil.copytree(run_folder, folder, ignore=shutil.ignore_patterns("eval"))
+    run = open_run(folder)
+    digest = cache.file_hash(run.checkpoint.folder / "ema.safetensors")
+    work = evaluate(run, Evaluation(num=40, seed=500, request=replace(base_request(run), num_steps=1)), device=CPU)
+    next(work)
+    shutil.rmtree(run.checkpoint.folder)
+    assert finish(work)["weights_sha256"] == digest
+    assert not run.checkpoint.folder.exists()
+
+
+def test_a_stopped_evaluation_does_not_go_on_with_other_code(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(run_folder)
+    wanted = Evaluation(num=40, seed=600, request=replace(base_request(run), num_steps=1, batch_size=10))
+    for code in ("one", "two"):
+        monkeypatch.setattr(evaluate_module, "code_hash", lambda code=code: code)
+        stages = evaluate(run, wanted, device=CPU)
+        made = [stage.done for stage in stages if stage.name == "sample" and (code == "two" or stage.done < 20)]
+        assert made[0] == 10
+
+
+def test_the_code_is_all_that_makes_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "ebbflow"
+    shutil.copytree(Path(cache.__file__).parents[1], copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cache, "__file__", str(copy / "metrics" / "cache.py"))
+    first = cache.code_hash.__wrapped__()
+    (copy / "cli" / "app.py").write_text("")
+    (copy / "show" / "page.py").write_text("")
+    assert cache.code_hash.__wrapped__() == first
+    (copy / "methods" / "samplers" / "ode.py").write_text("")
+    assert cache.code_hash.__wrapped__() != first
+
+
+def test_the_source_of_a_strangers_sampler_is_known_and_that_of_none_is_empty() -> None:
+    assert "def test_the_source_of" in cache.source_of(finish_nothing) and cache.source_of(len) == ""
+
+
+def finish_nothing() -> None:
+    return

@@ -82,13 +82,17 @@ def test_a_learned_grid_comes_nearer_to_the_exact_end_than_fixed_ones_on_other_p
 
     for num_steps in (4, 6, 10):
         learned = error(times[cheapest_path(costs, num_steps)[0]])
-        assert learned < min(error(TIME_GRIDS[name](path, num_steps)) for name in ("uniform", "cosine", "karras", "log_snr"))
+        assert learned < min(
+            error(TIME_GRIDS[name](path, num_steps)) for name in ("uniform", "cosine", "karras", "log_snr")
+        )
 
 
 def test_samplers_that_draw_noise_are_refused() -> None:
     for name, options in (("ddpm", {}), ("ddim", {"eta": 0.5})):
         with pytest.raises(ConfigError, match="draws noise"):
-            next(deviations(lambda: MIXTURE, normal(2, 2), TIME_GRIDS["uniform"](PATH, 4), sampler=name, options=options))
+            next(
+                deviations(lambda: MIXTURE, normal(2, 2), TIME_GRIDS["uniform"](PATH, 4), sampler=name, options=options)
+            )
 
 
 def test_walk_takes_the_times_themselves() -> None:

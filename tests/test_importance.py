@@ -21,12 +21,14 @@ from ebbflow.core.times import TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS, effective_weight, loss_weight
 from ebbflow.data import Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.methods.adaptive import HISTORY, ImportanceTimes, Uncertainty
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
-from ebbflow.runs import Trainer
+from ebbflow.runs import Trainer, task_of
+from ebbflow.runs.tasks import ModelTask
 from ebbflow.show.loss_weights import compare, grid, read_term
-from ebbflow.training.adaptive import HISTORY, ImportanceTimes, Uncertainty
-from ebbflow.training.loop import Batch, fit
+from ebbflow.training.batches import Batch
+from ebbflow.training.loop import fit
 
 FLOW = PATH_CASES["flow"]
 SETTINGS = {
@@ -155,7 +157,7 @@ def test_training_learns_the_same_thing_from_fewer_times() -> None:
         objective = Objective(PATH_CASES["cosine"], prediction="x0", times=times)
         steps = list(fit(model, objective, Repeated(), torch.optim.SGD(model.net.parameters(), lr=0.02), num_steps=400))
         w[times] = float(model.net.w.detach())
-        assert len({float(t) for step in steps[-3:] for t in step.t}) == 3 * 64
+        assert len({float(t) for step in steps[-3:] for t in step.level}) == 3 * 64
     wanted = 2 / math.pi  # E cos(pi t / 2), the mean of alpha, for inputs of variance 1
     assert w["uniform"] == pytest.approx(wanted, abs=0.05) and w["importance"] == pytest.approx(wanted, abs=0.05)
 
@@ -178,12 +180,13 @@ def test_uncertainty_learns_the_logarithm_of_the_loss() -> None:
 
 def test_the_first_step_of_an_uncertain_run_is_the_plain_one() -> None:
     totals = []
-    for u in (None, Uncertainty(FLOW)):
+    for learn in (False, True):
         net = Line()
-        model, objective = NetDenoiser(net=net, path=FLOW), Objective(FLOW)
+        model, objective = NetDenoiser(net=net, path=FLOW), Objective(FLOW, learn_uncertainty=learn)
+        u = objective.uncertainty
         beside = [] if u is None else list(u.parameters())
         optimiser = torch.optim.SGD([*net.parameters(), *beside], lr=0.1)
-        steps = list(fit(model, objective, Repeated(), optimiser, num_steps=3, uncertainty=u))
+        steps = list(fit(model, objective, Repeated(), optimiser, num_steps=3))
         totals.append([step.loss for step in steps])
         assert steps[0].loss == pytest.approx(float(steps[0].losses.mean()), rel=1e-6)
         if u is not None:
@@ -203,6 +206,11 @@ def config() -> RunConfig:
     return parse(merge(SETTINGS))
 
 
+def history(trainer: Trainer) -> ImportanceTimes:
+    assert isinstance(trainer.task, ModelTask) and trainer.task.importance is not None
+    return trainer.task.importance
+
+
 def finished(trainer: Trainer) -> Trainer:
     for _ in trainer.events():
         pass
@@ -212,31 +220,30 @@ def finished(trainer: Trainer) -> Trainer:
 @pytest.mark.parametrize("stop_at", [2, 7])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(digits: Splits, tmp_path: FilePath, stop_at: int) -> None:
     """Stopped during the warm-up, and after it."""
-    whole = finished(Trainer(config(), digits, tmp_path / "whole"))
-    assert whole.times is not None and whole.times.is_warm
+    whole = finished(Trainer(task_of(config(), digits, tmp_path / "whole")))
+    assert history(whole).is_warm
     steps = iter(range(1, 100))
-    finished(Trainer(config(), digits, tmp_path / "parts", should_stop=lambda: next(steps) == stop_at))
-    resumed = Trainer(config(), digits, tmp_path / "parts")
-    assert resumed.start == stop_at and resumed.times is not None
+    finished(Trainer(task_of(config(), digits, tmp_path / "parts"), should_stop=lambda: next(steps) == stop_at))
+    resumed = Trainer(task_of(config(), digits, tmp_path / "parts"))
+    assert resumed.start == stop_at
     finished(resumed)
     for a, b in (
-        (whole.net.state_dict(), resumed.net.state_dict()),
-        (whole.ema.module.state_dict(), resumed.ema.module.state_dict()),
-        (whole.times.state(), resumed.times.state()),
-        (whole.uncertainty.state_dict(), resumed.uncertainty.state_dict()),  # type: ignore[union-attr]
+        (whole.task.net.state_dict(), resumed.task.net.state_dict()),
+        (whole.ema.module.state_dict(), resumed.ema.module.state_dict()),  # type: ignore[union-attr]
+        (whole.task.state(), resumed.task.state()),
     ):
-        assert all(torch.equal(a[name], b[name]) for name in a)
-    assert float(whole.uncertainty.bias.detach()) != 0  # type: ignore[union-attr]
+        assert a and all(torch.equal(a[name], b[name]) for name in a)
+    assert float(whole.task.net.state_dict()["objective.bias"]) != 0
     held = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row.get("loss", 0.0)) for row in held)
 
 
 def test_a_checkpoint_without_its_memory_is_refused(digits: Splits, tmp_path: FilePath) -> None:
-    finished(Trainer(parse(merge(SETTINGS, {"train": {"num_steps": 2}})), digits, tmp_path / "run"))
-    file = next((tmp_path / "run" / "checkpoints").glob("*/times.safetensors"))
+    finished(Trainer(task_of(parse(merge(SETTINGS, {"train": {"num_steps": 2}})), digits, tmp_path / "run")))
+    file = next((tmp_path / "run" / "checkpoints").glob("*/task.safetensors"))
     file.unlink()
-    with pytest.raises(CheckpointError, match=r"times\.safetensors is missing; this checkpoint is incomplete"):
-        Trainer(config(), digits, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"task\.safetensors is missing\. This checkpoint is incomplete"):
+        Trainer(task_of(config(), digits, tmp_path / "run"))
 
 
 def test_the_command_line_trains_and_samples_such_a_run(tmp_path: FilePath) -> None:

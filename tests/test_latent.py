@@ -24,14 +24,15 @@ from ebbflow.data import load_dataset, to_uint8
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encoded, from_description
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
-from ebbflow.runs import Trainer, facts_of, generate, load_splits, open_run
-from ebbflow.runs.autoencoder import AutoencoderTrainer, load_images
+from ebbflow.runs import Trainer, facts_of, generate, load_splits, open_run, task_of
 from ebbflow.runs.generate import default_request
 from ebbflow.runs.guiding import open_guides
-from ebbflow.runs.spaces import fingerprint, read_space, save_space
+from ebbflow.runs.latent_files import fingerprint, read_space, save_space
+from ebbflow.runs.tasks import AutoencoderTask
 from ebbflow.show import canvas
 from ebbflow.studies.evaluate import _denoising
-from ebbflow.training.autoencoder import losses_of
+from ebbflow.training.batches import Batch
+from ebbflow.training.task import Draw
 
 SMALL = AutoencoderOptions(channels=(8, 16), latent_channels=3)
 SIZES = [(1, 8, 8), (3, 8, 8), (1, 7, 7), (3, 5, 9), (1, 28, 28), (4, 6, 3)]
@@ -108,15 +109,18 @@ def test_a_code_does_not_know_its_batch() -> None:
 
 
 def test_the_loss_is_its_formula_and_samples_the_code() -> None:
-    x, noise = images(4, (1, 8, 8)), normal(4, 3, 4, 4, dtype=torch.float32)
+    x = images(4, (1, 8, 8))
     net = untrained((1, 8, 8)).autoencoder
     assert isinstance(net, Autoencoder)
+    draw = Draw(seed=0, step=0, rows=range(4), num=4)
     mean, log_var = net.encode(x)
-    back = net.decode(mean + (log_var / 2).exp() * noise)
+    back = net.decode(mean + (log_var / 2).exp() * draw.normal((3, 4, 4), "code"))
     for loss, error in (("l1", (back - x).abs()), ("mse", (back - x) ** 2)):
-        whole, reconstruction, kl = losses_of(net, x, noise, loss=loss, kl_weight=0.1)  # type: ignore[arg-type]
-        torch.testing.assert_close(reconstruction, error.mean((1, 2, 3)))
-        torch.testing.assert_close(whole, error.mean((1, 2, 3)) + 0.1 * kl / 64)
+        config = parse_as(AutoencoderConfig, {"train": {"loss": loss, "kl_weight": 0.1}})
+        found = AutoencoderTask(config, load_dataset("digits"), Path()).loss(net, Batch(x0=x), draw)
+        torch.testing.assert_close(found.report["reconstruction"], error.mean((1, 2, 3)))
+        torch.testing.assert_close(found.report["kl"], kl_divergence(mean, log_var))
+        torch.testing.assert_close(found.each, error.mean((1, 2, 3)) + 0.1 * kl_divergence(mean, log_var) / 64)
 
 
 @pytest.mark.parametrize("wrong", [{"channels": ()}, {"channels": (0,)}, {"latent_channels": 0}, {"num_blocks": 0}])
@@ -183,7 +187,7 @@ def test_a_file_holds_the_whole_space(tmp_path: Path) -> None:
     again = read_space(tmp_path / "a.safetensors")
     assert torch.equal(again.encode(x), space.encode(x)) and fingerprint(again) == fingerprint(space)
     assert fingerprint(untrained((3, 5, 9), seed=1)) != fingerprint(space)
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="is missing"):
         read_space(tmp_path / "b.safetensors")
     (tmp_path / "b.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
@@ -222,8 +226,9 @@ def test_a_short_training_beats_any_constant_and_says_so(trained: Path) -> None:
 def test_its_folder_is_complete_and_a_second_run_changes_nothing(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "reconstructions.png"}
-    assert {path.name for path in trained.iterdir()} == {"checkpoints", *written}
+    written = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "samples/step_000120.png"}
+    found = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert {name for name in found if not name.startswith("checkpoints")} == {".lock", *written}
     before = {name: (trained / name).read_bytes() for name in written}
     assert autoencode(trained, "--max-steps", "120") == 0
     assert "already trained for 120 steps" in capsys.readouterr().out
@@ -245,7 +250,7 @@ def never() -> bool:
     return False
 
 
-def train_autoencoder(folder: Path, should_stop: Callable[[], bool], precision: str = "fp32") -> AutoencoderTrainer:
+def train_autoencoder(folder: Path, should_stop: Callable[[], bool], precision: str = "fp32") -> Trainer:
     config = parse_as(
         AutoencoderConfig,
         {
@@ -254,7 +259,7 @@ def train_autoencoder(folder: Path, should_stop: Callable[[], bool], precision: 
             "engine": {"precision": precision, "device": "cpu"},
         },
     )
-    trainer = AutoencoderTrainer(config, load_images(config), folder, should_stop=should_stop)
+    trainer = Trainer(task_of(config, load_splits(config), folder), should_stop=should_stop)
     for _ in trainer.events():
         pass
     return trainer
@@ -345,20 +350,20 @@ def test_resuming_is_uninterrupted_and_wants_the_same_autoencoder(
     layer = {**settings, "train": {"num_steps": 6, "batch_size": 16}, "latent": {"autoencoder": str(run[1])}}
     config = parse(layer)
     for name, stop in (("whole", never), ("parts", After(2)), ("parts", never)):
-        for _ in Trainer(config, load_splits(config), tmp_path / name, should_stop=stop).events():
+        for _ in Trainer(task_of(config, load_splits(config), tmp_path / name), should_stop=stop).events():
             pass
     whole, parts = (open_run(tmp_path / name).checkpoint.tensors("ema") for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
     other = shutil.copytree(run[1], tmp_path / "moved")
     moved = parse({**layer, "latent": {"autoencoder": str(other)}})
-    assert Trainer(moved, load_splits(moved), tmp_path / "parts").start == 6, "the same one in another place"
+    assert Trainer(task_of(moved, load_splits(moved), tmp_path / "parts")).start == 6, "the same one in another place"
     save_space(untrained((1, 8, 8)), other / "model.safetensors")
     with pytest.raises(ConfigError, match=r"is not the autoencoder that .* was trained with"):
-        Trainer(moved, load_splits(moved), tmp_path / "parts")
+        Trainer(task_of(moved, load_splits(moved), tmp_path / "parts"))
     without = parse({**layer, "latent": {}})
     with pytest.raises(ConfigError, match=r"latent\.autoencoder is .* there, None here"):
-        Trainer(without, load_splits(without), tmp_path / "parts")
+        Trainer(task_of(without, load_splits(without), tmp_path / "parts"))
 
 
 def test_guides_respect_the_latent_space(
@@ -413,14 +418,14 @@ def test_the_dry_run_and_info_know_the_latents(run: tuple[Path, Path], capsys: p
 
 def test_a_run_of_before_latents_still_resumes(tmp_path: Path) -> None:
     config = parse({"net": {"channels": (16,), "num_heads": 2}, "train": {"num_steps": 2, "batch_size": 8}})
-    for _ in Trainer(config, load_splits(config), tmp_path / "run").events():
+    for _ in Trainer(task_of(config, load_splits(config), tmp_path / "run")).events():
         pass
     file = tmp_path / "run" / "config.json"
     description = json.loads(file.read_text())
     assert "latent_dims" not in description["facts"]
     del description["config"]["latent"]
     file.write_text(json.dumps(description))
-    assert Trainer(config, load_splits(config), tmp_path / "run").start == 2
+    assert Trainer(task_of(config, load_splits(config), tmp_path / "run")).start == 2
 
 
 # -- autoencoders of diffusers -------------------------------------------------------------------------------------

@@ -292,9 +292,9 @@ def test_points_have_nats_and_an_exact_trace(tmp_path: FilePath, capsys: pytest.
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sampler", "sde"], "sampler 'sde' gives no likelihood: only the ODE has one. Use --sampler rk4 or heun"),
-        (["--sampler", "rk45"], "unknown sampler 'rk45'. Use --sampler rk4 or heun"),
-        (["--method", "elbo"], "--method must be ode or vlb, got 'elbo'"),
+        (["--sampler", "sde"], "sampler 'sde' gives no likelihood: only the ODE has one. Use rk4 or heun"),
+        (["--sampler", "rk45"], "unknown sampler 'rk45'. Use rk4 or heun"),
+        (["--method", "elbo"], "`method` must be ode or vlb, got 'elbo'"),
         (["--variance", "large"], "--variance belongs to ancestral sampling. Add --method vlb"),
         (["--method", "vlb", "--variance", "big"], "--variance must be small, large, learned or optimal, got 'big'"),
         (["--method", "vlb", "--variance", "learned", "--steps", "3"], "needs a net trained with objective.variance"),

@@ -8,6 +8,7 @@ import torch
 from ebbflow.conditioning import ConditionedNet, DataFacts, LabelConditioner, LabelConditioning
 from ebbflow.nets import NETS
 from ebbflow.nets.attention import Attention, attend
+from ebbflow.nets.embeddings import grid_embedding
 
 SMALL = {
     "unet": {"channels": (8, 16), "num_heads": 2},
@@ -69,6 +70,15 @@ def test_samples_do_not_leak_into_each_other(name: str, injection: str) -> None:
         together = net(x, clock, cond)
         alone = torch.cat([net(x[i : i + 1], clock[i : i + 1], cond[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_are_a_buffer_that_no_checkpoint_holds() -> None:
+    net = alive(build("dit", (1, 8, 6), None)).eval()
+    assert not any("places" in name for name in net.state_dict()), "old checkpoints have none"
+    assert [name for name, _ in net.named_buffers()] == ["net.places"]
+    x = torch.randn(1, 1, 10, 6)
+    assert net(x, torch.ones(1), None).shape == x.shape, "another size than it was built for"
+    assert torch.equal(build("dit", (1, 10, 6), None).net.places, grid_embedding(5, 3, 24))
 
 
 @pytest.mark.parametrize("masked", [False, True])

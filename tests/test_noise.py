@@ -63,9 +63,38 @@ def test_draws_are_independent_standard_normals(dims: tuple[int, ...]) -> None:
     num = len(flat)
     assert abs(float(flat.mean())) < 4.5 / num**0.5 and abs(float(flat.var()) - 1) < 4.5 * (2 / num) ** 0.5
     assert kstest(flat[:: max(num // 20_000, 1)].numpy(), "norm").pvalue > 1e-4
-    for what, left, right in (("draws", x[:-1], x[1:]), ("seeds", x[:, :-1], x[:, 1:]), ("block ends", x[:8], x[8:16])):
+    for what, left, right in (
+        ("draws", x[:-1], x[1:]),
+        ("seeds", x[:, :-1], x[:, 1:]),
+        ("block ends", x[:8], x[8:16]),
+        ("block starts", x[0:9:8], x[1:10:8]),
+    ):
         assert abs(float((left * right).mean())) < 4.5 / left.numel() ** 0.5, f"neighbouring {what} are correlated"
     assert len(torch.unique(x.reshape(17 * 400, -1)[:, 0])) > 0.99 * 17 * 400, "draws repeat"
+
+
+def test_the_first_draw_is_made_alone_and_large_samples_are_never_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    draw = Noise._draws
+    monkeypatch.setattr(Noise, "_draws", lambda self, num, dims: made.append(num) or draw(self, num, dims))
+    small, large = Noise([4, 5]), Noise([4])
+    first = small.draw((1, 28, 28))
+    assert made == [1], "a deterministic sampler asks for one draw and pays for one"
+    for i, seed in enumerate((4, 5)):
+        alone = torch.empty(1, 28, 28).normal_(generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(first[i], alone)
+    for _ in range(9):
+        small.draw((1, 28, 28))
+    assert made == [1, 8, 8]
+    for _ in range(3):
+        large.draw((3, 64, 64))
+    assert made[3:] == [1, 1, 1], "a draw of 3x64x64 costs far more than the call, so none is kept waiting"
+
+
+def test_a_draw_that_is_kept_is_never_written_over() -> None:
+    noise = Noise([1, 2])
+    kept = [noise.draw((5,)) for _ in range(20)]
+    assert torch.equal(torch.stack(kept), draws([1, 2], (5,), 20))
 
 
 def test_dtype_and_device_do_not_change_the_values() -> None:

@@ -28,7 +28,7 @@ from ebbflow.core.paths import PATHS, Cosine, CosineDiscrete, Flow, LinearVarian
 from ebbflow.core.paths import Path as NoisePath
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TIME_GRIDS
-from ebbflow.core.weights import SNR, loss_weight
+from ebbflow.core.weights import WEIGHTS, loss_weight
 from ebbflow.methods.guidance.branches import combine
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.requests.training import TrainRequest
@@ -404,8 +404,8 @@ def test_the_reverse_sde_needs_half_of_g_squared_and_a_plus(share: float, ratio:
 def test_snr_on_x0_is_one_on_eps() -> None:
     """E44, and what it would be on eps."""
     c = VPDiscrete().at(torch.tensor([0.001, 0.3, 0.9], dtype=F64))
-    torch.testing.assert_close(loss_weight(SNR(), c, -c.alpha), torch.ones(3, dtype=F64))
-    torch.testing.assert_close(loss_weight(SNR(), c, c.sigma), c.log_snr.exp())
+    torch.testing.assert_close(loss_weight(WEIGHTS["snr"], c, -c.alpha), torch.ones(3, dtype=F64))
+    torch.testing.assert_close(loss_weight(WEIGHTS["snr"], c, c.sigma), c.log_snr.exp())
     assert c.log_snr.exp()[0] > 9000
 
 
@@ -418,7 +418,9 @@ def test_losses_of_the_flow_path_differ_by_functions_of_t() -> None:
     assert velocity == pytest.approx((off_eps - eps) ** 2 / (1 - t) ** 2)
     assert velocity == pytest.approx((off_x0 - x0) ** 2 / t**2)
     c = Flow().at(t)
-    assert float(loss_weight(SNR(), c, -c.determinant)) == pytest.approx((1 - t) ** 2), "the eps loss, weighed in v"
+    assert float(loss_weight(WEIGHTS["snr"], c, -c.determinant)) == pytest.approx((1 - t) ** 2), (
+        "the eps loss, weighed in v"
+    )
 
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.95])

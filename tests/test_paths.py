@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import F64, PATH_CASES, each_path, interior, normal, registered_path, shifted
 
-from ebbflow.core.paths import PATHS, VE, VP, Cosine, CosineDiscrete, DiscretePath, Flow, Path, SubVP, VPDiscrete, warp
+from ebbflow.core.paths import (
+    PATHS,
+    REMEMBERED,
+    VE,
+    VP,
+    Cosine,
+    CosineDiscrete,
+    DiscretePath,
+    Flow,
+    Path,
+    SubVP,
+    VPDiscrete,
+    warp,
+)
 
 TABLES = {name: path for name, path in PATH_CASES.items() if isinstance(path, DiscretePath) and path.shift == 1}
 TABLES |= {"vp_discrete/100": VPDiscrete(num_steps=100)}
@@ -236,3 +250,56 @@ def test_single_precision_data_stays_so_and_times_do_not(path: Path) -> None:
 def test_cosine_moves_at_constant_angular_speed() -> None:
     c = Cosine().at(interior(50))
     torch.testing.assert_close(c.determinant, torch.full_like(c.determinant, math.pi / 2), rtol=1e-14, atol=0)
+
+
+# -- what is remembered ----------------------------------------------------------------------------
+
+
+@registered_path
+def test_coefficients_of_a_number_are_computed_once_and_do_not_depend_on_their_company(path: Path) -> None:
+    times = torch.linspace(1, 0.003, 37, dtype=F64).tolist()
+    together, apart = replace(path), replace(path)
+    for t, c in zip(times, together.at_each(times), strict=True):
+        assert together.at(t) is c
+        assert apart.at(t).numbers == c.numbers, "the last bit depends on what else was asked"
+        exact = path.at(torch.tensor(t, dtype=F64))
+        for got, wanted in zip(c.numbers, (exact.alpha, exact.sigma, exact.alpha_dot, exact.sigma_dot), strict=True):
+            assert math.isclose(got, float(wanted), rel_tol=1e-13, abs_tol=1e-300)
+        assert c.alpha.shape == () and c.alpha.dtype == F64 and c.alpha.device.type == "cpu"
+
+
+def test_a_path_computes_once_for_all_that_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    scales = VPDiscrete.scales
+    monkeypatch.setattr(VPDiscrete, "scales", lambda self, t: asked.append(t.numel()) or scales(self, t))
+    path, x = VPDiscrete(), normal(4, 3)
+    t = torch.full((4,), 0.3, dtype=F64)
+    for _ in range(3):
+        path.mix(x, x, 0.5), path.log_snr(0.5), path.velocity(x, x, 0.5)
+    assert len(asked) == 1
+    for _ in range(3):
+        path.mix(x, x, t), path.velocity(x, x, t)
+    assert len(asked) == 2, "the same tensor of times was computed again"
+    t.fill_(0.7)
+    torch.testing.assert_close(path.at(t).alpha, path.at(torch.full((4,), 0.7, dtype=F64)).alpha, rtol=0, atol=0)
+
+
+def test_the_memory_is_bounded_and_no_part_of_the_path() -> None:
+    path = PATH_CASES["cosine"]
+    fresh = replace(path)
+    for t in torch.linspace(0.001, 1, 3 * REMEMBERED, dtype=F64).tolist():
+        fresh.at(t)
+    assert len(fresh._remembered) <= REMEMBERED
+    assert fresh == path and hash(fresh) == hash(path) and "remember" not in repr(fresh)
+
+
+def test_coefficients_first_asked_for_under_inference_mode_serve_gradients() -> None:
+    path, x = replace(PATH_CASES["vp"]), torch.ones(2, 3)
+    with torch.inference_mode():
+        path.mix(x, x, 0.5)
+    x = x.requires_grad_()
+    path.mix(x, x, 0.5).square().sum().backward()
+    t = torch.full((2,), 0.5, dtype=F64, requires_grad=True)
+    for _ in range(2):  # a graph is never remembered
+        path.at(t).alpha.sum().backward()
+    assert torch.isfinite(t.grad).all()

@@ -92,7 +92,9 @@ def test_ddpm(table: str, variance: str, their_name: str, num_steps: int) -> Non
     generator = torch.Generator().manual_seed(5)
     # type: ignore[attr-defined]
     others = theirs(scheduler, path, x, lambda *args: scheduler.step(*args, generator=generator))
-    steps = walk("ddpm", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps), noise=Stream(5), variance=variance)
+    steps = walk(
+        "ddpm", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps), noise=Stream(5), variance=variance
+    )
     ours = [step.x for step in steps]
     if variance == "large" and num_steps < path.num_steps:
         assert (ours.pop() - others.pop()).abs().max() > 1e-3, (

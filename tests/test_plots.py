@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ebbflow.cli.app import run_app
-from ebbflow.runs.upkeep import read_metrics
+from ebbflow.runs.folder import read_metrics
 from ebbflow.show.run_plots import Curve, curve, draw_runs, gap, levels_of, summary
 
 TINY = [

@@ -37,7 +37,8 @@ from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.nets import NETS
-from ebbflow.training.loop import Batch, fit
+from ebbflow.training.batches import Batch
+from ebbflow.training.loop import fit
 
 FLOW = PATH_CASES["flow"]
 SDE_PATHS = ("ve", "vp", "sub_vp")

@@ -40,12 +40,13 @@ _PUBLIC = {
     "AnalyticVariance": "methods.variance",
     "log_likelihood": "methods.likelihood",
     "variational_bound": "methods.likelihood",
-    "ImportanceTimes": "training.adaptive",
-    "Uncertainty": "training.adaptive",
+    "ImportanceTimes": "methods.adaptive",
+    "Uncertainty": "methods.adaptive",
     "EMA": "training.ema",
     "fit": "training.loop",
     "load": "runs.api",
     "sample": "runs.api",
+    "load_diffusers": "interop",
 }
 _MODULES = {"oracles": "methods.oracles"}
 

@@ -12,8 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ebbflow.conditioning import CONDITIONINGS, AutoConditioning, Conditioning
+from ebbflow.core.entries import Choice, as_choice
 from ebbflow.core.paths import PATHS, Flow, Path
+from ebbflow.core.predictions import PREDICTIONS
+from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
+from ebbflow.core.weights import WEIGHTS
 from ebbflow.errors import ConfigError, choose, nearest
+from ebbflow.methods.sampling import check_sampler
 from ebbflow.nets import NETS, NetOptions
 from ebbflow.nets.autoencoder import AutoencoderOptions
 from ebbflow.nets.classifier import ClassifierOptions
@@ -48,7 +53,8 @@ class ObjectiveConfig:
     """What the net learns.
 
     Args:
-        prediction, times, weight: names of `ebbflow list predictions`, `times` and `weights`.
+        prediction, times, weight: names of `ebbflow list predictions`, `times` and `weights`, or {kind = name, option =
+            value} to set their own numbers.
         clock: what the net is told of t.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
@@ -56,14 +62,19 @@ class ObjectiveConfig:
         uncertainty: learn beside the net how large the loss has to be at each noise level, and divide by it.
     """
 
-    prediction: str = "velocity"
-    times: str = "logit_normal"
-    weight: str = "uniform"
+    prediction: Choice = "velocity"
+    times: Choice = "logit_normal"
+    weight: Choice = "uniform"
     clock: Literal["log_snr", "time"] = "log_snr"
     variance: Literal["fixed", "learned"] = "fixed"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
     time_bins: Count = 100
     uncertainty: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prediction", as_choice(PREDICTIONS, self.prediction, "prediction"))
+        object.__setattr__(self, "times", as_choice(TIME_SAMPLERS, self.times, "time sampling"))
+        object.__setattr__(self, "weight", as_choice(WEIGHTS, self.weight, "weighting"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +84,7 @@ class TrainConfig:
     Args:
         num_steps: length of the run.
         batch_size, lr, weight_decay, clip: of the optimiser (AdamW; `clip` the largest gradient norm).
+        accumulate: microbatches that a step's batch is worked on in; the result is the same up to rounding.
         warmup_steps, schedule, lr_decay_step, lr_decay_rate: of the learning rate.
         seed: of initialisation, data order, times and noise.
         save_every, keep: checkpoints; the newest `keep` and the best are kept.
@@ -85,6 +97,7 @@ class TrainConfig:
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 1.0
+    accumulate: Count = 1
     warmup_steps: Interval = 100
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     lr_decay_step: Count = 1000
@@ -128,14 +141,26 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How the run is sampled unless the command says otherwise."""
+    """How the run is sampled unless the command says otherwise.
+
+    Args:
+        sampler, options: a name of `ebbflow list samplers`, and options of it.
+        num_steps: at least 1.
+        grid: a name of `ebbflow list grids`, or {kind = name, option = value}.
+        guidance: w of u + w (c - u).
+        clip: keep x0 inside [-1, 1].
+    """
 
     sampler: str = "heun"
     num_steps: Count = 10
-    grid: str = "uniform"
+    grid: Choice = "uniform"
     guidance: float = 2.0
     clip: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", as_choice(TIME_GRIDS, self.grid, "time grid"))
+        check_sampler(self.sampler, self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +247,7 @@ def parse_as(cls: type[C], values: Mapping[str, Any]) -> C:
         sections[name] = (
             _of_kind(name, dict(given))
             if name in KINDS
-            else _checked(type(default), {**asdict(default), **given}, name)
+            else _checked(type(default), _over(asdict(default), given), name)
         )
     return cls(**sections)
 
@@ -267,14 +292,31 @@ def kind_of(section: str, value: object) -> str:
 
 def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Layer:
     """Layers one over the other; a layer that changes a section's kind replaces the section, because the keys of kinds
-    differ."""
+    differ, and so it is with an entry and its options, and with a sampler and its options."""
     merged: Layer = {}
     for layer in layers:
         for name, given in layer.items():
             below = merged.get(name, {})
             replaced = "kind" in given and given["kind"] != below.get("kind", KINDS.get(name, ({}, None))[1])
-            merged[name] = {**({} if replaced else below), **given}
+            merged[name] = _over({} if replaced else below, given)
     return merged
+
+
+def _over(below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a section, or of an entry's options, over those below."""
+    kept = dict(below)
+    if given.get("sampler", below.get("sampler")) != below.get("sampler"):
+        kept.pop("options", None)
+    for key, value in given.items():
+        kept[key] = _entry_over(below.get(key), value) if isinstance(value, Mapping) else value
+    return kept
+
+
+def _entry_over(below: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options over an entry: they join those of the same kind and replace those of another; none at all empty them."""
+    named = {"kind": below} if isinstance(below, str) else dict(below) if isinstance(below, Mapping) else {}
+    same_kind = given.get("kind", named.get("kind")) == named.get("kind")
+    return _over(named, given) if given and same_kind else dict(given)
 
 
 def read_toml(path: FilePath) -> Layer:
@@ -300,20 +342,27 @@ def read_value(text: str) -> Any:
 
 
 def read_settings(settings: Sequence[str]) -> Layer:
-    """The layer of `--set section.key=value` options.
+    """The layer of settings section.key=value, with as many keys as there are tables in each other; names come before
+    the options of what they name, in whatever order they are given.
 
     Raises:
         ConfigError: not of that form.
     """
-    layers = []
+    found = []
     for setting in settings:
         name, equals, value = setting.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not equals or not dot or not key:
-            raise ConfigError(f"--set wants section.key=value, for example --set train.lr=3e-4; got {setting!r}.")
-        layers.append({section: {key: read_value(value.strip())}})
-    kinds = [layer for layer in layers if "kind" in next(iter(layer.values()))]
-    return merge(*kinds, *(layer for layer in layers if layer not in kinds))
+        keys = name.strip().split(".")
+        if not equals or len(keys) < 2 or not all(keys):
+            raise ConfigError(f"a setting is section.key=value, for example train.lr=3e-4; got {setting!r}.")
+        found.append((keys, read_value(value.strip())))
+    found.sort(key=lambda one: (len(one[0]), one[0][-1] != "kind"))
+    return merge(*(_nested(keys, value) for keys, value in found))
+
+
+def _nested(keys: Sequence[str], value: Any) -> Layer:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
 
 
 def preset_folder() -> FilePath:

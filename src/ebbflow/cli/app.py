@@ -169,6 +169,12 @@ VERBS: dict[str, Verb | click.Command] = {
         "studies.evaluate",
         "--ckpt runs/digits --num 1000 --guidance 1",
     ),
+    "evaluate-images": Verb(
+        "Measure pictures made by anything.",
+        "studies.EvaluateImagesRequest",
+        "studies.evaluate_images",
+        "--images pictures --data digits",
+    ),
     "compare": Verb(
         "Compare runs, samplers, grids, steps, guidance.",
         "studies.CompareRequest",

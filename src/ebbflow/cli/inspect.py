@@ -15,9 +15,11 @@ from ebbflow.requests.tools import DoctorRequest, InfoRequest, ListRequest
 def info(request: InfoRequest) -> None:
     """Say what a run is: configuration, data, steps, held-out loss, versions."""
     from ebbflow.runs import open_run
+    from ebbflow.runs.folder import best_of, metrics
+    from ebbflow.training.task import Joined
 
     opened = open_run(request.ckpt)
-    tensors = opened.checkpoint.tensors("model")
+    tensors = Joined.inner_of(opened.checkpoint.tensors("model"))
     state = opened.checkpoint.state
     facts = {
         "folder": str(opened.folder),
@@ -27,7 +29,7 @@ def info(request: InfoRequest) -> None:
         "dims": list(opened.facts.dims),
         **({"latent_dims": list(latent)} if (latent := opened.facts.latent_dims) else {}),
         "label_names": list(opened.facts.label_names),
-        "best": state.get("best"),
+        "best": best_of(opened.folder, metrics(opened.folder)),
         "versions": state.get("versions"),
         **({"plugins": plugins} if (plugins := state.get("plugins")) else {}),
         "config": state["config"],
@@ -110,7 +112,7 @@ def _row(name: str, entry: Any) -> dict[str, Any]:
             "stochastic": entry.stochastic,
             "options": {k: p.default for k, p in entry.options.items()},
         }
-    elif isinstance(entry, type) and is_dataclass(entry):
+    elif is_dataclass(entry):
         row["options"] = {f.name: f.default for f in fields(entry)}
     return row
 

@@ -52,7 +52,7 @@ def weights(request: WeightsRequest) -> None:
 def run(request: RunPlotRequest) -> None:
     """Draw what runs wrote down: training and held-out loss (averaged and raw weights), their gap, gradient norm,
     learning rate, throughput, and loss by log-SNR over the steps."""
-    from ebbflow.runs.upkeep import read_metrics
+    from ebbflow.runs.folder import read_metrics
     from ebbflow.show import canvas
     from ebbflow.show.run_plots import draw_runs, summary
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.progress import shown
+from ebbflow.cli.sampling import opened
 from ebbflow.requests.studies import (
     ClaimsRequest,
     CompareRequest,
+    EvaluateImagesRequest,
     EvaluateRequest,
     LikelihoodRequest,
     SearchGridRequest,
@@ -25,45 +26,28 @@ if TYPE_CHECKING:
 
 def evaluate(request: EvaluateRequest) -> None:
     """Measure a run's samples against its data: Frechet distance, KID, precision, recall, label accuracy, copying."""
-    from ebbflow.runs import open_run
-    from ebbflow.studies.evaluate import Evaluation, base_request
-    from ebbflow.studies.evaluate import evaluate as parts_of
-    from ebbflow.training.engine import keep_large_blocks, pick_device
+    from ebbflow.studies.evaluate import evaluate as work_of
+    from ebbflow.training.engine import keep_large_blocks
 
     keep_large_blocks()
-    run = open_run(request.ckpt)
-    wanted = Evaluation(
-        num=request.num,
-        repeats=request.repeats,
-        seed=request.seed,
-        request=replace(base_request(run), **_changes(request)),
-        weights=request.weights,
-        reference=request.reference,
-        features=request.features,
-        precision=request.precision,
-        data_dir=_text(request.data_dir),
-    )
-    parts = parts_of(run, wanted, device=pick_device(request.device), command=this_command())
-    result = shown(parts, "stopped; the same command goes on from the last finished batch.")
+    work = work_of(opened(request), request, command=this_command())
+    result = shown(work, "stopped; the same command goes on from the last finished batch.")
     if request.json:
         print_json(result)
     else:
         _print_evaluation(result, request.num)
+        print(result["file"])
 
 
-def _changes(request: EvaluateRequest) -> dict[str, Any]:
-    """What differs from the run's own way of sampling; another sampler drops the run's options."""
-    options = request.options if request.options is not None else {} if request.sampler is not None else None
-    given = {
-        "sampler": request.sampler,
-        "num_steps": request.steps,
-        "grid": request.grid,
-        "guidance": request.guidance,
-        "clip": request.clip,
-        "batch_size": request.batch_size,
-        "options": options,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+def evaluate_images(request: EvaluateImagesRequest) -> None:
+    """Score pictures made by anything, in a folder or an .npz file, against a data set."""
+    from ebbflow.studies.evaluate import evaluate_images as work_of
+
+    result = shown(work_of(request), "stopped.")
+    if request.json:
+        print_json(result)
+    else:
+        _print_evaluation(result, result["num"])
 
 
 def _print_evaluation(result: dict[str, Any], num: int) -> None:
@@ -81,7 +65,8 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     judge = result["classifier"] or {}
     error = judge.get("held_out_error")
     says = "" if error is None else f"; classifier wrong on {error:.2%} of the held-out data"
-    print(f"\n{num} samples in {result['seconds']} s, features {result['features']}{says}\n{result['file']}")
+    spent = f" in {result['seconds']} s" if "seconds" in result else ""
+    print(f"\n{num} samples{spent}, features {result['features']}{says}")
 
 
 def compare(request: CompareRequest) -> None:
@@ -90,35 +75,17 @@ def compare(request: CompareRequest) -> None:
     Finished cells are kept beside the report and not made again: a stopped comparison goes on where it was, and a
     larger one makes only what is new.
     """
+    from ebbflow.api import open as open_model
     from ebbflow.files import write_text
-    from ebbflow.runs import Request, open_run
-    from ebbflow.studies.compare import Comparing
-    from ebbflow.studies.compare import compare as parts_of
-    from ebbflow.studies.evaluate import Evaluation
+    from ebbflow.studies.compare import compare as work_of
     from ebbflow.studies.report import as_json, page
-    from ebbflow.training.engine import keep_large_blocks, pick_device
+    from ebbflow.training.engine import keep_large_blocks
 
     keep_large_blocks()
-    wanted = Comparing(
-        samplers=request.samplers,
-        grids=request.grids,
-        steps=request.steps,
-        guidance=tuple(dict.fromkeys(request.guidance)),
-        within=request.within,
-        base=Evaluation(
-            num=request.num,
-            seed=request.seed,
-            request=Request(seeds=(), batch_size=request.batch_size),
-            weights=request.weights,
-            reference=request.reference,
-            features=request.features,
-            data_dir=_text(request.data_dir),
-        ),
-    )
     store = request.output.with_suffix(".cells.jsonl")
-    opened = [open_run(run) for run in request.runs]
-    parts = parts_of(opened, wanted, store, device=pick_device(request.device), command=this_command())
-    report = shown(parts, f"stopped; finished cells are in {store}, and the same command goes on.", unit="eval")
+    models = [open_model(run, weights=request.weights, device=request.device) for run in request.runs]
+    work = work_of(models, request, store, command=this_command())
+    report = shown(work, f"stopped; finished cells are in {store}, and the same command goes on.", unit="eval")
     write_text(request.output, page(report))
     if request.json:
         print_json({**as_json(report), "output": str(request.output), "store": str(store)})
@@ -151,22 +118,9 @@ def _print_comparison(report: Report, output: Path) -> None:
 def likelihood(request: LikelihoodRequest) -> None:
     """Measure the likelihood of held-out data, in bits a dimension: less is better."""
     from ebbflow.files import write_text
-    from ebbflow.runs import open_run
-    from ebbflow.studies.likelihood import Question, measure_likelihood
-    from ebbflow.training.engine import pick_device
+    from ebbflow.studies.likelihood import measure_likelihood
 
-    question = Question(
-        num=request.num,
-        method=request.method,
-        num_steps=request.steps,
-        sampler=request.sampler,
-        variance=request.variance,
-        seed=request.seed,
-        weights=request.weights,
-        data_dir=_text(request.data_dir),
-        batch_size=request.batch_size,
-    )
-    report = measure_likelihood(open_run(request.ckpt), question, pick_device(request.device))
+    report = shown(measure_likelihood(opened(request), request), "stopped.", unit="sample")
     if request.output is not None:
         write_text(request.output, json.dumps(report, indent=2))
     if request.json:
@@ -177,29 +131,20 @@ def likelihood(request: LikelihoodRequest) -> None:
 
 def search_grid(request: SearchGridRequest) -> None:
     """Search the time grid on which few steps stay nearest to many; use it as `ebbflow sample --grid learned`."""
-    from ebbflow.runs import open_run
-    from ebbflow.runs.grids import FILE, GridSearch, search_grids
-    from ebbflow.training.engine import pick_device
+    from ebbflow.runs.derived import GRIDS
+    from ebbflow.studies.search_grid import search_grids
 
-    run = open_run(request.ckpt)
-    wanted = GridSearch(
-        steps=request.steps,
-        sampler=request.sampler,
-        guidance=request.guidance,
-        candidates=request.candidates,
-        candidate_grid=request.candidate_grid,
-        num=request.num,
-        seed=request.seed,
-        weights=request.weights,
-    )
-    found = shown(search_grids(run, wanted, pick_device(request.device)), "stopped; no grid was kept.", unit="time")
+    model = opened(request)
+    found = shown(search_grids(model, request), "stopped; no grid was kept.", unit="time")
     if request.json:
         print_json(found)
         return
     _print_grids(found)
+    assert model.run is not None
     print(
-        f"\n{run.checkpoint.folder / FILE}\nUse it: ebbflow sample --ckpt {run.folder} --grid learned --steps "
-        f"{found[0]['steps']} --output samples.png"
+        f"\n{model.run.checkpoint.folder / GRIDS}\n"
+        f"Use it: ebbflow sample --ckpt {model.run.folder} --grid learned --steps {found[0]['steps']} "
+        "--output samples.png"
     )
 
 
@@ -226,24 +171,12 @@ def claims(request: ClaimsRequest) -> None:
     Finished claims are kept beside the page: the same command goes on where it was stopped.
     """
     from ebbflow.runs import open_run
-    from ebbflow.studies.claims.pair import Examination, examine
+    from ebbflow.studies.claims.pair import examine
     from ebbflow.training.engine import keep_large_blocks, pick_device
 
     keep_large_blocks()
-    how = Examination(
-        num=request.num,
-        few=request.few,
-        steps=request.steps,
-        only=request.only,
-        seed=request.seed,
-        batch_size=request.batch_size,
-        features=request.features,
-        precision=request.precision,
-        data_dir=_text(request.data_dir),
-        output=request.output,
-    )
     pair = open_run(request.diffusion), open_run(request.flow)
-    parts = examine(*pair, how, device=pick_device(request.device), command=this_command())
+    parts = examine(*pair, request, device=pick_device(request.device), command=this_command())
     result = shown(parts, "stopped; the same command goes on after the last finished claim.", lines=True)
     if request.json:
         print_json(result)
@@ -254,10 +187,6 @@ def claims(request: ClaimsRequest) -> None:
 
 def _print_table(rows: Sequence[Mapping[str, str]]) -> None:
     print_rows([{key: key for key in rows[0]}, *rows])
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _number(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +20,6 @@ from ebbflow.requests.training import Settings, TrainAutoencoderRequest, TrainCl
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Splits
-    from ebbflow.runs import Trainer
-    from ebbflow.runs.autoencoder import AutoencoderTrainer
-    from ebbflow.runs.train_classifier import ClassifierTrainer
 
 DEFAULT_PRESET = "digits"
 
@@ -34,20 +30,12 @@ class Kind:
 
     Args:
         config: class of its configuration.
-        load: its data.
-        make: its trainer.
-        what: the trainer -> what it makes of "samples of 1x8x8", in a few words.
-        ready: the trainer -> whether there is nothing left to do.
-        facts: the trainer -> what `--json` says at the end besides folder and step.
+        name: of its folder in runs/, from the data.
         use: how it is used, from folder and data.
     """
 
     config: Any
-    load: Callable[[Any], Splits]
-    make: Any
-    what: Callable[[Any], str]
-    ready: Callable[[Any], bool]
-    facts: Callable[[Any], dict[str, Any]]
+    name: str
     use: str
 
 
@@ -57,38 +45,27 @@ def train(request: TrainRequest) -> int:
     It may be stopped at any time: the same command goes on, and the run is the same run, bit for bit on a CPU.
     """
     from ebbflow.config import RunConfig, read_preset
-    from ebbflow.runs import Trainer, load_splits
 
-    kind = Kind(
-        config=RunConfig,
-        load=load_splits,
-        make=Trainer,
-        what=_model,
-        ready=lambda trainer: trainer.start >= trainer.config.train.num_steps,
-        facts=lambda trainer: {},
-        use="sample it with: ebbflow sample --ckpt {folder} --output samples.png",
-    )
     name = request.preset or DEFAULT_PRESET
     own = request.config.stem if request.config else Path(request.data).stem if request.data else name
-    return _run(kind, request, name if request.preset else own, read_preset(name))
+    kind = Kind(
+        config=RunConfig,
+        name=name if request.preset else own,
+        use="sample it with: ebbflow sample --ckpt {folder} --output samples.png",
+    )
+    return _run(kind, request, read_preset(name))
 
 
 def train_classifier(request: TrainClassifierRequest) -> int:
     """Train a noisy classifier for `ebbflow sample --classifier`, or go on with it."""
     from ebbflow.config import ClassifierConfig
-    from ebbflow.runs import load_splits
-    from ebbflow.runs.train_classifier import ClassifierTrainer
 
     kind = Kind(
         config=ClassifierConfig,
-        load=load_splits,
-        make=ClassifierTrainer,
-        what=_classifier,
-        ready=lambda trainer: trainer.start >= trainer.config.train.num_steps,
-        facts=_accuracy,
+        name="{data}_classifier",
         use="use it with: ebbflow sample --ckpt RUN --classifier {folder} --output samples.png",
     )
-    return _run(kind, request, "{data}_classifier")
+    return _run(kind, request)
 
 
 def train_autoencoder(request: TrainAutoencoderRequest) -> int:
@@ -98,50 +75,13 @@ def train_autoencoder(request: TrainAutoencoderRequest) -> int:
     autoencoder.channels=[32,64], autoencoder.latent_channels=8, train.loss=l1 and train.kl_weight=1e-3.
     """
     from ebbflow.config import AutoencoderConfig
-    from ebbflow.runs.autoencoder import AutoencoderTrainer, load_images
 
     kind = Kind(
         config=AutoencoderConfig,
-        load=load_images,
-        make=AutoencoderTrainer,
-        what=_autoencoder,
-        ready=lambda trainer: trainer.is_finished,
-        facts=lambda trainer: {},
+        name="{data}_autoencoder",
         use="use it with: ebbflow train --data {data} --set latent.autoencoder={folder}",
     )
-    return _run(kind, request, "{data}_autoencoder")
-
-
-def _model(trainer: Trainer) -> str:
-    objective, path = trainer.config.objective.prediction, type(trainer.config.path).__name__
-    latent = trainer.facts.latent_dims
-    space = f" as latents of {_shape(latent)}" if latent else ""
-    return f"{space}; {type(trainer.net.net).__name__} of {trainer.num_parameters:,} parameters; {objective} on {path}"
-
-
-def _classifier(trainer: ClassifierTrainer) -> str:
-    num = sum(p.numel() for p in trainer.net.parameters())
-    return (
-        f" in {len(trainer.facts.label_names)} classes; noisy classifier of {num:,} parameters at the noise levels of "
-        f"{type(trainer.config.path).__name__}"
-    )
-
-
-def _autoencoder(trainer: AutoencoderTrainer) -> str:
-    return f" as latents of {_shape(trainer.latent_dims)}; autoencoder of {trainer.num_parameters:,} parameters"
-
-
-def _accuracy(trainer: ClassifierTrainer) -> dict[str, Any]:
-    found = trainer.accuracy
-    return {
-        "held_out": found and found.loss,
-        "accuracy": found and found.accuracy,
-        "accuracy_by_log_snr": found and found.by_log_snr,
-    }
-
-
-def _shape(dims: tuple[int, ...]) -> str:
-    return "x".join(map(str, dims))
+    return _run(kind, request)
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------
@@ -150,10 +90,11 @@ def _shape(dims: tuple[int, ...]) -> str:
 def resolved(kind: Kind, request: Settings, *below: Layer) -> tuple[Any, Splits]:
     """The configuration, from `below`, the file, the settings and the flags, and the data."""
     from ebbflow.config import merge, parse_as, read_settings
+    from ebbflow.runs import load_splits
 
     file = [] if request.config is None else [read_layer(request.config)]
     config = parse_as(kind.config, merge(*below, *file, read_settings(lines_of(request.settings)), flags_of(request)))
-    splits = kind.load(config)
+    splits = load_splits(config)
     if request.epochs is not None:
         steps = math.ceil(request.epochs * len(splits.train) / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps))
@@ -223,49 +164,42 @@ def _toml(value: Any) -> str:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def _run(kind: Kind, request: Settings, name: str, *below: Layer) -> int:
-    """Train to the end or until it is stopped, or only describe it; `name` is of the folder in runs/."""
+def _run(kind: Kind, request: Settings, *below: Layer) -> int:
+    """Train to the end or until it is stopped, or only describe it."""
     config, splits = resolved(kind, request, *below)
     with at_batch_size(config.train.batch_size):
         if request.dry_run:
             return _describe(config, splits, as_json=request.json)
-        data = Path(config.data.name).stem
-        return _train(kind, config, splits, request.save_dir or Path("runs") / name.format(data=data), request.json)
+        folder = request.save_dir or Path("runs") / kind.name.format(data=Path(config.data.name).stem)
+        return _train(kind, config, splits, folder, as_json=request.json)
 
 
-def _train(kind: Kind, config: Any, splits: Splits, folder: Path, as_json: bool) -> int:
-    from ebbflow.config import RunConfig
+def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bool) -> int:
+    from ebbflow.runs import Trainer, task_of
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout), stop_on_interrupt() as should_stop:
-        if isinstance(config, RunConfig) and config.latent.autoencoder is not None:
-            tell(f"encoding {len(splits.train):,} images once with {config.latent.autoencoder}")
-        trainer = kind.make(config, splits, folder, command=this_command(), should_stop=should_stop)
+        shape = "x".join(map(str, splits.train.dims))
+        tell(f"{folder}: {config.data.name}, {len(splits.train):,} samples of {shape} to train on")
+        trainer = Trainer(task_of(config, splits, folder), command=this_command(), should_stop=should_stop)
         start = f"; going on from step {trainer.start}" if trainer.start else ""
         dtype = str(trainer.dtype).removeprefix("torch.")
-        tell(
-            f"{config.data.name}: {len(splits.train):,} samples of {_shape(trainer.facts.dims)}{kind.what(trainer)}; "
-            f"{trainer.device.type}, {dtype}{start}"
-        )
-        ready = kind.ready(trainer)
+        what = trainer.task.card().partition("\n")[0].rstrip(".")
+        tell(f"{what}; {trainer.device.type}, {dtype}{start}")
+        ready = trainer.is_finished
         finished = ready or follow(trainer)
     if not finished:
         print(f"stopped; the same command goes on from {folder}.", file=sys.stderr)
         return 130
-    facts = kind.facts(trainer)
+    step = max(trainer.start, config.train.num_steps)
     if as_json:
-        print_json({"folder": str(folder), "step": max(trainer.start, config.train.num_steps), **facts})
+        print_json({"folder": str(folder), **trainer.measured, "step": step})
         return 0
     if ready:
-        tell(
-            f"{folder} is already trained for {trainer.start} steps. Give more with --max-steps, or another --save-dir."
-        )
-    elif by_log_snr := facts.get("accuracy_by_log_snr"):
-        rows = {
-            "log-SNR": "held-out accuracy",
-            **{k: f"{v:.3f}" for k, v in by_log_snr.items()},
-            "all": f"{facts['accuracy']:.3f}",
-        }
-        print_rows([{"name": name, "value": value} for name, value in rows.items()])
+        tell(f"{folder} is already trained for {step} steps. Give more with --max-steps, or another --save-dir.")
+    elif by_log_snr := trainer.measured.get("accuracy_by_log_snr"):
+        rows = {**by_log_snr, "all": trainer.measured["accuracy"]}
+        print_rows([{"log-SNR": "log-SNR", "accuracy": "held-out accuracy"}])
+        print_rows([{"log-SNR": name, "accuracy": f"{value:.3f}"} for name, value in rows.items()])
     tell(f"done: {folder}\n{kind.use.format(folder=folder, data=config.data.name)}")
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def load_text_model(name: str) -> tuple[Any, Any]:
         raise ConfigError(f"text encoder {name!r}: there is no such folder. {HOW}")
     source = str(folder) if folder.is_dir() else name
     try:
-        with _quiet(transformers, folder.is_dir()):
+        with quiet(transformers) if folder.is_dir() else nullcontext():
             kind = transformers.AutoConfig.from_pretrained(source).model_type
             cls = getattr(transformers, TEXT_HALVES.get(kind, "AutoModel"))
             model = cls.from_pretrained(source, use_safetensors=True)
@@ -159,14 +159,13 @@ def load_text_model(name: str) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _quiet(transformers: Any, quiet: bool) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Without the package's progress bars, which say nothing of use where nothing is downloaded."""
     bars = transformers.utils.logging
-    quiet = quiet and bars.is_progress_bar_enabled()
-    if quiet:
-        bars.disable_progress_bar()
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
-        if quiet:
+        if shown:
             bars.enable_progress_bar()

@@ -86,9 +86,18 @@ class Path(ABC):
     def at(self, t: float | Tensor) -> Coefficients:
         """alpha, sigma, alpha', sigma' at `t`, a number or a tensor of shape () or (B,) in [0, 1].
 
-        Those of numbers are on the CPU and remembered, so that a walk pays for each of its times once.
+        Those of numbers are on the CPU and remembered, so that a walk pays for each of its times once; of tensors, the
+        last is.
         """
-        return self._at(as_time(t)) if isinstance(t, Tensor) else self.at_each([t])[0]
+        if not isinstance(t, Tensor):
+            return self._remembered.get(t) or self.at_each([t])[0]
+        if t.requires_grad or t.is_inference() or torch.is_inference_mode_enabled():
+            return self._at(as_time(t))
+        latest = self._latest
+        if not latest or latest[0] is not t or latest[1] != t._version:
+            latest[:] = t, t._version, self._at(as_time(t))
+        found: Coefficients = latest[2]
+        return found
 
     def at_each(self, times: Sequence[float]) -> list[Coefficients]:
         """`at` of several numbers, those not remembered yet in one go."""
@@ -99,6 +108,10 @@ class Path(ABC):
                 new = list(times)
             known.update(zip(new, self._apart(new), strict=True))
         return [known[t] for t in times]
+
+    @cached_property
+    def _latest(self) -> list[Any]:
+        return []  # the last tensor of times, its version and its coefficients
 
     @cached_property
     def _remembered(self) -> dict[float, Coefficients]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ebbflow.conditioning import ConditionedNet
 from ebbflow.core.condition import Cond, Condition, expand_rows, to_device
 from ebbflow.core.entries import Choice, entry
-from ebbflow.core.paths import Path
+from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
 from ebbflow.core.shape import expand
 from ebbflow.methods.told import CLOCKS, SCALES, Clock, Scale, same_to_the_net
@@ -211,31 +211,23 @@ class NetDenoiser(OutputDenoiser):
 
     def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
         """The net's raw output at (x_t, t), in the dtype of `x_t`."""
-        shown, clock = self._shown(x_t, t), self._told(t)
-        if isinstance(clock, Tensor):
-            told = clock.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
-        else:
-            told = torch.full((len(x_t),), clock, dtype=torch.float32, device=x_t.device)
-        return self.net(shown, told, cond).to(x_t.dtype)
-
-    def _shown(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        c, scale = self.path.at(t), entry(SCALES, self.scale, "scale")
+        c, scale, clock = self.path.at(t), entry(SCALES, self.scale, "scale"), entry(CLOCKS, self.clock, "clock")
         if isinstance(t, Tensor):
             shown = expand(scale(c), x_t) * x_t
+            told = clock(self.path, t).to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
         else:
-            if scale not in c.derived:
-                c.derived[scale] = float(scale(c))
-            shown = x_t if c.derived[scale] == 1 else c.derived[scale] * x_t
-        return shown if self._parameter is None else shown.to(self._parameter.dtype)
+            factor, number = self._numbers(c, scale, clock, t)
+            shown = x_t if factor == 1 else factor * x_t
+            told = torch.full((len(x_t),), number, dtype=torch.float32, device=x_t.device)
+        shown = shown if self._parameter is None else shown.to(self._parameter.dtype)
+        return self.net(shown, told, cond).to(x_t.dtype)
 
-    def _told(self, t: float | Tensor) -> float | Tensor:
-        clock = entry(CLOCKS, self.clock, "clock")
-        if isinstance(t, Tensor):
-            return clock(self.path, t)
-        known = self.path.at(t).derived
-        if clock not in known:
-            known[clock] = float(clock(self.path, t))
-        found: float = known[clock]
+    def _numbers(self, c: Coefficients, scale: Scale, clock: Clock, t: float) -> tuple[float, float]:
+        """The scale and the clock of a single time; remembered with its coefficients."""
+        if (scale, clock) not in c.derived:
+            factor = float(scale(c))
+            c.derived[scale, clock] = 1.0 if abs(factor - 1) < 1e-12 else factor, float(clock(self.path, t))
+        found: tuple[float, float] = c.derived[scale, clock]
         return found
 
     @cached_property

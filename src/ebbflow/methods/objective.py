@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -14,8 +15,9 @@ from ebbflow.core.kernels import log_density, log_level, posteriors, step_diverg
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import PREDICTIONS, Prediction, check_pair, path_name, prediction_of, solve
 from ebbflow.core.shape import expand
-from ebbflow.core.times import TIME_SAMPLERS, TimeSampler, num_table_steps, time_sampler
+from ebbflow.core.times import TIME_SAMPLERS, Importance, TimeSampler, num_table_steps, time_sampler
 from ebbflow.core.weights import WEIGHTS, Weight, loss_weight, weight_of
+from ebbflow.methods.adaptive import ImportanceTimes, Uncertainty
 
 
 class Outputs(Protocol):
@@ -47,6 +49,9 @@ class Objective:
             variational bound: the hybrid objective of Nichol & Dhariwal (2021, eq. 16, 2102.09672).
         levels: whether images are levels u8 / 127.5 - 1, whose mass the bound measures; False for latents.
         vlb_weight: 0.001 as there; the bound is in bits a dimension, a sum over all steps of the chain.
+        time_bins: bins of times "importance", whose history is this objective's `importance`.
+        learn_uncertainty: divide the losses by what is learned of them, this objective's `uncertainty`, whose
+            parameters belong in the optimiser beside the net's.
 
     Raises:
         ConfigError: unknown name.
@@ -60,6 +65,8 @@ class Objective:
     variance: Literal["fixed", "learned"] = field(default="fixed", kw_only=True)
     vlb_weight: float = field(default=0.001, kw_only=True)
     levels: bool = field(default=True, kw_only=True)
+    time_bins: int = field(default=100, kw_only=True)
+    learn_uncertainty: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         time_sampler(self.times)
@@ -83,6 +90,16 @@ class Objective:
         near = torch.tensor(1e-12, dtype=torch.float64)
         times = time_sampler(self.times)
         return not bounded and times != TIME_SAMPLERS["discrete"] and float(times.density(near, self.path)) > 1e-3
+
+    @cached_property
+    def importance(self) -> ImportanceTimes | None:
+        """What training remembers of its losses by t; None where times are not "importance"."""
+        return ImportanceTimes(self.path, self.time_bins) if time_sampler(self.times) == Importance() else None
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty | None:
+        """What training learns of its losses by t; None unless `learn_uncertainty`."""
+        return Uncertainty(self.path) if self.learn_uncertainty else None
 
     def draw_times(self, num: int, generator: torch.Generator) -> Tensor:
         """t, float64 of shape (num,)."""

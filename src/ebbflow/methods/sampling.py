@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ebbflow.core.entries import Choice
+from ebbflow.core.entries import Choice, checked_value
 from ebbflow.core.noise import Noise
+from ebbflow.core.paths import Flow, Path
+from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TimeGrid, time_grid
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser
@@ -50,6 +53,34 @@ def walk(
         raise ValueError(f"{num_steps} steps need {num_steps + 1} `times`, got {len(levels)}.")
     x = pure_noise(denoiser, noise.draw(dims).to(device), levels)
     return walk_from(denoiser, x, levels, noise, sampler=sampler, options=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer(Denoiser):
+    """A denoiser of a single number that knows whatever a sampler may ask of it."""
+
+    path: Path = Flow()
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        return Estimate(x0=x_t / 2, eps=x_t / 2, x0_variance=x_t**2, log_variance_fraction=torch.full_like(x_t, 0.5))
+
+
+def check_sampler(sampler: str, options: Mapping[str, object]) -> None:
+    """Refuse a sampler or options of it that no walk would take, before anything depends on them: three steps of a
+    single number are walked with them.
+
+    Raises:
+        ConfigError: unknown sampler or option, or a value of the wrong type.
+        ValueError: a value out of range.
+    """
+    chosen = choose(SAMPLERS, sampler, "sampler")
+    for name, value in options.items():
+        if name in chosen.options:
+            checked_value(f"`{name}` of sampler {sampler!r}", value, chosen.options[name].default)
+    if options:
+        times = torch.tensor([0.9, 0.6, 0.3, 0.0], dtype=torch.float64)
+        for _ in walk_from(_Answer(), torch.ones(1, 1), times, Noise([0]), sampler=sampler, options=options):
+            pass
 
 
 def pure_noise(denoiser: Denoiser, eps: Tensor, times: Tensor) -> Tensor:

@@ -13,8 +13,11 @@ from torch.nn import functional
 
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, Splits
-from ebbflow.training.engine import WorkingCopy
+from ebbflow.training.batches import Batch, permutation
+from ebbflow.training.engine import Engine
+from ebbflow.training.loop import fit
 from ebbflow.training.optim import LearningRate, adamw
+from ebbflow.training.task import Draw, Loss, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,30 @@ def _point_body(dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(dim, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelTask(Task):
+    """Cross-entropy of the classes of clean data, with labels smoothed by 0.05; batches are whole within an epoch."""
+
+    net: ClassifierNet
+    data: Dataset
+    settings: ClassifierSettings
+
+    def batch(self, step: int) -> Batch:
+        """Rows from permutations of the data laid end to end."""
+        size, settings = len(self.data), self.settings
+        num = min(settings.batch_size, size)
+        per_epoch = size // num
+        order = permutation(size, settings.seed, "order", step // per_epoch)
+        rows = order[(step % per_epoch) * num :][:num]
+        assert self.data.labels is not None
+        return Batch(x0=self.data.x0(rows), cond=self.data.labels[rows])
+
+    def loss(self, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
+        assert isinstance(net, ClassifierNet) and isinstance(batch.cond, Tensor)
+        logits = net.head(net(batch.x0)).float()
+        return Loss(each=functional.cross_entropy(logits, batch.cond, label_smoothing=0.05, reduction="none"))
+
+
 def train_classifier(
     net: ClassifierNet, data: Dataset, settings: ClassifierSettings, device: torch.device
 ) -> Generator[tuple[int, int], None, None]:
@@ -101,41 +128,16 @@ def train_classifier(
 
     At the end the features are scaled to a mean variance of 1 over the data.
     """
-    assert data.labels is not None
-    net.to(device).train()
-    working = WorkingCopy(net, getattr(torch, settings.dtype))
-    optimiser = adamw(net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    num_steps = settings.num_steps(len(data))
+    task, num_steps = LabelTask(net=net, data=data, settings=settings), settings.num_steps(len(data))
+    optimiser = adamw(net.to(device).parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     rate = LearningRate(peak=settings.lr, warmup_steps=num_steps // 20, schedule="cosine", num_steps=num_steps)
-    for step in range(num_steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate.at(step)
-        rows = _rows(step, len(data), settings)
-        _classifier_step(working, optimiser, data.x0(rows).to(device), data.labels[rows].to(device))
-        yield step + 1, num_steps
+    engine = Engine(device=None, precision="bf16" if settings.dtype == "bfloat16" else "fp32", clip=math.inf)
+    for step in fit(task, task, optimiser, num_steps=num_steps, engine=engine, lr=rate, seed=settings.seed):
+        yield step.step, num_steps
     net.eval().requires_grad_(False)
     rows = torch.randperm(len(data), generator=generator_for(settings.seed, "scale"))[:10_000]
     features = torch.cat([net(data.x0(part).to(device)).cpu() for part in rows.split(500)])
     net.rescale(float(features.double().var(0).mean()) ** -0.5)
-
-
-def _rows(step: int, size: int, settings: ClassifierSettings) -> Tensor:
-    """The rows of a step, from permutations of the data laid end to end."""
-    batch = min(settings.batch_size, size)
-    per_epoch = size // batch
-    order = torch.randperm(size, generator=generator_for(settings.seed, "order", step // per_epoch))
-    return order[(step % per_epoch) * batch :][:batch]
-
-
-def _classifier_step(working: WorkingCopy, optimiser: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> None:
-    module = working.module
-    assert isinstance(module, ClassifierNet)
-    logits = module.head(module(x.to(module.head.weight.dtype)))
-    functional.cross_entropy(logits.float(), labels, label_smoothing=0.05).backward()
-    working.collect_gradients()
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    working.refresh()
 
 
 @torch.no_grad()

@@ -103,7 +103,7 @@ def classifier(splits: Splits, device: torch.device, settings: ClassifierSetting
     """
     train = splits.train
     if train.labels is None or train.num_classes < 2:
-        raise ConfigError(f"data set {train.name!r} has no labels to train a classifier on. Use --features pca.")
+        raise ConfigError(f"data set {train.name!r} has no labels to train a classifier on. Use the features 'pca'.")
     if settings is None:
         settings = ClassifierSettings(dtype=str(pick_precision("auto", device)).removeprefix("torch."))
     key = key_of("classifier", data_hash(train), data_hash(splits.held_out), asdict(settings))

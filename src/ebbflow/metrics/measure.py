@@ -68,13 +68,13 @@ def check_num(num: int, dim: int, reference_size: int) -> None:
     """
     if num <= dim:
         raise ConfigError(
-            f"--num {num} is too few for the covariance of {dim} features, which would be singular. Use at least "
+            f"`num` = {num} is too few for the covariance of {dim} features, which would be singular. Use at least "
             f"{dim + 1}, better {10 * dim}."
         )
     if reference_size <= dim:
         raise ConfigError(
             f"the reference has {reference_size} entries, too few for the covariance of {dim} features. Use "
-            "--reference train if that split is larger, or --features pca."
+            "the reference 'train' if that split is larger, or the features 'pca'."
         )
 
 

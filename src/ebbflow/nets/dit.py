@@ -41,7 +41,7 @@ class DiTOptions:
         """The net for samples of `dims` (C, H, W); any H and W, padded inside to a multiple of `patch_size`."""
         if len(dims) != 3:
             raise ValueError(f"net 'dit' works on images (C, H, W); these samples have shape {dims}. Use net.kind=mlp.")
-        return DiT(self, dims[0], out_channels, context)
+        return DiT(self, dims, out_channels, context)
 
 
 class DiTBlock(nn.Module):
@@ -76,25 +76,31 @@ class DiT(nn.Module):
     """See `DiTOptions`. Call with x (B, C, H, W), clock (B,) and a context; gives (B, out_channels, H, W), zero at
     first."""
 
-    def __init__(self, options: DiTOptions, in_channels: int, out_channels: int, context: ContextSpec | None) -> None:
+    places: Tensor
+
+    def __init__(
+        self, options: DiTOptions, dims: tuple[int, ...], out_channels: int, context: ContextSpec | None
+    ) -> None:
         super().__init__()
         self.patch, self.dim, self.out_channels = options.patch_size, options.dim, out_channels
         scale_dim, add_dim = vector_dim(context, "scale"), vector_dim(context, "add")
         self.clock = ClockEmbedding(options.dim)
         self.scale = None if scale_dim is None else nn.Linear(scale_dim, options.dim)
         self.add = None if add_dim is None else nn.Linear(add_dim, options.dim)
-        self.embed = nn.Linear(in_channels * self.patch**2, options.dim)
+        self.embed = nn.Linear(dims[0] * self.patch**2, options.dim)
         tokens_dim = vector_dim(context, "cross_attention")
         self.blocks = nn.ModuleList(DiTBlock(options, tokens_dim) for _ in range(options.depth))
         self.norm = nn.LayerNorm(options.dim, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(options.dim, 2 * options.dim))
         self.out = zeroed(nn.Linear(options.dim, out_channels * self.patch**2))
-        self._places: dict[tuple[int, int], Tensor] = {}
+        self.grid = (-(-dims[1] // self.patch), -(-dims[2] // self.patch))
+        self.register_buffer("places", grid_embedding(*self.grid, self.dim), persistent=False)
 
     def forward(self, x: Tensor, clock: Tensor, context: Context | None = None) -> Tensor:
         height, width = x.shape[-2:]
         patches, rows, columns = self._patches(x.to(self.embed.weight.dtype))
-        h = self.embed(patches) + self._place(rows, columns).to(patches)
+        places = self.places if (rows, columns) == self.grid else grid_embedding(rows, columns, self.dim, x.device)
+        h = self.embed(patches) + places.to(patches)
         embedded = self.clock(clock)
         vector = None if context is None or context.vector is None else context.vector.to(embedded.dtype)
         if self.scale is not None and vector is not None:
@@ -116,8 +122,3 @@ class DiT(nn.Module):
     def _image(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
         blocks = tokens.reshape(-1, rows, columns, self.out_channels, self.patch, self.patch)
         return blocks.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.out_channels, rows * self.patch, columns * self.patch)
-
-    def _place(self, rows: int, columns: int) -> Tensor:
-        if (rows, columns) not in self._places:
-            self._places[rows, columns] = grid_embedding(rows, columns, self.dim)
-        return self._places[rows, columns]

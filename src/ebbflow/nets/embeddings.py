@@ -22,8 +22,7 @@ class ClockEmbedding(nn.Module):
     """The clock (B,), on a scale of about 1000, as a vector (B, dim): sinusoids and a two-layer MLP.
 
     Each frequency passes half a turn between 1 and 10,000 units, so neighbouring thousandths of the clock stay distinct
-    and its derivative stays
-    bounded.
+    and its derivative stays bounded.
     """
 
     def __init__(self, dim: int, num_frequencies: int = 128) -> None:
@@ -36,11 +35,11 @@ class ClockEmbedding(nn.Module):
         return self.second(nn.functional.silu(self.first(waves)))
 
 
-def grid_embedding(height: int, width: int, dim: int) -> Tensor:
+def grid_embedding(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Sinusoids of row and column for each place of a grid, float32 of shape (height * width, dim); any size, nothing
     learned."""
     half = dim // 4 * 2
-    rows = frequencies(torch.arange(height), half)[:, None].expand(height, width, half)
-    columns = frequencies(torch.arange(width), half)[None].expand(height, width, half)
+    rows = frequencies(torch.arange(height, device=device), half)[:, None].expand(height, width, half)
+    columns = frequencies(torch.arange(width, device=device), half)[None].expand(height, width, half)
     both = torch.cat([rows, columns], dim=-1).reshape(height * width, 2 * half)
     return nn.functional.pad(both, (0, dim - 2 * half))

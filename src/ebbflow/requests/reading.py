@@ -225,6 +225,8 @@ def _list(kind: Any, value: Any, text: bool) -> tuple[Any, ...]:
     try:
         entries = tuple(convert(kind, part, text=text) for part in parts)
     except Wrong as wrong:
+        if get_origin(_bare(kind)) is tuple:
+            raise
         raise Wrong(f"must be a list such as {example(kind)}; each entry {wrong}") from None
     if not entries:
         raise Wrong("is an empty list. Leave it out, or give at least one entry.")

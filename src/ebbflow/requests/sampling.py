@@ -15,7 +15,7 @@ Weights = Literal["ema", "raw"]
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """How a model is opened."""
+    """Model."""
 
     weights: Annotated[Weights, Doc("ema (averaged) or raw.")] = "ema"
     device: Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")] = "auto"
@@ -23,18 +23,18 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True)
 class Where(Opening):
-    """Which model, and where it runs."""
+    """Model."""
 
     ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints, or hf: and a diffusers model.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the samples are to be; at most one of `labels`, `prompts` and `vectors`."""
+    """Conditions, of one kind."""
 
     labels: Annotated[
         tuple[str | int, ...] | None,
-        Doc("Classes by index or name, such as 0-9 or cat,dog; the rows of a grid."),
+        Doc("Classes by index or name, such as 0-9 or cat,dog: the rows of a grid; none for no condition."),
         Flag("--labels", "--label"),
     ] = None
     prompts: Annotated[
@@ -51,7 +51,7 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the way from noise is walked; what is None is as the run says."""
+    """Sampling; by default as the run says."""
 
     sampler: Annotated[str | None, Doc("See `ebbflow list samplers`.")] = None
     steps: Annotated[int | None, Doc("Number of steps."), Ge(1)] = None
@@ -68,7 +68,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Guiding:
-    """What else guides."""
+    """Guidance."""
 
     negative_label: Annotated[str | int | None, Doc("The class that guidance moves away from.")] = None
     negative_prompt: Annotated[str | None, Doc("The text that guidance moves away from.")] = None
@@ -108,7 +108,7 @@ class Guiding:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """How many samples; sample i depends on its seed alone."""
+    """Samples."""
 
     num: Annotated[int | None, Doc("How many samples in all. Default: 1 for one label, 8 a class, or 64."), Ge(1)] = (
         None

@@ -38,6 +38,9 @@ class Batches:
 class Judge:
     """What it is compared with."""
 
+    data: Annotated[str | None, Doc("A data set's name, an image folder or an .npz file. Default: the run's own.")] = (
+        None
+    )
     reference: Annotated[Literal["held_out", "train"], Doc("Which split of the data.")] = "held_out"
     features: Annotated[str, Doc(FEATURES)] = "auto"
     data_dir: Annotated[Path | None, Doc("Where the run's data lies. Default: as in training.")] = None

@@ -27,6 +27,15 @@ class EvaluateRequest(Report, Judge, Sampling, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateImagesRequest(Report, Batches, Judge):
+    """Pictures made by anything, against data."""
+
+    images: Annotated[Path, Doc("A folder of pictures, or an .npz file.")]
+    data: Annotated[str, Doc("What to compare with: a data set's name, an image folder or an .npz file.")] = "digits"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareRequest(Report, Opening, Batches, Judge):
     """Runs, samplers, grids, steps and guidance on the same seeds."""
 

@@ -1,13 +1,17 @@
-"""Runs: the one place that knows all. From a configuration it builds, trains, stores, loads and samples."""
+"""Runs: a folder, what is built of its configuration, its training, and the open model that is sampled and edited
+with."""
 
 from ebbflow.runs.build import build_denoiser, build_objective, facts_of, load_splits
-from ebbflow.runs.generate import Request, Samples, generate
-from ebbflow.runs.store import Run, open_run
-from ebbflow.runs.train import Progress, Trainer
+from ebbflow.runs.folder import Run, open_run
+from ebbflow.runs.model import Model
+from ebbflow.runs.sample import Plan, Samples, generate
+from ebbflow.runs.tasks import task_of
+from ebbflow.runs.trainer import Progress, Trainer
 
 __all__ = [
+    "Model",
+    "Plan",
     "Progress",
-    "Request",
     "Run",
     "Samples",
     "Trainer",
@@ -17,4 +21,5 @@ __all__ = [
     "generate",
     "load_splits",
     "open_run",
+    "task_of",
 ]

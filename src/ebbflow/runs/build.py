@@ -8,23 +8,21 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
-from ebbflow.config import AutoencoderConfig, ClassifierConfig, RunConfig
+from ebbflow.config import AnyConfig, AutoencoderConfig, RunConfig
 from ebbflow.core.noise import fresh_weights, generator_for
-from ebbflow.core.times import Importance, time_sampler
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.nets.autoencoder import Autoencoder
-from ebbflow.training.adaptive import ImportanceTimes, Uncertainty
-from ebbflow.training.loop import Batch
+from ebbflow.training.batches import Batch, permutation
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
 
-def load_splits(config: RunConfig | ClassifierConfig) -> Splits:
-    """The data of a run."""
+def load_splits(config: AnyConfig) -> Splits:
+    """The data of whatever is trained."""
     data = config.data
     return load_dataset(data.name, data_dir=data.dir, size=data.size, channels=data.channels, skip_bad=data.skip_bad)
 
@@ -60,6 +58,8 @@ def build_objective(config: RunConfig) -> Objective:
         variance=o.variance,
         vlb_weight=o.vlb_weight,
         levels=config.latent.autoencoder is None,
+        time_bins=o.time_bins,
+        learn_uncertainty=o.uncertainty,
     )
 
 
@@ -96,17 +96,6 @@ def build_autoencoder(config: AutoencoderConfig, dims: tuple[int, ...]) -> Autoe
         return config.autoencoder.build(dims)
 
 
-def build_times(config: RunConfig) -> ImportanceTimes | None:
-    """The memory of importance sampling, for runs that draw their times so."""
-    o = config.objective
-    return ImportanceTimes(config.path, o.time_bins) if time_sampler(o.times) == Importance() else None
-
-
-def build_uncertainty(config: RunConfig) -> Uncertainty | None:
-    """The learned weighting, for runs that have one."""
-    return Uncertainty(config.path) if config.objective.uncertainty else None
-
-
 def conditioner_of(denoiser: NetDenoiser) -> Conditioner | None:
     """The conditioner inside a model that `build_denoiser` made."""
     assert isinstance(denoiser.net, ConditionedNet)
@@ -121,25 +110,27 @@ class DatasetLoader:
     Args:
         dataset: the data.
         cond: its conditions, or None.
-        conditioner: drops conditions; None leaves them all.
-        drop: probability of a dropped condition.
         batch_size: rows a batch; may exceed the data.
         seed: of the order and of the dropping.
+        conditioner: drops conditions; None leaves them all.
+        drop: probability of a dropped condition.
     """
 
     dataset: Dataset
     cond: Tensor | None
-    conditioner: Conditioner | None
-    drop: float
     batch_size: int
     seed: int
+    conditioner: Conditioner | None = None
+    drop: float = 0.0
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
         size, first = len(self.dataset), step * self.batch_size
         rows = torch.cat(
             [
-                self._epoch(epoch)[max(0, first - epoch * size) : first + self.batch_size - epoch * size]
+                permutation(size, self.seed, "epoch", epoch)[
+                    max(0, first - epoch * size) : first + self.batch_size - epoch * size
+                ]
                 for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
             ]
         )
@@ -148,9 +139,6 @@ class DatasetLoader:
         if cond is not None and self.conditioner is not None:
             cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
         return Batch(x0=x0, cond=cond)
-
-    def _epoch(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.dataset), generator=generator_for(self.seed, "epoch", epoch))
 
 
 def drop_of(config: RunConfig) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,18 +14,9 @@ from ebbflow.core.noise import fresh_weights
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.methods.guidance import NetClassifier
 from ebbflow.nets.classifier import Classifier
-from ebbflow.runs.store import open_checkpoint, read_facts
+from ebbflow.runs.folder import open_checkpoint, read_facts
 from ebbflow.training import checkpoint
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """How often the likeliest class is the right one on held-out data, in all and by log-SNR; `loss` in nats."""
-
-    loss: float
-    accuracy: float
-    by_log_snr: dict[str, float]
 
 
 def build_classifier(config: ClassifierConfig, facts: DataFacts) -> NetClassifier:
@@ -34,8 +26,9 @@ def build_classifier(config: ClassifierConfig, facts: DataFacts) -> NetClassifie
 
 
 @torch.no_grad()
-def measure(classifier: NetClassifier, held_out: HeldOut, device: torch.device) -> Accuracy:
-    """The loss of `held_out`, and the accuracy on the same x_t."""
+def accuracy(classifier: NetClassifier, held_out: HeldOut, device: torch.device) -> dict[str, Any]:
+    """The loss of `held_out` in nats, and how often the likeliest class is the right one on the same x_t, in all and by
+    log-SNR."""
     loss, _ = held_out(classifier, device)
     assert held_out.cond is not None
     path, (t, eps) = held_out.objective.path, held_out.draws()
@@ -45,7 +38,8 @@ def measure(classifier: NetClassifier, held_out: HeldOut, device: torch.device) 
         guessed = classifier.logits(x_t[rows].to(device), t[rows], path).argmax(dim=1).cpu()
         right.append((guessed == held_out.cond[rows]).float())
     every = torch.cat(right)
-    return Accuracy(loss=loss, accuracy=float(every.mean()), by_log_snr=bins_by_log_snr(path.log_snr(t), every))
+    by_log_snr = bins_by_log_snr(path.log_snr(t), every)
+    return {"held_out": loss, "accuracy": float(every.mean()), "accuracy_by_log_snr": by_log_snr}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +67,6 @@ def open_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> 
         ) from error
     classifier = build_classifier(config, facts)
     assert isinstance(classifier.net, Classifier)
-    checkpoint.load_weights(classifier.net, opened.tensors("model"), opened.folder / "model.safetensors")
+    checkpoint.load_weights(classifier.net, opened.tensors("model"), opened.path("model"))
     classifier.net.to(device).eval().requires_grad_(False)
     return OpenClassifier(folder=folder, config=config, facts=facts, classifier=classifier)

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 
 from ebbflow.core.condition import rows_of
-from ebbflow.data import Dataset
-from ebbflow.errors import CheckpointError, ConfigError, DataError
+from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import write_text
 from ebbflow.latent import encoded
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.variance import AnalyticVariance, VarianceTable, measure_variance
-from ebbflow.runs.build import load_splits
+from ebbflow.runs.folder import Run
 from ebbflow.runs.opened import Opened, as_latent_space
-from ebbflow.runs.store import Run
+from ebbflow.runs.same_data import splits_of_run
 
 GRIDS = "grids.json"
 LEARNED = "learned"
@@ -44,9 +43,8 @@ def variance_table(model: Opened) -> VarianceTable:
     file = run.checkpoint.folder / f"x0_variance_{model.weights}.json"
     if file.is_file():
         return _read_variance(file)
-    splits = load_splits(run.config)
+    splits = splits_of_run(run)
     data = splits.held_out if len(splits.held_out) else splits.train
-    require_same_data(run, data)
     rows = torch.arange(min(NUM_SAMPLES, len(data)))
     cond = model.conditions_of(data)
     space = as_latent_space(model.space)
@@ -65,15 +63,6 @@ def _read_variance(file: Path) -> VarianceTable:
         return VarianceTable(log_snr=tuple(found["log_snr"]), variance=tuple(found["variance"]))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is no table of variances: {error}. Remove it; it is made again.") from error
-
-
-def require_same_data(run: Run, data: Dataset) -> None:
-    """Raise a DataError unless `data` has the shape and the classes that the run was trained on."""
-    if (data.dims, data.label_names) != (run.facts.dims, run.facts.label_names):
-        raise DataError(
-            f"{run.folder} was trained on samples of {run.facts.dims} with {len(run.facts.label_names)} classes; data "
-            f"set {data.name!r} has {data.dims} with {len(data.label_names)}. Give the run's own data."
-        )
 
 
 def learned_times(model: Opened, *, steps: int, sampler: str, guidance: float) -> tuple[float, ...]:

@@ -28,9 +28,9 @@ from ebbflow.methods.guidance import (
 )
 from ebbflow.requests.sampling import Guiding
 from ebbflow.runs.classifier import open_classifier
+from ebbflow.runs.latent_files import fingerprint
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.pictures import read_picture
-from ebbflow.runs.spaces import fingerprint
 
 BRANCH_OPTIONS = ("guidance", "negative", "interval", "rescale", "batched")
 BELONGS_TO = {

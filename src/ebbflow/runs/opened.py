@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import DataFacts
-from ebbflow.config import SampleConfig
+from ebbflow.config import RunConfig, SampleConfig
 from ebbflow.core.condition import Cond, Condition
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.latent import LatentSpace
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.requests.sampling import Weights
-from ebbflow.runs.build import conditioner_of, drop_of, load_splits
-from ebbflow.runs.store import Run, open_run
+from ebbflow.runs.build import conditioner_of, drop_of
+from ebbflow.runs.folder import Run, open_run
+from ebbflow.runs.same_data import splits_of_run
 from ebbflow.training.engine import pick_device
 
 
@@ -94,19 +95,8 @@ class Opened:
         """
         run, place = open_run(path), pick_device(str(device))
         denoiser = run.denoiser(weights, device=place, dtype=dtype)
-        return cls(
-            denoiser=denoiser,
-            facts=run.facts,
-            name=run.folder.name,
-            reader=conditioner_of(denoiser),
-            examples=run.config.conditioning.examples(run.facts),
-            space=run.space(place),
-            defaults=run.config.sample,
-            is_guidable=drop_of(run.config) > 0,
-            device=place,
-            run=run,
-            weights=weights,
-        )
+        known = opened_with(denoiser, run.config, run.facts, run.space(place), device=place)
+        return cls(**{**vars(known), "name": run.folder.name, "run": run, "weights": weights})
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -163,6 +153,22 @@ class Opened:
         return f"{type(self).__name__}({self.describe()})"
 
 
+def opened_with(
+    denoiser: NetDenoiser, config: RunConfig, facts: DataFacts, space: Space | None, *, device: torch.device
+) -> Opened:
+    """The model that a run's configuration describes, around a denoiser that `build_denoiser` made."""
+    return Opened(
+        denoiser=denoiser,
+        facts=facts,
+        reader=conditioner_of(denoiser),
+        examples=config.conditioning.examples(facts),
+        space=space,
+        defaults=config.sample,
+        is_guidable=drop_of(config) > 0,
+        device=device,
+    )
+
+
 def require_images(model: Opened, what: str) -> None:
     """Refuse a model of points with a ConfigError."""
     if not model.facts.is_image:
@@ -181,17 +187,9 @@ def held_out_of(model: Opened, data_dir: Path | None, num: int) -> Dataset:
     """
     if model.run is None:
         raise ConfigError(f"{model.name} is no run of ebbflow: its data is not known.")
-    config = model.run.config
-    if data_dir is not None:
-        config = replace(config, data=replace(config.data, dir=str(data_dir)))
-    data = load_splits(config).held_out
+    data = splits_of_run(model.run, data_dir).held_out
     if len(data) == 0:
         raise DataError(f"data set {data.name!r} has no held-out samples.")
-    if (data.dims, data.label_names) != (model.dims, model.label_names):
-        raise DataError(
-            f"{model.name} was trained on samples of {model.dims} with {len(model.label_names)} classes; data set "
-            f"{data.name!r} has {data.dims} with {len(data.label_names)}. Give the run's own data."
-        )
     return data.select(torch.arange(min(num, len(data))))
 
 

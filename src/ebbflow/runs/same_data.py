@@ -1,11 +1,30 @@
-"""Whether two things are of the same data: a run and another run, or a run and a data set."""
+"""The data of a run, read anew, and whether two things are of the same data."""
 
 from __future__ import annotations
 
-from ebbflow.data import Dataset
+from dataclasses import replace
+from pathlib import Path
+
+from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, DataError
-from ebbflow.runs.build import facts_of
-from ebbflow.runs.store import Run, read_facts
+from ebbflow.runs.build import facts_of, load_splits
+from ebbflow.runs.folder import Run, read_facts
+
+
+def splits_of_run(run: Run, data_dir: Path | None = None) -> Splits:
+    """The data of a run.
+
+    Args:
+        data_dir: where it lies, if not where the run was trained from.
+
+    Raises:
+        ConfigError, DataError: it is not there.
+        DataError: it has another shape or other classes than the run.
+    """
+    data = run.config.data if data_dir is None else replace(run.config.data, dir=str(data_dir))
+    splits = load_splits(replace(run.config, data=data))
+    require_same_data(run, splits.train)
+    return splits
 
 
 def require_same_data(run: Run, other: Run | Dataset) -> None:

@@ -24,6 +24,7 @@ from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
 
 T = TypeVar("T")
+NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points of a scatter when no number is said
 
 
@@ -65,6 +66,11 @@ class Plan:
         return found if found and len(found) == len(self.seeds) else None
 
     @property
+    def is_learned(self) -> bool:
+        """Whether its grid was searched for the model."""
+        return isinstance(self.grid, str) and self.grid == LEARNED
+
+    @property
     def num_batches(self) -> int:
         """How many batches its samples are made in."""
         return -(-len(self.seeds) // self.batch_size)
@@ -87,8 +93,8 @@ class Plan:
 def plan_of(model: Opened, request: SampleRequest) -> Plan:
     """What a request means for a model, checked.
 
-    With no condition asked for, each class (or a few captions or vectors of the data) gets a row; an empty `labels`
-    asks for none. Samples are dealt to the conditions in equal blocks.
+    With no condition asked for, each class (or a few captions or vectors of the data) gets a row; the label "none"
+    asks for no condition. Samples are dealt to the conditions in equal blocks.
 
     Raises:
         ConfigError, ValueError: what the model cannot do, or settings that contradict each other.
@@ -168,7 +174,7 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
     if not named:
         return model.examples if model.is_conditional else tuple(range(len(label_names)))
     asked = given[named[0]]
-    if not asked:
+    if not asked or (asked == (NONE,) and NONE not in names):
         return ()
     if not model.is_conditional and not (label_names and request.labels):
         what = named[0].rstrip("s")
@@ -251,9 +257,7 @@ def _check_unconditional(plan: Plan) -> None:
             "`classifier`."
         )
     if plan.negative is not None:
-        raise ConfigError(
-            "this model is unconditional: it cannot take a negative condition. Leave `negative_label` out."
-        )
+        raise ConfigError("this model is unconditional: it cannot take a negative condition. Leave it out.")
     if plan.guides.bad is None and (plan.guidance != 1 or plan.guides.names_rule):
         raise ConfigError(
             "this model is unconditional: there is nothing to guide. Leave `guidance` out, or guide it by a "
@@ -265,12 +269,12 @@ def _check_unguided(plan: Plan) -> None:
     guides = plan.guides
     if plan.negative is not None:
         what = "prompt" if isinstance(plan.negative, str) else "label"
-        raise ConfigError(f"a negative {what} acts through guidance, which is off at `guidance` 1. Use 2, say.")
+        raise ConfigError(f"a negative {what} acts through guidance, which is off at `guidance` 1. Try `guidance` 2.")
     if guides.bad is not None or guides.names_rule or plan.rescale:
         what = (
             "autoguidance" if guides.bad is not None else f"rule {guides.rule!r}" if guides.names_rule else "`rescale`"
         )
-        raise ConfigError(f"{what} acts through guidance, which is off at `guidance` 1. Use 2, say.")
+        raise ConfigError(f"{what} acts through guidance, which is off at `guidance` 1. Try `guidance` 2.")
 
 
 # -- to samples --------------------------------------------------------------------------------------------------------
@@ -309,6 +313,11 @@ class Samples:
     def images(self) -> Tensor:
         """uint8 (B, C, H, W)."""
         return to_uint8(self.x.clamp(-1, 1))
+
+    @property
+    def seen(self) -> Tensor:
+        """Float32 in [-1, 1] as feature nets see it: images rounded to their levels, points as they are."""
+        return self.images.float() / 127.5 - 1 if self.model.facts.is_image else self.x
 
     @property
     def shown(self) -> Tensor:
@@ -357,7 +366,7 @@ def grid_of(model: Opened, plan: Plan) -> Tensor:
     Raises:
         ConfigError: an unknown grid, or a learned one that was not searched.
     """
-    if plan.grid != LEARNED:
+    if not plan.is_learned:
         return grid_times(model.denoiser, plan.grid, plan.num_steps)
     times = learned_times(model, steps=plan.num_steps, sampler=plan.sampler, guidance=plan.guidance)
     return torch.tensor(times, dtype=torch.float64)

@@ -7,42 +7,43 @@ import io
 import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.entries import spelt
+from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TIME_GRIDS
+from ebbflow.data import Splits
 from ebbflow.errors import ConfigError, choose
-from ebbflow.methods.denoise import Net, NetDenoiser
+from ebbflow.methods.denoise import Wrapped
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.base import levels_of
-from ebbflow.methods.sampling import grid_times
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, source_of
 from ebbflow.metrics.frontier import Cell
 from ebbflow.metrics.measure import block_errors, table
 from ebbflow.metrics.yardstick import Made, Yardstick, yardstick_of
 from ebbflow.progress import Stage, Work, retold
-from ebbflow.runs.generate import Request, generate
-from ebbflow.runs.grids import LEARNED
-from ebbflow.runs.same_data import require_same_data
-from ebbflow.runs.store import Run, describe
+from ebbflow.requests.studies import CompareRequest, EvaluateRequest
+from ebbflow.runs.derived import LEARNED
+from ebbflow.runs.folder import versions
+from ebbflow.runs.opened import Opened
+from ebbflow.runs.sample import Plan, generate, grid_of
 from ebbflow.show import canvas
 from ebbflow.show.plots import scatter
-from ebbflow.studies.compare_facts import config_differences, data_of, facts_of_runs, is_guidable, names_of
-from ebbflow.studies.evaluate import (
-    Evaluation,
-    Loaded,
-    by_label,
-    features_for,
-    load,
-    request_of,
-    sides_of,
-    splits_of,
+from ebbflow.studies.compare_facts import (
+    config_differences,
+    data_of,
+    facts_of_models,
+    is_guidable,
+    names_of,
+    require_comparable,
 )
+from ebbflow.studies.evaluate import Subject, features_for, plan_for, sides_of, splits_of, subject_of
 from ebbflow.studies.report import Report
 
 STRIP = 10  # samples of a cell that are shown
@@ -51,228 +52,208 @@ ADAPTIVE_COST = 6  # a guess, for the progress bar, of evaluations a grid step w
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparing:
-    """What to compare: every run with every sampler, grid, number of steps and guidance.
-
-    Args:
-        samplers, grids, steps, guidance: at least one of each; a grid may be "learned".
-        within: per cent of the best Frechet distance that is good enough.
-        base: number of samples, first seed, weights, features, reference, precision, place of the data, batch size.
-    """
-
-    samplers: tuple[str, ...]
-    grids: tuple[str, ...] = ("uniform",)
-    steps: tuple[int, ...] = (10,)
-    guidance: tuple[float, ...] = (1.0,)
-    within: float = 5.0
-    base: Evaluation = field(default_factory=Evaluation)
-
-    def __post_init__(self) -> None:
-        for name in self.samplers:
-            choose(SAMPLERS, name, "sampler")
-        for name in self.grids:
-            choose({**TIME_GRIDS, LEARNED: None}, name, "time grid")
-        for name, given in (("samplers", self.samplers), ("grids", self.grids), ("steps", self.steps)):
-            if not given or len(set(given)) != len(given):
-                raise ConfigError(f"`{name}` wants at least one entry and each once, got {list(given)}.")
-        if not self.guidance or min(self.steps) < 1:
-            raise ConfigError(f"`steps` must be 1 or more and `guidance` not empty; got {self.steps}, {self.guidance}.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Setting:
     """A cell to come.
 
     Args:
-        run: whose, as an index.
-        request: how it is sampled.
+        index: whose, of the models.
+        plan: how it is sampled.
         key: the name under which it is kept.
         name: the same but for the code, so that an older cell of this setting is known for one.
         cost: about how many evaluations a sample.
     """
 
-    run: int
-    request: Request
+    index: int
+    plan: Plan
     key: str
     name: str
     cost: int
 
 
-@dataclass(kw_only=True, eq=False)
-class Counting:
-    """A net that counts the rows it is given."""
+class Counter:
+    """Rows that a model was asked about."""
 
-    net: Net
-    rows: int = 0
-
-    def __call__(self, x: Tensor, clock: Tensor, cond: Tensor | None) -> Tensor:
-        self.rows += len(x)
-        return self.net(x, clock, cond)
+    def __init__(self) -> None:
+        self.rows = 0
 
 
-def compare(
-    runs: Sequence[Run], wanted: Comparing, store: Path, *, device: torch.device, command: str = ""
-) -> Work[Report]:
+@dataclass(frozen=True, kw_only=True)
+class Counted(Wrapped):
+    """A denoiser that counts the rows it is asked about; with guidance, those of both branches.
+
+    Args:
+        counter: shared by all that are bound from it.
+    """
+
+    counter: Counter
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        self.counter.rows += len(x_t)
+        return self.inner(x_t, t)
+
+
+def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, command: str = "") -> Work[Report]:
     """Measure every cell that is not in `store` yet, append it there, and report on all.
 
     Stages called "cells" count network evaluations a sample, over all cells that are still to be made.
 
     Raises:
-        ConfigError: runs on different data, an unknown name, a grid that was not searched, too few samples.
-        DataError: the data is not what the runs were trained on.
+        ConfigError: models of different data, an unknown name, a grid that was not searched, too few samples.
+        DataError: the data is not what the models were trained on.
     """
-    for run in runs[1:]:
-        require_same_data(runs[0], run)
-    maps.check_kind(wanted.base.features)
-    names, splits = names_of(runs), splits_of(runs[0], wanted.base.data_dir)
-    reference, other = sides_of(splits, wanted.base)
-    loaded = [load(run, wanted.base, device) for run in runs]
-    requests = [_requests(one, wanted) for one in loaded]
-    features = yield from features_for(splits, wanted.base, len(reference), device)
+    _check(request)
+    require_comparable(models)
+    maps.check_kind(request.features)
+    names, splits, device = names_of(models), splits_of(models[0], request), models[0].device
+    reference, other = sides_of(splits, request.reference, request.num)
+    subjects = [subject_of(model, "fp32") for model in models]
+    plans = [_plans(model, splits, request) for model in models]
+    features = yield from features_for(splits, request.features, request.num, len(reference), device)
     yardstick = yield from yardstick_of(features, reference, other)
     settings = [
-        _setting(i, one, request, wanted, yardstick, device)
-        for i, one in enumerate(loaded)
-        for request in requests[i]
+        _setting(i, subject, plan, request, yardstick)
+        for i, subject in enumerate(subjects)
+        for plan in plans[i]
     ]  # fmt: skip
     kept = read_cells(store)
-    notes = [*_notes(runs, wanted), *_outdated(settings, kept, store)]
+    notes = [*_notes(models, request), *_outdated(settings, kept, store)]
     missing = [setting for setting in settings if setting.key not in kept]
     total, done = sum(setting.cost for setting in missing), 0
     for number, setting in enumerate(missing, start=len(settings) - len(missing) + 1):
-        work = _measure(loaded[setting.run], names[setting.run], setting, yardstick, device)
-        note = f"{number} of {len(settings)}, {names[setting.run]} {_short(setting.request)}"
+        work = _measure(subjects[setting.index].model, names[setting.index], setting, yardstick)
+        note = f"{number} of {len(settings)}, {names[setting.index]} {_short(setting.plan)}"
         cell = yield from retold(work, _share_of("cells", note, done, setting.cost, total))
         append_cell(store, cell)
         kept[setting.key] = cell
         done += setting.cost
     return Report(
         command=command,
-        cells=[replace(kept[setting.key], run=names[setting.run]) for setting in settings],
+        cells=[replace(kept[setting.key], run=names[setting.index]) for setting in settings],
         floor=None if yardstick.floor is None else table(yardstick.floor),
-        within=wanted.within,
-        settings=_settings(runs, wanted.base, yardstick, device),
-        runs=facts_of_runs(loaded),
-        differences=config_differences(runs),
+        within=request.within,
+        settings=_settings(models, request, yardstick),
+        runs=facts_of_models(subjects),
+        differences=config_differences(models),
         notes=notes,
-        is_image=runs[0].facts.is_image,
+        is_image=models[0].facts.is_image,
     )
+
+
+def _check(request: CompareRequest) -> None:
+    for name in request.samplers:
+        choose(SAMPLERS, name, "sampler")
+    for name in request.grids:
+        choose({**TIME_GRIDS, LEARNED: None}, name, "time grid")
+    for name in ("samplers", "grids", "steps", "guidance"):
+        given = getattr(request, name)
+        if not given or len(set(given)) != len(given):
+            raise ConfigError(f"`{name}` wants at least one entry and each once, got {list(given)}.")
 
 
 def _share_of(name: str, note: str, before: int, cost: int, total: int) -> Callable[[float], Stage]:
     return lambda share: Stage(name, round(before + share * cost), total, note)
 
 
-def _requests(loaded: Loaded, wanted: Comparing) -> list[Request]:
-    """How each cell of a run is sampled, checked; guidance is 1 alone where the run cannot be guided."""
-    run, denoiser = loaded.run, loaded.denoiser
-    guidance = wanted.guidance if is_guidable(run) else (1.0,)
-    found = []
-    for sampler in wanted.samplers:
-        for grid in wanted.grids:
-            for steps in wanted.steps:
-                for w in guidance:
-                    asked = replace(
-                        wanted.base.request,
-                        sampler=sampler,
-                        grid=grid,
-                        num_steps=steps,
-                        guidance=w,
-                        options={},
-                        clip=run.config.sample.clip,
-                    )
-                    base = replace(wanted.base, request=asked, repeats=1)
-                    found.append(request_of(run, base, denoiser.make_null is not None))
-                    _check_times(denoiser, found[-1])
+def _plans(model: Opened, splits: Splits, request: CompareRequest) -> list[Plan]:
+    """How each cell of a model is sampled, checked; guidance is 1 alone where the model cannot be guided."""
+    same = EvaluateRequest(
+        ckpt=model.name, num=request.num, seed=request.seed, batch_size=request.batch_size, options={}, guidance=1.0
+    )
+    plan = plan_for(model, splits, replace(same, sampler=request.samplers[0]))
+    guidance = request.guidance if is_guidable(model) else (1.0,)
+    found = [
+        replace(plan, sampler=sampler, grid=grid, num_steps=steps, guidance=w)
+        for sampler in request.samplers
+        for grid in request.grids
+        for steps in request.steps
+        for w in guidance
+    ]
+    for one in found:
+        levels_of(model.denoiser.path, grid_of(model, one))
     return found
 
 
-def _check_times(denoiser: NetDenoiser, request: Request) -> None:
-    if request.times is None:
-        levels_of(denoiser.path, grid_times(denoiser, request.grid, request.num_steps))
-
-
-def _setting(
-    i: int, loaded: Loaded, request: Request, wanted: Comparing, yardstick: Yardstick, device: torch.device
-) -> Setting:
+def _setting(i: int, subject: Subject, plan: Plan, request: CompareRequest, yardstick: Yardstick) -> Setting:
     """The key stands for everything that decides a cell's numbers, the machine's kind and the batch size for its
     seconds."""
-    sampler = SAMPLERS[request.sampler]
+    sampler, model = SAMPLERS[plan.sampler], subject.model
     name = key_of(
-        loaded.sha256,
-        (request.sampler, request.num_steps, request.grid, request.times, request.guidance, request.labels is None),
-        (request.seeds[0], request.seeds[-1], request.batch_size, *(("clip",) if request.clip else ())),
-        (wanted.base.precision, device.type, torch.get_num_threads()),
-        (wanted.base.reference, data_hash(yardstick.reference), yardstick.features.map.facts["sha256"]),
+        subject.sha256,
+        (plan.sampler, plan.num_steps, spelt(plan.grid), _times(model, plan), plan.guidance, plan.conditions is None),
+        (plan.seeds[0], plan.seeds[-1], plan.batch_size, *(("clip",) if plan.clip else ())),
+        ("fp32", model.device.type, torch.get_num_threads()),
+        (request.reference, data_hash(yardstick.reference), yardstick.features.map.facts["sha256"]),
     )
-    config = loaded.run.config
-    sources = [source_of(one) for one in (sampler.run, type(config.path), type(config.net))]
-    branches = 1 if request.guidance in (0, 1) else 2
-    cost = (sampler.evaluations(request.num_steps) or ADAPTIVE_COST * request.num_steps) * branches
-    return Setting(run=i, request=request, key=key_of(name, code_hash(), sources), name=name, cost=cost)
+    kinds = [sampler.run, type(model.denoiser.path)]
+    sources = [source_of(one) for one in (kinds if model.run is None else [*kinds, type(model.run.config.net)])]
+    branches = 1 if plan.guidance in (0, 1) else 2
+    cost = (sampler.evaluations(plan.num_steps) or ADAPTIVE_COST * plan.num_steps) * branches
+    return Setting(index=i, plan=plan, key=key_of(name, code_hash(), sources), name=name, cost=cost)
 
 
-def _short(request: Request) -> str:
-    return f"{request.sampler} {request.num_steps} {request.grid} w {request.guidance:g}"
+def _times(model: Opened, plan: Plan) -> list[float] | None:
+    """The times of a learned grid, which its name does not say."""
+    return grid_of(model, plan).tolist() if plan.is_learned else None
 
 
-def _measure(
-    loaded: Loaded, name: str, setting: Setting, yardstick: Yardstick, device: torch.device
-) -> Generator[float, None, Cell]:
+def _short(plan: Plan) -> str:
+    return f"{plan.sampler} {plan.num_steps} {spelt(plan.grid)} w {plan.guidance:g}"
+
+
+def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -> Generator[float, None, Cell]:
     """One cell; yields the share that is done. Memory grows with the number of samples by their features only."""
-    request, facts, net = setting.request, loaded.run.facts, Counting(net=loaded.denoiser.net)
+    plan, counter = setting.plan, Counter()
     seen: list[dict[str, Tensor]] = []
     first, seconds, made = [], 0.0, 0
-    _warm_up(loaded, request, device)
-    batches = generate(replace(loaded.denoiser, net=net), facts, request, device, space=loaded.space)
+    next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
+    batches = generate(model.with_denoiser(Counted(inner=model.denoiser, counter=counter)), plan)
     while True:
         began = time.perf_counter()
         batch = next(batches, None)
-        x = None if batch is None or not batch.done else batch.images if facts.is_image else batch.x
+        x = None if batch is None or not batch.done else batch.shown
         seconds += time.perf_counter() - began
         if batch is None:
             break
-        yield (made + len(batch.seeds) * batch.step / request.num_steps) / len(request.seeds)
+        yield (made + len(batch.state) * batch.step / plan.num_steps) / len(plan.seeds)
         if x is None:
             continue
-        made += len(batch.seeds)
+        made += len(x)
         if not bool(torch.isfinite(batch.state).all()):
-            return _cell(setting, name, net.rows / made, seconds, made, failed="samples are not finite")
-        seen.append(yardstick.features.of(x.float() / 127.5 - 1 if facts.is_image else x))
+            return _cell(model, setting, name, counter.rows / made, seconds, made, failed="samples are not finite")
+        seen.append(yardstick.features.of(batch.seen))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
     both = {kind: torch.cat([one[kind] for one in seen]) for kind in seen[0]}
     samples = Made(features=both["features"], classes=both.get("classes"), first=torch.cat(first))
-    c = yardstick.sets(samples, request.labels, made).comparison
-    cell = _cell(setting, name, net.rows / made, seconds, made)
-    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(samples.first, facts.is_image))
-
-
-def _warm_up(loaded: Loaded, request: Request, device: torch.device) -> None:
-    """One step of one batch, so that the first cell does not pay for what is done once."""
-    size = request.batch_size
-    labels = None if request.labels is None else request.labels[:size]
-    small = replace(request, seeds=request.seeds[:size], labels=labels)
-    next(generate(loaded.denoiser, loaded.run.facts, small, device, space=loaded.space))
+    c = yardstick.sets(samples, plan.labels, made).comparison
+    cell = _cell(model, setting, name, counter.rows / made, seconds, made)
+    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(samples.first, model.facts.is_image))
 
 
 def _cell(
-    setting: Setting, run: str, evaluations: float, seconds: float, num: int, *, failed: str | None = None
+    model: Opened,
+    setting: Setting,
+    name: str,
+    evaluations: float,
+    seconds: float,
+    num: int,
+    *,
+    failed: str | None = None,
 ) -> Cell:
-    request = setting.request
+    plan, times = setting.plan, _times(model, setting.plan)
     return Cell(
         key=setting.key,
         setting=setting.name,
-        run=run,
-        sampler=request.sampler,
-        grid=request.grid,
-        steps=request.num_steps,
-        guidance=request.guidance,
+        run=name,
+        sampler=plan.sampler,
+        grid=spelt(plan.grid),
+        steps=plan.num_steps,
+        guidance=plan.guidance,
         evaluations=evaluations,
         seconds=seconds,
         num=num,
         failed=failed,
-        times=request.times,
+        times=None if times is None else tuple(times),
     )
 
 
@@ -307,34 +288,34 @@ def append_cell(store: Path, cell: Cell) -> None:
         file.write(("\n" if text and not text.endswith("\n") else "") + json.dumps(asdict(cell)) + "\n")
 
 
-def _settings(runs: Sequence[Run], base: Evaluation, yardstick: Yardstick, device: torch.device) -> dict[str, Any]:
+def _settings(models: Sequence[Opened], request: CompareRequest, yardstick: Yardstick) -> dict[str, Any]:
     """What was the same in all cells."""
     features, judge = yardstick.features, yardstick.features.classifier
+    dealt = "dealt in turn" if any(model.is_conditional for model in models) else "none"
     return {
-        "samples a cell": base.num,
-        "seeds": f"{base.seed} to {base.seed + base.num - 1}",
-        "labels": "dealt in turn" if any(map(by_label, runs)) else "none",
-        "weights": base.weights,
-        "precision": base.precision,
-        "batch size": base.request.batch_size,
-        "data": data_of(runs[0]),
-        "reference": f"{base.reference}, {len(yardstick.reference)} entries",
+        "samples a cell": request.num,
+        "seeds": f"{request.seed} to {request.seed + request.num - 1}",
+        "conditions": dealt,
+        "weights": request.weights,
+        "batch size": request.batch_size,
+        "data": data_of(models[0]),
+        "reference": f"{request.reference}, {len(yardstick.reference)} entries",
         "features": features.map.name,
         "classifier's error on held-out data": None if judge is None else judge.facts.get("held_out_error"),
         "sampler options": "each sampler's defaults",
-        "device": f"{device}, {torch.get_num_threads()} threads",
+        "device": f"{models[0].device}, {torch.get_num_threads()} threads",
         "code": code_hash(),
-        "versions": describe(runs[0].config, runs[0].facts)["versions"],
+        "versions": versions(),
     }
 
 
-def _notes(runs: Sequence[Run], wanted: Comparing) -> list[str]:
-    unguided = [name for name, run in zip(names_of(runs), runs, strict=True) if not is_guidable(run)]
-    if not unguided or wanted.guidance == (1.0,):
+def _notes(models: Sequence[Opened], request: CompareRequest) -> list[str]:
+    unguided = [name for name, model in zip(names_of(models), models, strict=True) if not is_guidable(model)]
+    if not unguided or request.guidance == (1.0,):
         return []
     return [
-        f"Guidance is 1 only for {', '.join(unguided)}: no labels, or none dropped in training, so there is nothing to "
-        "guide from."
+        f"Guidance is 1 only for {', '.join(unguided)}: no conditions, or none dropped in training, so there is "
+        "nothing to guide from."
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a comparison says of its runs: their names, facts and configurations."""
+"""What a comparison says of its models: their names, facts and configurations."""
 
 from __future__ import annotations
 
@@ -8,58 +8,76 @@ from typing import Any
 from torch import nn
 
 from ebbflow.config import to_dict
+from ebbflow.core.predictions import path_name
 from ebbflow.errors import ConfigError
-from ebbflow.runs.build import drop_of
-from ebbflow.runs.store import Run
-from ebbflow.studies.evaluate import Loaded, by_label
+from ebbflow.runs.opened import Opened
+from ebbflow.runs.same_data import require_same_data
+from ebbflow.studies.evaluate import Subject
 
 
-def is_guidable(run: Run) -> bool:
-    """Whether a run takes labels and has seen samples without one."""
-    return by_label(run) and drop_of(run.config) > 0
+def is_guidable(model: Opened) -> bool:
+    """Whether a model takes conditions and has seen samples without one."""
+    return model.is_conditional and model.is_guidable
 
 
-def facts_of_runs(loaded: Sequence[Loaded]) -> dict[str, dict[str, Any]]:
-    """A few facts of each run, by its name."""
-    return dict(zip(names_of([one.run for one in loaded]), map(_facts, loaded), strict=True))
+def require_comparable(models: Sequence[Opened]) -> None:
+    """Raise a ConfigError unless all models make the same kind of data, and all runs were trained on the same."""
+    first = models[0]
+    for model in models[1:]:
+        if first.run is not None and model.run is not None:
+            require_same_data(first.run, model.run)
+        elif model.dims != first.dims:
+            raise ConfigError(f"{data_of(first)} and {data_of(model)} cannot be compared: give models of one data.")
 
 
-def _facts(loaded: Loaded) -> dict[str, Any]:
-    run, net = loaded.run, loaded.denoiser.net
-    assert isinstance(net, nn.Module)
-    config = to_dict(run.config)
+def facts_of_models(subjects: Sequence[Subject]) -> dict[str, dict[str, Any]]:
+    """A few facts of each model, by its name."""
+    return dict(zip(names_of([one.model for one in subjects]), map(_facts, subjects), strict=True))
+
+
+def _facts(subject: Subject) -> dict[str, Any]:
+    model = subject.model
+    net = getattr(model.denoiser, "net", None)
+    known = {
+        "parameters": sum(p.numel() for p in net.parameters()) if isinstance(net, nn.Module) else None,
+        "path": path_name(model.denoiser.path),
+        "weights sha256": subject.sha256[:12],
+    }
+    if model.run is None:
+        return {"model": model.name, **known}
+    config = to_dict(model.run.config)
     return {
-        "folder": str(run.folder),
-        "step": run.checkpoint.step,
+        "folder": str(model.run.folder),
+        "step": model.run.checkpoint.step,
         "net": config["net"]["kind"],
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "path": config["path"]["kind"],
+        **known,
         "prediction": config["objective"]["prediction"],
-        "weights sha256": loaded.sha256[:12],
     }
 
 
-def names_of(runs: Sequence[Run]) -> list[str]:
-    """The folders' names; with the step, then the whole path, where these are not different."""
+def names_of(models: Sequence[Opened]) -> list[str]:
+    """The models' names; with the step, then the whole path, where these are not different."""
     for kind in (
-        [run.folder.name for run in runs],
-        [f"{run.folder.name}@{run.checkpoint.step}" for run in runs],
-        [str(run.checkpoint.folder) for run in runs],
+        [model.name for model in models],
+        [model.name if model.run is None else f"{model.name}@{model.run.checkpoint.step}" for model in models],
+        [model.name if model.run is None else str(model.run.checkpoint.folder) for model in models],
     ):
-        if len(set(kind)) == len(runs):
+        if len(set(kind)) == len(models):
             return kind
-    raise ConfigError("the same checkpoint was given twice. Give each run once.")
+    raise ConfigError("the same model was given twice. Give each once.")
 
 
-def data_of(run: Run) -> str:
-    """The data of a run in a few words."""
-    size = "x".join(map(str, run.facts.dims))
-    return f"{run.config.data.name!r} of {size} with {len(run.facts.label_names)} classes"
+def data_of(model: Opened) -> str:
+    """The data of a model in a few words."""
+    size = "x".join(map(str, model.dims))
+    name = model.name if model.run is None else model.run.config.data.name
+    return f"{name!r} of {size} with {len(model.label_names)} classes"
 
 
-def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """The keys of the configurations that are not the same in all runs, each with its values; None where absent."""
-    flat = [dict(_flat(to_dict(run.config))) for run in runs]
+def config_differences(models: Sequence[Opened]) -> dict[str, list[Any]]:
+    """The keys of the runs' configurations that are not the same in all models, each with its values; None where
+    absent."""
+    flat = [{} if model.run is None else dict(_flat(to_dict(model.run.config))) for model in models]
     keys = dict.fromkeys(key for one in flat for key in one)
     rows = {key: [one.get(key) for one in flat] for key in keys}
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}

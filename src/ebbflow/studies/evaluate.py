@@ -1,130 +1,106 @@
-"""Evaluating a run: sample it, compare with its data, write the table into the run's folder."""
+"""Evaluating a model: sample it, compare with its data, write the table into the run's folder."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebbflow.conditioning import LabelConditioning
-from ebbflow.data import Dataset, Splits
-from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.core.condition import Condition
+from ebbflow.core.entries import spelt
+from ebbflow.data import Dataset, Splits, load_dataset
+from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.files import load_tensors, save_tensors, write_text
-from ebbflow.latent import LatentSpace, encoded
-from ebbflow.methods.denoise import Denoiser, NetDenoiser
+from ebbflow.latent import encoded
+from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.metrics import features as maps
-from ebbflow.metrics.cache import code_hash, data_hash, file_hash, key_of, plain
+from ebbflow.metrics.cache import code_hash, data_hash, key_of, plain, tensor_hash
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import FeatureMap
 from ebbflow.metrics.measure import check_num, measure, memorisation
 from ebbflow.metrics.yardstick import Features, Made, yardstick_of
 from ebbflow.progress import Stage, Work
-from ebbflow.runs.build import conditioner_of, load_splits
-from ebbflow.runs.generate import Request, Samples, default_request, generate
-from ebbflow.runs.grids import with_times
-from ebbflow.runs.same_data import require_same_data
-from ebbflow.runs.store import Run, Weights, describe
-from ebbflow.runs.variance import knowing_variance
-from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
+from ebbflow.requests.shared import Judge
+from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest, Precision
+from ebbflow.runs.folder import versions
+from ebbflow.runs.opened import Opened, as_latent_space
+from ebbflow.runs.same_data import splits_of_run
+from ebbflow.runs.sample import Plan, Samples, changes_of, check, default_plan, generate, grid_of
+from ebbflow.training.engine import in_precision, pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
-Reference = Literal["held_out", "train"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What to evaluate and how.
-
-    Args:
-        num: samples of one measurement.
-        repeats: measurements, each of the next `num` seeds.
-        seed: the first seed.
-        request: sampler, steps, grid, options, guidance and batch size; its seeds and labels are set here.
-        weights: averaged or raw.
-        reference: the split that samples are compared with.
-        features: one of `metrics.features.KINDS`; "auto" is the classifier for labelled images, principal components
-            for others, coordinates for points.
-        precision: in which the net runs.
-        data_dir: where the data lies, if not where the run says.
-    """
-
-    num: int = 1000
-    repeats: int = 1
-    seed: int = 0
-    request: Request = field(default_factory=lambda: Request(seeds=()))
-    weights: Weights = "ema"
-    reference: Reference = "held_out"
-    features: str = "auto"
-    precision: Precision = "fp32"
-    data_dir: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Loaded:
-    """A run with all that is read of its checkpoint, read once: a training that goes on may prune the checkpoint.
+class Subject:
+    """A model as it is measured.
 
     Args:
-        denoiser: in the precision that was asked for.
-        space: the run's latent space, or None.
-        sha256: of the file of its weights.
+        model: in the precision that was asked for.
+        sha256: of its weights.
     """
 
-    run: Run
-    denoiser: NetDenoiser
-    space: LatentSpace | None
+    model: Opened
     sha256: str
 
 
-def base_request(run: Run) -> Request:
-    """How a run is sampled for an evaluation when nothing else is said."""
-    return default_request(run, seeds=(), labels=() if by_label(run) else None)
+def subject_of(model: Opened, precision: Precision) -> Subject:
+    """A model with its net in a precision; what is read of its checkpoint was read when it was opened."""
+    denoiser = model.denoiser
+    if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
+        return Subject(model=model, sha256=key_of(model.name, repr(model.dims)))
+    digest = tensor_hash(*(value for _, value in sorted(denoiser.net.state_dict().items())))
+    net = in_precision(denoiser.net, pick_precision(precision, model.device))
+    return Subject(model=model.with_denoiser(replace(denoiser, net=net)), sha256=digest)
 
 
-def evaluate(run: Run, wanted: Evaluation, *, device: torch.device, command: str = "") -> Work[dict[str, Any]]:
-    """Evaluate a run; returns the table, which it has written to RUN/eval/<name>.json.
+def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> Work[dict[str, Any]]:
+    """Evaluate a model; returns the table, which it has written to RUN/eval/<name>.json (eval/<model>/ for a model that
+    is no run).
 
-    Finished batches are kept in RUN/eval/.partial-<key>, so the same call goes on where it was stopped.
+    Finished batches are kept beside it in .partial-<key>, so the same call goes on where it was stopped.
 
     Raises:
-        ConfigError: a request that the run cannot serve, or too few samples.
-        DataError: the data is not what the run was trained on.
+        ConfigError: a request that the model cannot serve, or too few samples.
+        DataError: the data is not what the model was trained on.
         FloatingPointError: samples that are not finite.
     """
     began = time.perf_counter()
-    maps.check_kind(wanted.features)
-    splits = splits_of(run, wanted.data_dir)
-    reference, other = sides_of(splits, wanted)
-    loaded = load(run, wanted, device)
-    request = request_of(run, wanted, loaded.denoiser.make_null is not None)
-    denoiser = knowing_variance(run, loaded.denoiser, request, wanted.weights, device)
-    features = yield from features_for(splits, wanted, len(reference), device)
-    settings = _settings(loaded, wanted, request, features, reference)
-    partial = run.folder / "eval" / f".partial-{key_of(settings, code_hash())}"
-    yield from _sample(loaded, denoiser, request, features, partial, device)
+    maps.check_kind(request.features)
+    splits = splits_of(model, request)
+    reference, other = sides_of(splits, request.reference, request.num)
+    subject = subject_of(model, request.precision)
+    plan = plan_for(model, splits, request)
+    features = yield from features_for(splits, request.features, request.num, len(reference), model.device)
+    settings = _settings(subject, request, plan, features, reference)
+    folder = (Path("eval") / plain(model.name)) if model.run is None else model.run.folder / "eval"
+    partial = folder / f".partial-{key_of(settings, code_hash())}"
+    yield from _sample(subject.model, plan, features, partial)
     made = _read(partial)
     yardstick = yield from yardstick_of(features, reference, other)
-    errors = yield from _denoising(loaded, splits.held_out, device)
+    errors = yield from _denoising(subject.model, splits.held_out)
     yield Stage("measure", 0, 1)
-    file = run.folder / "eval" / f"{_name(wanted, request)}-{key_of(settings)}.json"
+    file = folder / f"{_name(request, plan)}-{key_of(settings)}.json"
     judge = features.classifier
     result = {
         "features": features.map.name,
-        "num": wanted.num,
-        **measure(yardstick.sets(made, request.labels, wanted.num)),
+        "num": request.num,
+        **measure(yardstick.sets(made, plan.labels, request.num)),
         **memorisation(made.first, splits.train.x, splits.held_out.x),
         "denoising": errors,
         **settings,
         "feature_facts": features.map.facts,
         "classifier": None if judge is None else {"name": judge.name, **judge.facts},
-        "versions": describe(run.config, run.facts)["versions"],
+        "versions": versions(),
         "command": command,
         "seconds": round(time.perf_counter() - began, 1),
         "file": str(file),
@@ -134,68 +110,121 @@ def evaluate(run: Run, wanted: Evaluation, *, device: torch.device, command: str
     return result
 
 
-def splits_of(run: Run, data_dir: str | None) -> Splits:
-    """The data of a run, read anew.
+def evaluate_images(request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
+    """Score pictures that anything has made, from a folder or an .npz file, against a data set.
 
     Raises:
-        DataError: it has another shape or other classes than the run.
+        ConfigError: too few pictures.
+        DataError: pictures of another shape than the data's, or unreadable ones.
     """
-    data = run.config.data if data_dir is None else replace(run.config.data, dir=data_dir)
-    splits = load_splits(replace(run.config, data=data))
-    require_same_data(run, splits.train)
-    return splits
+    maps.check_kind(request.features)
+    splits = load_dataset(request.data, data_dir=request.data_dir)
+    dims = splits.train.dims
+    size, channels = (dims[1], dims[0]) if splits.train.is_image else (None, None)
+    both = load_dataset(str(request.images), size=size, channels=channels)
+    parts = [one for one in (both.train, both.held_out) if len(one)]
+    num = sum(map(len, parts))
+    if parts[0].dims != dims:
+        raise DataError(f"{request.images} holds entries of {parts[0].dims}, the data {request.data!r} of {dims}.")
+    reference, other = sides_of(splits, request.reference, num)
+    device = pick_device(request.device)
+    features = yield from features_for(splits, request.features, num, len(reference), device)
+    seen: list[dict[str, Tensor]] = []
+    for part in parts:
+        for rows in torch.arange(len(part)).split(request.batch_size):
+            seen.append(features.of(part.x0(rows)))
+            yield Stage("look at the pictures", sum(len(one["features"]) for one in seen), num)
+    made = _joined(seen, torch.cat([part.x for part in parts])[:NEAREST_NUM])
+    yardstick = yield from yardstick_of(features, reference, other)
+    judge = features.classifier
+    return {
+        "images": str(request.images),
+        "data": request.data,
+        "features": features.map.name,
+        "num": num,
+        **measure(yardstick.sets(made, None, num)),
+        **memorisation(made.first, splits.train.x, splits.held_out.x),
+        "split": request.reference,
+        "reference_num": len(reference),
+        "classifier": None if judge is None else {"name": judge.name, **judge.facts},
+        "versions": versions(),
+    }
 
 
-def sides_of(splits: Splits, wanted: Evaluation) -> tuple[Dataset, Dataset]:
-    """The reference, and `num` entries of the other split, spread over it."""
-    if len(splits.held_out) == 0 and wanted.reference == "held_out":
-        raise ConfigError("this data has no held-out entries. Use the reference 'train'.")
-    reference, other = splits.held_out, splits.train
-    if wanted.reference == "train":
-        reference, other = other, reference
-    num = min(wanted.num, len(other))
-    return reference, other.select(torch.arange(num) * len(other) // max(num, 1))
+def splits_of(model: Opened, request: Judge) -> Splits:
+    """The data that a model is measured on, read anew: the request's, or else its run's own.
+
+    Raises:
+        ConfigError: a model that is no run, and no data named.
+        DataError: it has another shape or other classes than the model.
+    """
+    if request.data is not None:
+        size, channels = (model.dims[1], model.dims[0]) if model.facts.is_image else (None, None)
+        splits = load_dataset(request.data, data_dir=request.data_dir, size=size, channels=channels)
+        if splits.train.dims != model.dims:
+            raise DataError(f"{model.name} makes samples of {model.dims}, {request.data!r} has {splits.train.dims}.")
+        return splits
+    if model.run is None:
+        raise ConfigError(f"{model.name} is no run of ebbflow: name the `data` to measure it on.")
+    return splits_of_run(model.run, request.data_dir)
 
 
-def load(run: Run, wanted: Evaluation, device: torch.device) -> Loaded:
-    """What is read of a run's checkpoint, with its net in the precision that is wanted."""
-    denoiser = run.denoiser(wanted.weights, device=device)
-    assert isinstance(denoiser.net, torch.nn.Module)
-    net = WorkingCopy(denoiser.net, pick_precision(wanted.precision, device)).module
-    part = {"ema": "ema", "raw": "model"}[wanted.weights]
-    digest = file_hash(run.checkpoint.folder / f"{part}.safetensors")
-    return Loaded(run=run, denoiser=replace(denoiser, net=net), space=run.space(device), sha256=digest)
+def sides_of(splits: Splits, reference: str, num: int) -> tuple[Dataset, Dataset]:
+    """The reference split, and `num` entries of the other one, spread over it."""
+    if len(splits.held_out) == 0 and reference == "held_out":
+        raise ConfigError("this data has no held-out entries. Use the `reference` train.")
+    chosen, other = splits.held_out, splits.train
+    if reference == "train":
+        chosen, other = other, chosen
+    num = min(num, len(other))
+    return chosen, other.select(torch.arange(num) * len(other) // max(num, 1))
 
 
-def by_label(run: Run) -> bool:
-    """Whether a run is conditioned by class label."""
-    return isinstance(run.config.conditioning, LabelConditioning)
+def plan_for(model: Opened, splits: Splits, request: EvaluateRequest) -> Plan:
+    """Consecutive seeds; conditions dealt in turn, so that every stretch of samples holds all of them alike."""
+    total = request.num * request.repeats
+    conditions = dealt(model, splits, request.num)
+    every = None if conditions is None else [conditions[i % request.num] for i in range(total)]
+    seeds = range(request.seed, request.seed + total)
+    plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(request))
+    check(model, plan)
+    grid_of(model, plan)
+    return plan
 
 
-def request_of(run: Run, wanted: Evaluation, conditional: bool) -> Request:
-    """Consecutive seeds; labels dealt in turn, so that every stretch of samples holds all classes alike."""
-    if conditional and not by_label(run):
+def dealt(model: Opened, splits: Splits, num: int) -> list[Condition] | None:
+    """What `num` samples are asked to be: the classes in turn, or the captions or vectors of the data.
+
+    Raises:
+        ConfigError: a model of text or vectors, and data that has none.
+    """
+    if not model.is_conditional:
+        return None
+    kind = {int: "class", str: "prompt"}.get(type(model.examples[0]) if model.examples else str, "vector")
+    if kind == "class":
+        return [model.examples[i % len(model.examples)] for i in range(num)]
+    data = splits.held_out if len(splits.held_out) else splits.train
+    known: list[Condition] = list(data.captions or ())
+    if kind == "vector" and data.vectors is not None:
+        known = [tuple(row) for row in data.vectors.tolist()]
+    if not known:
         raise ConfigError(
-            "this run takes text or vectors, and conditions are dealt here by class label only; measured without its "
-            "condition it would be another model. Use a run conditioned by label."
+            f"{model.name} takes a {kind} for each sample, and the data {data.name!r} has none to deal out; measured "
+            "without its condition it would be another model. Name `data` that has them."
         )
-    total, classes = wanted.num * wanted.repeats, len(run.facts.label_names)
-    labels = tuple(i % wanted.num % classes for i in range(total)) if by_label(run) else None
-    request = replace(wanted.request, seeds=tuple(range(wanted.seed, wanted.seed + total)), labels=labels)
-    request.check(run.facts, conditional)
-    return with_times(run, request, wanted.weights)
+    return [known[i % len(known)] for i in range(num)]
 
 
-def features_for(splits: Splits, wanted: Evaluation, reference_size: int, device: torch.device) -> Work[Features]:
+def features_for(splits: Splits, kind: str, num: int, reference_size: int, device: torch.device) -> Work[Features]:
     """The features that were asked for; sizes are checked before anything is trained."""
-    train, kind = splits.train, wanted.features
+    train = splits.train
     if kind == "auto":
         kind = "coordinates" if not train.is_image else "classifier" if train.num_classes > 1 else "pca"
     if kind == "classifier":
-        check_num(wanted.num, ClassifierSettings().num_features, reference_size)
+        check_num(num, ClassifierSettings().num_features, reference_size)
     found: FeatureMap | None = None if kind == "classifier" else maps.feature_map(kind, train, device)
     if found is not None:
-        check_num(wanted.num, found.dim, reference_size)
+        check_num(num, found.dim, reference_size)
         if train.num_classes < 2:
             return Features(map=found, classifier=None)
     classifier = yield from maps.classifier(splits, device)
@@ -203,73 +232,68 @@ def features_for(splits: Splits, wanted: Evaluation, reference_size: int, device
 
 
 def _settings(
-    loaded: Loaded, wanted: Evaluation, request: Request, features: Features, reference: Dataset
+    subject: Subject, request: EvaluateRequest, plan: Plan, features: Features, reference: Dataset
 ) -> dict[str, Any]:
     """Everything that decides the numbers."""
+    model = subject.model
     return {
-        "run": loaded.run.folder.name,
-        "step": loaded.run.checkpoint.step,
-        "weights": wanted.weights,
-        "weights_sha256": loaded.sha256,
-        "net_precision": wanted.precision,
-        "sampler": request.sampler,
-        "steps": request.num_steps,
-        "grid": request.grid,
-        **({} if request.times is None else {"times": list(request.times)}),
-        "options": request.options,
-        "guidance": request.guidance,
-        "rescale": request.rescale,
-        **({"clip": True} if request.clip else {}),
-        "interval": request.interval,
-        "negative": None if request.negative is None else str(request.negative),
-        "guides": _guides(request),
-        "num_repeats": wanted.repeats,
-        "seeds": [request.seeds[0], request.seeds[-1]],
-        "split": wanted.reference,
+        "run": model.name,
+        "step": None if model.run is None else model.run.checkpoint.step,
+        "weights": model.weights,
+        "weights_sha256": subject.sha256,
+        "net_precision": request.precision,
+        "sampler": plan.sampler,
+        "steps": plan.num_steps,
+        "grid": plan.grid,
+        **({"times": grid_of(model, plan).tolist()} if plan.is_learned else {}),
+        "options": plan.options,
+        "guidance": plan.guidance,
+        "rescale": plan.rescale,
+        **({"clip": True} if plan.clip else {}),
+        "interval": plan.interval,
+        "negative": None if plan.negative is None else str(plan.negative),
+        "guides": _guides(plan),
+        "num_repeats": request.repeats,
+        "seeds": [plan.seeds[0], plan.seeds[-1]],
+        "split": request.reference,
         "reference_num": len(reference),
         "reference_sha256": data_hash(reference),
         "feature_sha256": features.map.facts["sha256"],
     }
 
 
-def _guides(request: Request) -> dict[str, Any]:
+def _guides(plan: Plan) -> dict[str, Any]:
     """What else guides, as far as plain values say it."""
-    given = {f.name: getattr(request.guides, f.name) for f in fields(request.guides)}
+    given = {f.name: getattr(plan.guides, f.name) for f in fields(plan.guides)}
     plain_values = (str, int, float, dict, tuple)
     return {name: value if isinstance(value, plain_values) else value is not None for name, value in given.items()}
 
 
-def _name(wanted: Evaluation, request: Request) -> str:
-    features = "" if wanted.features == "auto" else f"-{plain(wanted.features.split(':')[0])}"
+def _name(request: EvaluateRequest, plan: Plan) -> str:
+    features = "" if request.features == "auto" else f"-{plain(request.features.split(':')[0])}"
     return (
-        f"{request.sampler}{request.num_steps}-{request.grid}-w{request.guidance:g}-n{wanted.num}-s{wanted.seed}-"
-        f"{wanted.weights}{features}"
+        f"{plan.sampler}{plan.num_steps}-{plain(spelt(plan.grid))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
+        f"{request.weights}{features}"
     )
 
 
-def _sample(
-    loaded: Loaded, denoiser: Denoiser, request: Request, features: Features, partial: Path, device: torch.device
-) -> Work[None]:
+def _sample(model: Opened, plan: Plan, features: Features, partial: Path) -> Work[None]:
     """Samples to features, each finished batch into a file of `partial`; those already there are not made again."""
-    facts = loaded.run.facts
-    done, total = sum(len(batch["features"]) for batch in _batches(partial)), len(request.seeds)
-    labels = None if request.labels is None else request.labels[done:]
-    rest = replace(request, seeds=request.seeds[done:], labels=labels)
-    for batch in generate(denoiser, facts, rest, device, space=loaded.space):
-        yield Stage("sample", done + batch.step * len(batch.seeds) // request.num_steps, total)
+    done, total = sum(len(batch["features"]) for batch in _batches(partial)), len(plan.seeds)
+    for batch in generate(model, plan.rows(slice(done, None))):
+        yield Stage("sample", done + batch.step * len(batch.state) // plan.num_steps, total)
         if batch.done:
-            _keep(batch, facts.is_image, done, features, partial)
-            done += len(batch.seeds)
+            _keep(batch, done, features, partial)
+            done += len(batch.state)
 
 
-def _keep(batch: Samples, is_image: bool, first: int, features: Features, partial: Path) -> None:
+def _keep(batch: Samples, first: int, features: Features, partial: Path) -> None:
     if not bool(torch.isfinite(batch.x).all()):
+        seeds = batch.plan.seeds
         raise FloatingPointError(
-            f"samples of seeds {batch.seeds[0]} to {batch.seeds[-1]} are not finite. Try more steps or a "
-            "smaller guidance."
+            f"samples of seeds {seeds[0]} to {seeds[-1]} are not finite. Try more `steps` or a smaller `guidance`."
         )
-    x = batch.images if is_image else batch.x
-    tensors = features.of(x.float() / 127.5 - 1 if is_image else x) | {"x": x[: max(0, NEAREST_NUM - first)]}
+    tensors = features.of(batch.seen) | {"x": batch.shown[: max(0, NEAREST_NUM - first)]}
     save_tensors(tensors, partial / f"batch-{first:08d}.safetensors")
 
 
@@ -288,19 +312,20 @@ def _batches(partial: Path) -> list[dict[str, Tensor]]:
 
 def _read(partial: Path) -> Made:
     batches = _batches(partial)
-    return Made(
-        features=torch.cat([batch["features"] for batch in batches]),
-        classes=torch.cat([batch["classes"] for batch in batches]) if "classes" in batches[0] else None,
-        first=torch.cat([batch["x"] for batch in batches]),
-    )
+    return _joined(batches, torch.cat([batch["x"] for batch in batches]))
 
 
-def _denoising(loaded: Loaded, held_out: Dataset, device: torch.device) -> Work[list[Any]]:
-    denoiser, space = loaded.denoiser, loaded.space
-    if len(held_out) == 0:
+def _joined(seen: Iterable[dict[str, Tensor]], first: Tensor) -> Made:
+    seen = list(seen)
+    classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
+    return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=first)
+
+
+def _denoising(model: Opened, held_out: Dataset) -> Work[list[Any]]:
+    if len(held_out) == 0 or (model.space is not None and as_latent_space(model.space) is None):
         return []
     data = held_out.select(torch.arange(min(DENOISED_NUM, len(held_out))))
+    cond, space = model.conditions_of(data), as_latent_space(model.space)
     data = data if space is None else encoded(data, space)
-    conditioner = conditioner_of(denoiser)
-    cond = None if conditioner is None else conditioner.conditions(data)
-    return (yield from denoising_errors(denoiser, data.x0(torch.arange(len(data))), cond, device=device))
+    x0 = data.x0(torch.arange(len(data)))
+    return (yield from denoising_errors(model.denoiser, x0, cond, device=model.device))

@@ -3,167 +3,124 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import rows_of
 from ebbflow.core.noise import Noise, derive_seed
-from ebbflow.core.paths import DiscretePath
+from ebbflow.core.paths import DiscretePath, Path
 from ebbflow.core.times import TIME_GRIDS, num_table_steps
 from ebbflow.data import Dataset
-from ebbflow.errors import ConfigError, DataError
-from ebbflow.methods.denoise import Denoiser, NetDenoiser
+from ebbflow.errors import ConfigError
+from ebbflow.methods.denoise import conditional
 from ebbflow.methods.likelihood import (
     EVALUATIONS,
     EXACT_LIMIT,
-    INTEGRATORS,
     START,
     dequantised,
     log_likelihood,
     to_bits,
     variational_bound,
 )
-from ebbflow.methods.samplers import SAMPLERS
-from ebbflow.methods.samplers.ancestral import Variance
 from ebbflow.methods.variance import AnalyticVariance
-from ebbflow.runs.build import conditioner_of, load_splits
-from ebbflow.runs.same_data import require_same_data
-from ebbflow.runs.store import Run, Weights
-from ebbflow.runs.variance import variance_table
+from ebbflow.metrics.measure import mean_and_error
+from ebbflow.progress import Stage, Work
+from ebbflow.requests.studies import LikelihoodRequest
+from ebbflow.runs.derived import variance_table
+from ebbflow.runs.opened import Opened, held_out_of
 
-Method = Literal["ode", "vlb"]
 ODE_STEPS = 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What to measure.
-
-    Args:
-        num: held-out samples, the first ones; all of them where there are fewer.
-        method: "ode" (exact but for the trace) or "vlb" (an upper bound on bits).
-        num_steps: None for 32 of the ODE, and for the table of the path (1000 where it has none) of the bound.
-        sampler: integrator of the ODE.
-        variance: of the bound's steps; None for "learned" where the run has learned it, else "large".
-        seed: of dequantisation, probes and noise.
-        weights, data_dir, batch_size: as everywhere.
-    """
-
-    num: int = 64
-    method: Method = "ode"
-    num_steps: int | None = None
-    sampler: str = "rk4"
-    variance: Variance | None = None
-    seed: int = 0
-    weights: Weights = "ema"
-    data_dir: str | None = None
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        if self.method not in ("ode", "vlb"):
-            raise ConfigError(f"--method must be ode or vlb, got {self.method!r}.")
-        if self.sampler not in INTEGRATORS:
-            known = " or ".join(INTEGRATORS)
-            reason = (
-                f"sampler {self.sampler!r} gives no likelihood: only the ODE has one"
-                if self.sampler in SAMPLERS
-                else f"unknown sampler {self.sampler!r}"
-            )
-            raise ConfigError(f"{reason}. Use --sampler {known}, or --method vlb for ancestral sampling.")
-
-
-def measure_likelihood(run: Run, question: Question, device: torch.device | str = "cpu") -> dict[str, Any]:
+def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[str, Any]]:
     """Bits a dimension of held-out data with its standard error over samples, and how they were found.
 
-    Labelled runs are measured given each sample's own label, without guidance.
+    Conditional models are measured given each sample's own condition, without guidance.
 
     Raises:
-        ConfigError: a run in a latent space.
-        DataError: no held-out data, or other data than the run was trained on.
+        ConfigError: a model in a latent space, or one that is no run of ours.
+        DataError: no held-out data, or other data than the model was trained on.
     """
-    if run.facts.latent_dims is not None:
-        raise ConfigError("this run works in a latent space, whose decoder gives images no likelihood.")
-    config = run.config
-    if question.data_dir is not None:
-        config = replace(config, data=replace(config.data, dir=question.data_dir))
-    data = load_splits(config).held_out
-    require_same_data(run, data)
-    if len(data) == 0:
-        raise DataError(f"data set {data.name!r} has no held-out samples to measure a likelihood on.")
-    denoiser = run.denoiser(question.weights, device=device)
-    parts = [_batch(run, denoiser, data, rows, question, device) for rows in _batches(len(data), question)]
+    if model.space is not None:
+        raise ConfigError("this model works in a latent space, whose decoder gives images no likelihood.")
+    data = held_out_of(model, request.data_dir, request.num)
+    parts: list[dict[str, Tensor]] = []
+    for rows in torch.arange(len(data)).split(request.batch_size):
+        parts.append(_batch(model, data, rows, request))
+        yield Stage("likelihood", int(rows[-1]) + 1, len(data))
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return _report(run, denoiser, nats, question)
+    return _report(model, nats, request)
 
 
-def _batches(available: int, question: Question) -> Iterator[Tensor]:
-    yield from torch.arange(min(question.num, available)).split(question.batch_size)
-
-
-def _batch(
-    run: Run, denoiser: NetDenoiser, data: Dataset, rows: Tensor, question: Question, device: torch.device | str
-) -> dict[str, Tensor]:
+def _batch(model: Opened, data: Dataset, rows: Tensor, request: LikelihoodRequest) -> dict[str, Tensor]:
     """Nats a sample: "total" and, of the bound, its parts. Every draw depends on the seed and the sample's place."""
-    x0, conditioner = data.x0(rows).double(), conditioner_of(denoiser)
-    cond = None if conditioner is None else conditioner.conditions(data)
-    bound: Denoiser = denoiser if cond is None else denoiser.given(cond[rows])
-    seeds = [derive_seed(question.seed, "likelihood", int(row)) for row in rows]
-    if question.method == "ode":
+    x0, device, cond = data.x0(rows).double(), model.device, model.conditions_of(data)
+    wide = torch.float32 if device.type == "mps" else torch.float64  # the widest that the device has
+    bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
+    seeds = [derive_seed(request.seed, "likelihood", int(row)) for row in rows]
+    if request.method == "ode":
         uniforms = torch.stack([torch.rand(x0.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds])
         probe = Noise([seed + 1 for seed in seeds]).like(x0).sign()
         spread = dequantised(x0, uniforms.double()) if data.is_image else x0
-        steps = question.num_steps or ODE_STEPS
+        steps = request.steps or ODE_STEPS
         total = log_likelihood(
-            bound, spread.to(device), num_steps=steps, method=question.sampler, probe=probe.to(device)
+            bound, spread.to(device, wide), num_steps=steps, method=request.sampler, probe=probe.to(device, wide)
         )
         return {"total": -total.cpu()}
-    variance = question.variance or ("learned" if run.config.objective.variance == "learned" else "large")
+    variance = request.variance or ("learned" if _learned(model) else "large")
     if variance == "optimal":
-        bound = AnalyticVariance(inner=bound, table=variance_table(run, denoiser, question.weights, device))
+        bound = AnalyticVariance(inner=bound, table=variance_table(model))
     found = variational_bound(
-        bound, x0.to(device), _bound_grid(run, question), noise=Noise(seeds), variance=variance, levels=data.is_image
+        bound,
+        x0.to(device, wide),
+        _bound_grid(model.denoiser.path, request.steps),
+        noise=Noise(seeds),
+        variance=variance,
+        levels=data.is_image,
     )
     parts = {"prior": found.prior, "steps": found.steps, "decoder": found.decoder, "total": found.total}
     return {name: value.cpu() for name, value in parts.items()}
 
 
-def _bound_grid(run: Run, question: Question) -> Tensor:
-    path = run.config.path
-    steps = question.num_steps or num_table_steps(path)
+def _learned(model: Opened) -> bool:
+    return model.run is not None and model.run.config.objective.variance == "learned"
+
+
+def _bound_grid(path: Path, steps: int | None) -> Tensor:
+    steps = steps or num_table_steps(path)
     return TIME_GRIDS["trailing" if isinstance(path, DiscretePath) else "uniform"](path, steps)
 
 
-def _report(run: Run, denoiser: NetDenoiser, nats: dict[str, Tensor], question: Question) -> dict[str, Any]:
-    num_dims, is_ode = math.prod(run.facts.dims), question.method == "ode"
-    bits = to_bits(-nats["total"], num_dims, levels=is_ode and run.facts.is_image)
-    steps = len(_bound_grid(run, question)) - 1 if not is_ode else question.num_steps or ODE_STEPS
+def _report(model: Opened, nats: dict[str, Tensor], request: LikelihoodRequest) -> dict[str, Any]:
+    num_dims, is_ode = math.prod(model.dims), request.method == "ode"
+    bits = to_bits(-nats["total"], num_dims, levels=is_ode and model.facts.is_image)
+    steps = len(_bound_grid(model.denoiser.path, request.steps)) - 1 if not is_ode else request.steps or ODE_STEPS
     report: dict[str, Any] = {
-        "method": question.method,
+        "method": request.method,
         "num": len(bits),
         "split": "held_out",
-        "condition": "each sample's own label" if conditioner_of(denoiser) is not None else None,
+        "condition": "each sample's own" if model.is_conditional else None,
         "bits_per_dim": float(bits.mean()),
         "standard_error": _standard_error(bits),
         "num_steps": steps,
-        "evaluations": steps * EVALUATIONS[question.sampler] if is_ode else steps,
-        "seed": question.seed,
-        "weights": question.weights,
+        "evaluations": steps * EVALUATIONS[request.sampler] if is_ode else steps,
+        "seed": request.seed,
+        "weights": request.weights,
     }
-    if not run.facts.is_image:
+    if not model.facts.is_image:
         report |= {"nats": float(nats["total"].mean()), "nats_standard_error": _standard_error(nats["total"])}
     if is_ode:
         exact = num_dims <= EXACT_LIMIT
         return report | {
-            "sampler": question.sampler,
+            "sampler": request.sampler,
             "trace": "exact" if exact else "hutchinson, one probe a sample",
-            "dequantisation": "uniform over each level" if run.facts.is_image else None,
+            "dequantisation": "uniform over each level" if model.facts.is_image else None,
             "start": START,
         }
     return report | {f"{name}_bits": float(to_bits(-nats[name], num_dims, levels=False).mean()) for name in nats}
 
 
 def _standard_error(values: Tensor) -> float | None:
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+    return mean_and_error(values)[1] if len(values) > 1 else None

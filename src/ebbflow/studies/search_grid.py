@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -15,14 +14,15 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.grid_search import TEACHER, cheapest_path, deviations, trajectory
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import grid_times, pure_noise
+from ebbflow.progress import Stage, Work
 from ebbflow.requests.studies import SearchGridRequest
 from ebbflow.runs.derived import store_grids
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.sample import Plan, bind, check
 
 
-def search_grids(model: Opened, request: SearchGridRequest) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
-    """Search a grid for each number of steps and keep them with the checkpoint; yields (done, in all).
+def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[str, Any]]]:
+    """Search a grid for each number of steps and keep them with the checkpoint; the stages count its candidate times.
 
     Each result is judged on other seeds: `error` is the mean squared distance of its last state from the teacher's, and
     `error_uniform` that of the uniform grid.
@@ -39,7 +39,7 @@ def search_grids(model: Opened, request: SearchGridRequest) -> Generator[tuple[i
     rows: list[Tensor] = []
     for row in deviations(lambda: bound, x, times, sampler=request.sampler):
         rows.append(row)
-        yield len(rows), request.candidates
+        yield Stage("times", len(rows), request.candidates)
     other = _plan(model, request, request.seed + request.num)
     judge = bind(model, other)
     start = _start(model, judge, other, times)

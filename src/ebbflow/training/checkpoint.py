@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,16 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.errors import CheckpointError
-from ebbflow.files import link_or_copy
+from ebbflow.files import link_or_copy, load_described, load_tensors, save_tensors, whole_folder
 from ebbflow.training.ema import EMA
+
+FIRST_NAMES = {"task": "times"}  # what parts were called in the first format
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint on disk: its folder and the facts in its `state.json`."""
+    """A checkpoint on disk: its folder and the facts in its `state.json`.
+
+    Its files are opened when it is read, so that its tensors can be had after a training that goes on has removed it.
+    """
 
     folder: Path
     state: dict[str, Any]
+    files: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def step(self) -> int:
@@ -32,21 +37,39 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """The tensors of `part`: "model", "ema", "optimiser" or a further one.
+        """The tensors of `part`: "model", "ema", "optimiser", "task" or a further one.
+
+        What the first format wrote beside the net comes as the present one has it.
 
         Raises:
             CheckpointError: the file is missing or not safetensors.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        first = FIRST_NAMES.get(part, part)
+        tensors = self._read(part if self._has(part) or not self._has(first) else first)
+        if part in ("model", "ema") and self._has("uncertainty"):
+            beside = self._read("uncertainty")
+            return {f"inner.{k}": v for k, v in tensors.items()} | {f"objective.{k}": v for k, v in beside.items()}
+        return tensors
 
-        path = self.folder / f"{part}.safetensors"
+    def metadata(self, part: str) -> dict[str, str]:
+        """What the file of a part says of itself."""
+        return dict((self.files[part].metadata() if part in self.files else load_described(self.path(part))[1]) or {})
+
+    def _has(self, part: str) -> bool:
+        return part in self.files or self.path(part).is_file()
+
+    def path(self, part: str) -> Path:
+        """The file of a part."""
+        return self.folder / f"{part}.safetensors"
+
+    def _read(self, part: str) -> dict[str, Tensor]:
+        if part in self.files:
+            return {name: self.files[part].get_tensor(name) for name in self.files[part].keys()}  # noqa: SIM118
         try:
-            return load_file(path)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing; this checkpoint is incomplete.") from error
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from error
+            return load_tensors(self.path(part))
+        except CheckpointError as error:
+            incomplete = "" if self.path(part).exists() else " This checkpoint is incomplete."
+            raise CheckpointError(f"{error}{incomplete}") from error
 
 
 def save(
@@ -64,28 +87,17 @@ def save(
     `state` must hold "step"; the EMA's counter is added to it. The file `beside`, one that never changes, goes in too,
     and so do `parts`, further tensors by the name of their file.
     """
-    from safetensors.torch import save_file
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    partial.mkdir()
-    try:
-        save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
-        if ema is not None:
-            save_file(_contiguous(ema.state()), partial / "ema.safetensors")
-            state = {**state, "ema_updates": ema.num_updates}
-        if optimiser is not None:
-            save_file(_contiguous(_optimiser_tensors(optimiser)), partial / "optimiser.safetensors")
+    tensors = {"model": model.state_dict(), **{name: value for name, value in parts.items() if value}}
+    if ema is not None:
+        tensors["ema"], state = ema.state(), {**state, "ema_updates": ema.num_updates}
+    if optimiser is not None:
+        tensors["optimiser"] = _optimiser_tensors(optimiser)
+    with whole_folder(folder) as partial:
+        for name, value in tensors.items():
+            save_tensors(value, partial / f"{name}.safetensors")
         if beside is not None:
             link_or_copy(beside, partial / beside.name)
-        for name, tensors in parts.items():
-            save_file(_contiguous(tensors), partial / f"{name}.safetensors")
         (partial / "state.json").write_text(json.dumps(state, indent=2))
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Checkpoint(folder=folder, state=state)
 
 
@@ -102,14 +114,26 @@ def read(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is no checkpoint: it has no state.json.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'state.json'} is not the state of a checkpoint: {error}.") from error
-    return Checkpoint(folder=folder, state=state)
+    return Checkpoint(folder=folder, state=state, files=_opened(folder))
+
+
+def _opened(folder: Path) -> dict[str, Any]:
+    """The parts in a folder but the optimiser's, open; a damaged one is left out and named when it is asked for."""
+    from safetensors import SafetensorError, safe_open
+
+    files = {}
+    for path in folder.glob("*.safetensors"):
+        if path.stem != "optimiser":
+            with suppress(SafetensorError, OSError):
+                files[path.stem] = safe_open(path, framework="pt")
+    return files
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, ema: EMA | None, optimiser: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights, average and optimiser state back in place, for an exact resume."""
-    load_weights(model, checkpoint.tensors("model"), checkpoint.folder / "model.safetensors")
+    load_weights(model, checkpoint.tensors("model"), checkpoint.path("model"))
     if ema is not None:
-        load_weights(ema.module, checkpoint.tensors("ema"), checkpoint.folder / "ema.safetensors")
+        load_weights(ema.module, checkpoint.tensors("ema"), checkpoint.path("ema"))
         ema.num_updates = int(checkpoint.state["ema_updates"])
     tensors = checkpoint.tensors("optimiser")
     for i, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):
@@ -138,10 +162,6 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) ->
                 f"{source}: {name!r} has shape {tuple(value.shape)}, this net wants {tuple(own[name].shape)}."
             )
     module.load_state_dict(tensors)
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

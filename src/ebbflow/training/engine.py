@@ -1,15 +1,24 @@
-"""Where and in what precision a net runs: the device, the working copy in bfloat16, the allocator."""
+"""The engine: where and in what precision a net is trained, and one optimiser step on it."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from ebbflow.core.noise import derive_seed, fresh_weights
+from ebbflow.errors import ConfigError
+from ebbflow.training.batches import Batch
+from ebbflow.training.task import Draw, Loss, Task
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -27,7 +36,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"device {name!r} is not available here ({str(error).splitlines()[0]}). Use --device cpu."
+            f"device {name!r} is not available here ({str(error).splitlines()[0]}). Use device cpu."
         ) from error
     return device
 
@@ -55,55 +64,99 @@ def keep_large_blocks() -> None:
         return
 
 
-class WorkingCopy:
-    """The module that runs forward and backward, beside the float32 master that the optimiser steps.
+def require_one_process() -> None:
+    """Refuse to be one of several processes of a launcher, which would all write into one folder.
 
-    In float32 they are one and the same. In bfloat16 the copy's gradients are moved to the master before the step and
-    the master's weights to
-    the copy after it, so small updates are never lost to rounding.
+    Raises:
+        ConfigError: WORLD_SIZE says so.
     """
-
-    def __init__(self, master: nn.Module, dtype: torch.dtype) -> None:
-        self.master = master
-        self.module = master if dtype == torch.float32 else copy.deepcopy(master).to(dtype)
-        self._pairs = (
-            list(zip(self.module.parameters(), master.parameters(), strict=True)) if self.module is not master else []
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size not in ("", "1"):
+        raise ConfigError(
+            f"this is one of {size} processes that a launcher started (WORLD_SIZE={size}), and ebbflow trains in one. "
+            "Start it without the launcher."
         )
 
-    def collect_gradients(self) -> None:
-        """Move the copy's gradients to the master."""
-        for own, master in self._pairs:
-            master.grad = None if own.grad is None else own.grad.to(master.dtype)
-            own.grad = None
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Copy the master's weights."""
-        if self._pairs:
-            torch._foreach_copy_([own for own, _ in self._pairs], [master for _, master in self._pairs])
+def in_precision(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`net` itself in float32, a copy of it in another dtype; for sampling."""
+    return net if dtype == torch.float32 else copy.deepcopy(net).to(dtype)
 
 
-def descend(
-    loss: Tensor,
-    working: WorkingCopy,
-    optimiser: torch.optim.Optimizer,
-    *,
-    lr: float,
-    clip: float,
-    require_finite: Callable[[Tensor], None],
-) -> Tensor:
-    """One optimiser step on the master's weights; returns the gradient norm before clipping to `clip`.
+@contextmanager
+def mode(net: nn.Module, *, training: bool) -> Iterator[None]:
+    """All of `net` in training or in evaluation, each part as it was afterwards."""
+    before = [(module, module.training) for module in net.modules()]
+    net.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
 
-    `require_finite` is shown the loss and the norm and raises before either touches the weights.
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What runs a training step: forward in the precision asked for, backward, clipping, the optimiser.
+
+    The weights are float32 throughout; bfloat16 is of the forward pass (autocast), where norms, losses and whatever an
+    objective learns stay in float32.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps"; None leaves the net where it is.
+        precision: "fp32", "bf16", or "auto": bf16 where the hardware multiplies it.
+        accumulate: microbatches a step; the gradient is that of the whole batch, up to the order of sums.
+        clip: largest gradient norm; infinity for no limit.
+
+    Raises:
+        ValueError: no such device, or nothing to accumulate.
     """
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    require_finite(loss)
-    loss.backward()
-    working.collect_gradients()
-    norm = torch.nn.utils.clip_grad_norm_(list(working.master.parameters()), clip)
-    require_finite(norm)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    working.refresh()
-    return norm
+
+    device: str | None = "auto"
+    precision: Precision = "auto"
+    accumulate: int = 1
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or not self.clip > 0:
+            raise ValueError(
+                f"`accumulate` must be at least 1 and `clip` above 0, got {self.accumulate} and {self.clip}."
+            )
+
+    @cached_property
+    def place(self) -> torch.device | None:
+        """The device, None for where the net is."""
+        return None if self.device is None else pick_device(self.device)
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """What the forward pass multiplies in."""
+        return pick_precision(self.precision, device)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision of a forward pass, as a context."""
+        dtype = self.dtype(device)
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+    def backward(self, task: Task, batch: Batch, *, seed: int, step: int) -> Loss:
+        """Add the gradient of the mean loss of `batch` to that of `task.net`; the losses of all its rows.
+
+        A net's own randomness, such as dropout, comes from (seed, step, first row) too.
+        """
+        device, parts, num = device_of(task.net), [], len(batch)
+        size = -(-num // self.accumulate)
+        for first in range(0, num, size):
+            rows = range(first, min(first + size, num))
+            part = batch.rows(rows, device)
+            draw = Draw(seed=seed, step=step, rows=rows, num=num)
+            with fresh_weights(derive_seed(seed, "net", step, first)), self.autocast(device):
+                loss = task.loss(task.net, part, draw)
+            if part.weight is not None:
+                loss = replace(loss, each=loss.each * part.weight)
+            loss.each.sum().div(num).backward()
+            parts.append(loss)
+        return Loss.joined(parts)
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where a net's parameters are."""
+    return next(net.parameters()).device

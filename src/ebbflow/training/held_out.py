@@ -17,8 +17,8 @@ LOG_SNR_EDGES = (-6.0, -3.0, 0.0, 3.0, 6.0)
 def bins_by_log_snr(log_snr: Tensor, losses: Tensor) -> dict[str, float]:
     """Mean loss in bins of log-SNR, named by their edges; empty bins are left out."""
     edges = torch.tensor(LOG_SNR_EDGES, dtype=torch.float64)
-    place = torch.bucketize(log_snr.double().cpu(), edges)
-    losses = losses.detach().double().cpu()
+    place = torch.bucketize(log_snr.cpu().double(), edges)
+    losses = losses.detach().cpu().double()
     names = ["-inf", *(f"{edge:g}" for edge in LOG_SNR_EDGES), "inf"]
     return {
         f"{names[i]}..{names[i + 1]}": float(losses[place == i].mean())

@@ -2,162 +2,199 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar, Protocol
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebbflow.core.noise import generator_for
-from ebbflow.core.predictions import prediction_of
-from ebbflow.core.times import Importance, time_sampler
-from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Losses, Objective
-from ebbflow.training.adaptive import ImportanceTimes, Uncertainty
+from ebbflow.training.batches import Batch, Batches, Read, batches_from
 from ebbflow.training.ema import EMA
-from ebbflow.training.engine import WorkingCopy, descend
+from ebbflow.training.engine import Engine, mode
 from ebbflow.training.optim import LearningRate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Data of one step: `x0` float32 (B, *dims), `cond` a row a sample or None."""
-
-    x0: Tensor
-    cond: Tensor | None = None
-
-
-class Model(Protocol):
-    """What `fit` trains: a dataclass around a net, such as a NetDenoiser."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def net(self) -> Any: ...
-
-
-class Loader(Protocol):
-    """Batches as a pure function of the step, so that resuming needs no state."""
-
-    def batch(self, step: int) -> Batch:
-        """The batch of step `step`, counted from 0."""
-        ...
+from ebbflow.training.task import DenoiserTask, Loss, Model, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStep:
-    """What one step did: its number (1 for the first), mean loss, learning rate, gradient norm before clipping, and t
-    and loss per sample."""
+    """What one step did: its number (1 for the first), mean loss, the first group's learning rate, gradient norm before
+    clipping; time t (or None) and loss of each sample; means of what else the task reports."""
 
     step: int
     loss: float
     lr: float
     grad_norm: float
-    t: Tensor
+    level: Tensor | None
     losses: Tensor
+    report: dict[str, float] = field(default_factory=dict)
 
 
+@overload
 def fit(
-    denoiser: Model,
-    objective: Losses,
-    loader: Loader,
+    task: Task,
+    batches: Batches,
     optimiser: torch.optim.Optimizer,
+    /,
     *,
     num_steps: int,
     start: int = 0,
+    engine: Engine | None = None,
     ema: EMA | None = None,
     lr: LearningRate | None = None,
     seed: int = 0,
-    clip: float = 1.0,
-    dtype: torch.dtype = torch.float32,
-    times: ImportanceTimes | None = None,
-    uncertainty: Uncertainty | None = None,
+    read: Read | None = None,
+) -> Iterator[TrainStep]: ...
+@overload
+def fit(
+    denoiser: Model,
+    objective: Losses,
+    batches: Batches,
+    optimiser: torch.optim.Optimizer,
+    /,
+    *,
+    num_steps: int,
+    start: int = 0,
+    engine: Engine | None = None,
+    ema: EMA | None = None,
+    lr: LearningRate | None = None,
+    seed: int = 0,
+    read: Read | None = None,
+) -> Iterator[TrainStep]: ...
+def fit(
+    *what: Any,
+    num_steps: int,
+    start: int = 0,
+    engine: Engine | None = None,
+    ema: EMA | None = None,
+    lr: LearningRate | None = None,
+    seed: int = 0,
+    read: Read | None = None,
 ) -> Iterator[TrainStep]:
-    """Train `denoiser.net` in place from step `start` to `num_steps`.
+    """Train a task, `fit(task, batches, optimiser)`, or a denoiser, `fit(denoiser, objective, batches, optimiser)`: in
+    place, from step `start` to `num_steps`.
 
-    All randomness of step n comes from (seed, n), so a run stopped at any step and started again there is the same run,
-    bit for bit on one
-    device.
+    All randomness of step n comes from (seed, n), so a run whose batches are a function of the step, stopped anywhere
+    and started again there, is the same run, bit for bit on one CPU. The net is left in the mode (training or
+    evaluation) that it came in.
 
     Args:
-        denoiser: a NetDenoiser, or another model, whose net is a module with float32 weights.
+        denoiser: a NetDenoiser, or another model whose net is a module.
         objective: its loss; for a NetDenoiser it must have the denoiser's path and prediction.
-        loader: batches by step.
-        optimiser: over the net's parameters.
+        batches: any iterable of tensors, (data, condition) pairs, dicts or `Batch`es, gone through again when it ends;
+            or an object whose `batch(step)` gives that of a step, which resumes exactly. Bytes become [-1, 1].
+        optimiser: over the net's parameters, and over `objective.uncertainty`'s where there is one.
+        engine: device, precision, microbatches, clipping; by default float32 where the net is, clipped at 1.
         ema: updated after each step.
-        lr: learning rate by step; the optimiser's own when None.
-        clip: largest gradient norm.
-        dtype: bfloat16 trains a copy in that precision beside the float32 master.
-        times: draws t, and is told the losses, for an objective whose times are "importance"; a fresh one when None.
-        uncertainty: divides the losses by what it learns of them; its parameters belong in the optimiser too.
+        lr: rate of the first parameter group by step, the others in the proportion that they came with; when None no
+            rate is touched.
+        read: makes tensors of conditions that come as lists of prompts, class indices or vectors.
 
     Raises:
+        ValueError: parts that do not belong together, or batches that are none.
         FloatingPointError: a loss or gradient that is not finite, before it touches the weights.
     """
-    if isinstance(denoiser, NetDenoiser) and isinstance(objective, Objective):
-        _require_same_meaning(denoiser, objective)
-    if not isinstance(denoiser.net, torch.nn.Module):
-        raise ValueError("fit() trains a model whose net is a torch module.")
-    working = WorkingCopy(denoiser.net.train(), dtype)
-    model = replace(denoiser, net=working.module)
-    if times is None and isinstance(objective, Objective) and time_sampler(objective.times) == Importance():
-        times = ImportanceTimes(objective.path)
-    device = next(denoiser.net.parameters()).device
-    measure = _Measure(objective=objective, times=times, uncertainty=uncertainty, device=device)
-    for step in range(start, num_steps):
-        rate = optimiser.param_groups[0]["lr"] if lr is None else lr.at(step)
-        t, losses, loss = measure(model, loader.batch(step), generator_for(seed, "step", step))
-        require_finite = partial(_require_finite, step=step + 1, rate=rate, t=t, losses=losses)
-        norm = descend(loss, working, optimiser, lr=rate, clip=clip, require_finite=require_finite)
-        if ema is not None:
-            ema.update(denoiser.net)
-        yield TrainStep(
-            step=step + 1, loss=float(loss.detach()), lr=rate, grad_norm=float(norm), t=t, losses=losses.detach()
-        )
+    if len(what) == 3:
+        task, batches, optimiser = what
+        followed = task.net
+    elif len(what) == 4:
+        denoiser, objective, batches, optimiser = what
+        task, followed = DenoiserTask(denoiser, objective), denoiser.net
+        _require_stepped(objective, optimiser)
+    else:
+        raise TypeError("fit() takes (task, batches, optimiser) or (denoiser, objective, batches, optimiser).")
+    return _steps(
+        task,
+        batches_from(batches, start, read),
+        optimiser,
+        engine or Engine(device=None, precision="fp32"),
+        steps=range(start, num_steps),
+        average=None if ema is None else lambda: ema.update(followed),
+        lr=lr,
+        seed=seed,
+    )
 
 
-def _require_same_meaning(denoiser: NetDenoiser, objective: Objective) -> None:
-    meant, learnt = prediction_of(denoiser.prediction), prediction_of(objective.prediction)
-    if (denoiser.path, meant) != (objective.path, learnt):
-        raise ValueError("the denoiser and the objective must share their path and prediction.")
+def _steps(
+    task: Task,
+    batches: Iterator[Batch],
+    optimiser: torch.optim.Optimizer,
+    engine: Engine,
+    *,
+    steps: range,
+    average: Callable[[], None] | None,
+    lr: LearningRate | None,
+    seed: int,
+) -> Iterator[TrainStep]:
+    if engine.place is not None:
+        task.net.to(engine.place)
+    task.net.zero_grad(set_to_none=True)
+    with mode(task.net, training=True):
+        for step in steps:
+            rate = _set_rates(optimiser, lr, step)
+            loss = engine.backward(task, next(batches), seed=seed, step=step)
+            total, norm = _finite(task.net, loss, engine.clip, step=step, rate=rate)
+            optimiser.step()
+            task.net.zero_grad(set_to_none=True)
+            if average is not None:
+                average()
+            task.observe(loss)
+            yield TrainStep(
+                step=step + 1,
+                loss=total,
+                lr=rate,
+                grad_norm=norm,
+                level=loss.level,
+                losses=loss.each if loss.plain is None else loss.plain,
+                report={name: float(value.mean()) for name, value in loss.report.items()},
+            )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measure:
-    """(model, batch, generator) -> t, the loss of each sample, and what is minimised."""
-
-    objective: Losses
-    times: ImportanceTimes | None
-    uncertainty: Uncertainty | None
-    device: torch.device
-
-    def __call__(self, model: Model, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        x0, num, weights = batch.x0.to(self.device), len(batch.x0), None
-        if self.times is None:
-            t = self.objective.draw_times(num, generator)
-        else:
-            t, weights = self.times.draw(num, generator)
-        eps = torch.randn(batch.x0.shape, generator=generator).to(self.device)
-        cond = None if batch.cond is None else batch.cond.to(self.device)
-        losses = total = self.objective.losses(model, x0, cond, eps, t)
-        if self.uncertainty is not None:
-            u = self.uncertainty(t)
-            total = losses * torch.exp(-u) + u
-        if self.times is not None and weights is not None:
-            self.times.observe(t, losses if self.uncertainty is None else losses * torch.exp(-u))
-            total = total * weights.to(total)
-        return t, losses, total.mean()
+def _set_rates(optimiser: torch.optim.Optimizer, lr: LearningRate | None, step: int) -> float:
+    """Set the learning rates of a step, each group's in the proportion it came with; that of the first group."""
+    groups = optimiser.param_groups
+    if lr is not None:
+        first = groups[0].setdefault("initial_lr", groups[0]["lr"])
+        for group in groups:
+            share = group.setdefault("initial_lr", group["lr"]) / first if first else 1.0
+            group["lr"] = lr.at(step) * share
+    return float(groups[0]["lr"])
 
 
-def _require_finite(value: Tensor, step: int, rate: float, t: Tensor, losses: Tensor) -> None:
-    if torch.isfinite(value):
-        return
-    quarters = (4 * t).long().clamp(0, 3)
-    means = [f"{losses.detach().cpu()[quarters == q].mean():.3g}" if (quarters == q).any() else "-" for q in range(4)]
+def _finite(net: nn.Module, loss: Loss, clip: float, *, step: int, rate: float) -> tuple[float, float]:
+    """The mean loss and the gradient norm before it is clipped.
+
+    Raises:
+        FloatingPointError: one of them is not finite.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
+    total, size = torch.stack([loss.each.mean().float(), norm.float()]).tolist()
+    if math.isfinite(total) and math.isfinite(size):
+        return total, size
+    net.zero_grad(set_to_none=True)
     raise FloatingPointError(
-        f"the loss or its gradient is not finite at step {step} (learning rate {rate:.3g}; mean loss by quarter "
-        f"of t: {', '.join(means)}). "
+        f"the loss or its gradient is not finite at step {step + 1} (learning rate {rate:.3g}{_by_quarter(loss)}). "
         "The weights were not touched. Lower the learning rate, or use engine.precision=fp32."
     )
+
+
+def _by_quarter(loss: Loss) -> str:
+    if loss.level is None:
+        return ""
+    losses = (loss.each if loss.plain is None else loss.plain).cpu()
+    quarters = (4 * loss.level.cpu()).long().clamp(0, 3)
+    means = [f"{losses[quarters == q].mean():.3g}" if bool((quarters == q).any()) else "-" for q in range(4)]
+    return f"; mean loss by quarter of t: {', '.join(means)}"
+
+
+def _require_stepped(objective: Losses, optimiser: torch.optim.Optimizer) -> None:
+    """What an objective learns has to be in the optimiser."""
+    if isinstance(objective, Objective) and objective.uncertainty is not None:
+        stepped = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        if any(id(p) not in stepped for p in objective.uncertainty.parameters()):
+            raise ValueError(
+                "this objective learns its uncertainty, and the optimiser does not step it. Give the optimiser "
+                "[*net.parameters(), *objective.uncertainty.parameters()]."
+            )

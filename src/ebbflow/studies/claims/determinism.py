@@ -80,12 +80,12 @@ def half(side: Side) -> Denoiser:
     from dataclasses import replace
 
     from ebbflow.methods.denoise import NetDenoiser
-    from ebbflow.training.engine import WorkingCopy
+    from ebbflow.training.engine import in_precision
 
     denoiser = side.denoiser
     if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
         return denoiser
-    return replace(denoiser, net=WorkingCopy(denoiser.net, torch.bfloat16).module)
+    return replace(denoiser, net=in_precision(denoiser.net, torch.bfloat16))
 
 
 def ended(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str) -> Tensor:

@@ -7,8 +7,8 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -21,68 +21,31 @@ from ebbflow.metrics.cache import file_hash, key_of
 from ebbflow.metrics.measure import check_num
 from ebbflow.metrics.yardstick import yardstick_of
 from ebbflow.progress import Work, retold
+from ebbflow.requests.studies import ClaimsRequest
 from ebbflow.runs.build import build_objective
-from ebbflow.runs.same_data import require_same_data
-from ebbflow.runs.store import Run, describe
+from ebbflow.runs.folder import Run, versions
+from ebbflow.runs.same_data import require_same_data, splits_of_run
 from ebbflow.show.canvas import save_picture
 from ebbflow.studies.claims import CLAIMS, Claim, Finding, Side, Trial
 from ebbflow.studies.claims.page import page
-from ebbflow.studies.evaluate import Evaluation, features_for, sides_of, splits_of
-from ebbflow.training.engine import Precision, WorkingCopy, pick_precision
+from ebbflow.studies.evaluate import features_for, sides_of
+from ebbflow.training.engine import in_precision, pick_precision
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examination:
-    """How the claims are measured.
+def _check(request: ClaimsRequest) -> None:
+    for name in request.only:
+        choose(CLAIMS, name, "claim")
+    if request.output.suffix != ".md":
+        raise ConfigError(f"`output` wants a file ending in .md, got {request.output.name!r}.")
 
-    Args:
-        num: samples of one setting, more than there are features.
-        few: entries for what is measured sample by sample, at least 2.
-        steps: numbers of steps of the first claim.
-        only: names of `CLAIMS`; none for all.
-        seed: of the first sample.
-        batch_size: samples a network evaluation.
-        features: as in `Evaluation`.
-        precision: in which many samples are made; what is compared digit by digit is made in float32.
-        data_dir: where the data lies, if not where the runs say.
-        output: the page; findings are kept beside it in a file of the same name that ends in .json, pictures in
-            images/<name of the page>.
-    """
 
-    num: int = 500
-    few: int = 32
-    steps: tuple[int, ...] = (5, 10, 20, 50, 100)
-    only: tuple[str, ...] = ()
-    seed: int = 0
-    batch_size: int = 64
-    features: str = "auto"
-    precision: Precision = "auto"
-    data_dir: str | None = None
-    output: Path = Path("docs/claims.md")
-
-    def __post_init__(self) -> None:
-        for name in self.only:
-            choose(CLAIMS, name, "claim")
-        if self.output.suffix != ".md":
-            raise ConfigError(f"--output wants a file ending in .md, got {self.output.name!r}.")
-        if not self.steps or min(self.steps) < 1:
-            raise ConfigError(f"--steps wants numbers of at least 1, such as 5,10,20; got {list(self.steps)}.")
-        if self.few < 2:
-            raise ConfigError(f"--few must be at least 2, got {self.few}.")
-
-    @property
-    def kept(self) -> Path:
-        """Where findings are kept."""
-        return self.output.with_suffix(".json")
-
-    @property
-    def pictures(self) -> Path:
-        """Where pictures are kept."""
-        return self.output.parent / "images" / self.output.stem
+def _kept(request: ClaimsRequest) -> FilePath:
+    """Where findings are kept: beside the page."""
+    return request.output.with_suffix(".json")
 
 
 def examine(
-    diffusion: Run, flow: Run, how: Examination, *, device: torch.device, command: str = ""
+    diffusion: Run, flow: Run, how: ClaimsRequest, *, device: torch.device, command: str = ""
 ) -> Work[dict[str, Any]]:
     """Measure the claims; returns {"settings", "claims"}, which it has written as a page.
 
@@ -90,11 +53,12 @@ def examine(
         ConfigError: runs that do not make a pair, or too few samples.
         DataError: the data is not what the runs were trained on.
     """
+    _check(how)
     check_pair_of_runs(diffusion, flow)
     settings = _settings(diffusion, flow, how)
     key = key_of(settings)
     settings |= {"notes": remarks(diffusion, flow), "command": command, **machine()}
-    found = read_kept(how.kept, key)
+    found = read_kept(_kept(how), key)
     wanted = [name for name in CLAIMS if not how.only or name in how.only]
     trial: Trial | None = None
     for name in wanted:
@@ -107,16 +71,16 @@ def examine(
     return _write(how, key, settings, found)
 
 
-def _measured(name: str, claim: Claim, trial: Trial, how: Examination, command: str) -> Work[dict[str, Any]]:
+def _measured(name: str, claim: Claim, trial: Trial, how: ClaimsRequest, command: str) -> Work[dict[str, Any]]:
     began = time.perf_counter()
     finding = yield from retold(claim.measure(trial), lambda stage: replace(stage, name=f"{name}: {stage.name}"))
     return _record(finding, how, command, time.perf_counter() - began)
 
 
-def _record(finding: Finding, how: Examination, command: str, seconds: float) -> dict[str, Any]:
+def _record(finding: Finding, how: ClaimsRequest, command: str, seconds: float) -> dict[str, Any]:
     """A finding as JSON has it, its pictures written."""
     for title, picture in finding.pictures.items():
-        save_picture(picture, how.pictures / f"{title}.png", command)
+        save_picture(picture, how.output.parent / "images" / how.output.stem / f"{title}.png", command)
     return {
         "verdict": finding.verdict,
         "because": list(finding.because),
@@ -126,7 +90,7 @@ def _record(finding: Finding, how: Examination, command: str, seconds: float) ->
     }
 
 
-def read_kept(path: Path, key: str) -> dict[str, Any]:
+def read_kept(path: FilePath, key: str) -> dict[str, Any]:
     """The findings of an earlier call with the same key; none where there are none."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -135,9 +99,9 @@ def read_kept(path: Path, key: str) -> dict[str, Any]:
         return {}
 
 
-def _write(how: Examination, key: str, settings: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def _write(how: ClaimsRequest, key: str, settings: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     kept = {"key": key, "settings": settings, "claims": {name: found[name] for name in CLAIMS if name in found}}
-    write_text(how.kept, json.dumps(kept, indent=2) + "\n")
+    write_text(_kept(how), json.dumps(kept, indent=2) + "\n")
     every = {name: _said(claim) | found.get(name, {}) for name, claim in CLAIMS.items()}
     write_text(how.output, page(settings, every, f"images/{how.output.stem}"))
     chosen = {name: one for name, one in every.items() if "verdict" in one and (not how.only or name in how.only)}
@@ -159,13 +123,13 @@ def check_pair_of_runs(diffusion: Run, flow: Run) -> None:
     """
     if isinstance(diffusion.config.path, Flow | VE):
         raise ConfigError(
-            f"--diffusion {diffusion.folder} is a run on path {_kind(diffusion)!r}, and a variance-preserving one is "
-            "wanted, such as --preset mnist_ddpm_unet trains."
+            f"`diffusion`: {diffusion.folder} is a run on path {_kind(diffusion)!r}, and a variance-preserving one is "
+            "wanted, such as the preset mnist_ddpm_unet trains."
         )
     if not isinstance(flow.config.path, Flow):
         raise ConfigError(
-            f"--flow {flow.folder} is a run on path {_kind(flow)!r}, and one on path 'flow' is wanted, such as "
-            "--preset mnist_flow_unet trains."
+            f"`flow`: {flow.folder} is a run on path {_kind(flow)!r}, and one on path 'flow' is wanted, such as "
+            "the preset mnist_flow_unet trains."
         )
     for run in (diffusion, flow):
         if run.facts.latent_dims is not None:
@@ -213,7 +177,7 @@ def _flat(section: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in section.items())
 
 
-def _settings(diffusion: Run, flow: Run, how: Examination) -> dict[str, Any]:
+def _settings(diffusion: Run, flow: Run, how: ClaimsRequest) -> dict[str, Any]:
     """Everything that decides the numbers, and nothing of the machine."""
     found: dict[str, Any] = {"data": diffusion.config.data.name}
     for name, run in (("diffusion", diffusion), ("flow", flow)):
@@ -235,7 +199,7 @@ def _settings(diffusion: Run, flow: Run, how: Examination) -> dict[str, Any]:
         "samples a network evaluation": how.batch_size,
         "features": how.features,
         "precision of many samples": how.precision,
-        "versions": ", ".join(f"{k} {v}" for k, v in describe(flow.config, flow.facts)["versions"].items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
     }
 
 
@@ -250,14 +214,13 @@ def machine() -> dict[str, Any]:
 # -- the trial ---------------------------------------------------------------------------------------------------------
 
 
-def trial_of(diffusion: Run, flow: Run, how: Examination, device: torch.device) -> Work[Trial]:
+def trial_of(diffusion: Run, flow: Run, how: ClaimsRequest, device: torch.device) -> Work[Trial]:
     """Both models, the data and the features, ready to be measured."""
-    splits = splits_of(diffusion, how.data_dir)
-    splits_of(flow, how.data_dir)
-    wanted = Evaluation(num=how.num, features=how.features)
-    reference, other = sides_of(splits, wanted)
+    splits = splits_of_run(diffusion, how.data_dir)
+    splits_of_run(flow, how.data_dir)
+    reference, other = sides_of(splits, "held_out", how.num)
     one, two = side_of("diffusion", diffusion, how, device), side_of("flow", flow, how, device)
-    features = yield from features_for(splits, wanted, len(reference), device)
+    features = yield from features_for(splits, how.features, how.num, len(reference), device)
     check_num(how.num, features.map.dim, len(reference))
     yardstick = yield from yardstick_of(features, reference, other)
     some = reference.select(torch.arange(min(256, len(reference))))
@@ -279,11 +242,11 @@ def trial_of(diffusion: Run, flow: Run, how: Examination, device: torch.device) 
     )
 
 
-def side_of(name: str, run: Run, how: Examination, device: torch.device) -> Side:
+def side_of(name: str, run: Run, how: ClaimsRequest, device: torch.device) -> Side:
     """One of the two models, twice: in float32 and in the precision that many samples are made in."""
     denoiser = run.denoiser(device=device)
     assert isinstance(denoiser.net, torch.nn.Module)
-    quick = replace(denoiser, net=WorkingCopy(denoiser.net, pick_precision(how.precision, device)).module)
+    quick = replace(denoiser, net=in_precision(denoiser.net, pick_precision(how.precision, device)))
     return Side(
         name=name,
         denoiser=denoiser,

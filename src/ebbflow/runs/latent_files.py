@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import CheckpointError, ConfigError
-from ebbflow.files import whole_file
+from ebbflow.files import load_described, save_tensors
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, diffusers_class, encoded, from_description
 from ebbflow.training import checkpoint, engine
 
@@ -24,11 +25,7 @@ HF = "hf:"
 
 def save_space(space: LatentSpace, path: Path) -> None:
     """Write a latent space as one safetensors file that describes itself."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in space.state_dict().items()}
-    with whole_file(path) as partial:
-        save_file(tensors, partial, metadata={"ebbflow": json.dumps(space.description())})
+    save_tensors(space.state_dict(), path, {"ebbflow": json.dumps(space.description())})
 
 
 def read_space(path: Path) -> LatentSpace:
@@ -38,16 +35,14 @@ def read_space(path: Path) -> LatentSpace:
         CheckpointError: missing, unreadable, or something else.
         ImportError: it needs diffusers, which is missing.
     """
-    from safetensors import SafetensorError, safe_open
+    tensors, metadata = load_described(path)
+    return space_of(tensors, metadata, path)
 
+
+def space_of(tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> LatentSpace:
+    """The latent space of the tensors and metadata that a file held; see `read_space`."""
     try:
-        with safe_open(path, framework="pt") as file:
-            space = from_description(json.loads((file.metadata() or {})["ebbflow"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist.") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from error
+        space = from_description(json.loads(metadata["ebbflow"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe an autoencoder of this version: {error}.") from error
     checkpoint.load_weights(space, tensors, path)
@@ -63,11 +58,11 @@ def fingerprint(space: LatentSpace) -> str:
     return digest.hexdigest()
 
 
-def enter(config: RunConfig, splits: Splits, folder: Path | None = None) -> tuple[LatentSpace | None, Splits]:
-    """The run's latent space and its data in it; None and the data as it is for a run without one.
+def open_latent_space(config: RunConfig, data: Dataset, folder: Path | None = None) -> LatentSpace | None:
+    """The latent space that a run works in; None for a run without one.
 
-    Each image is encoded once, as the mean of its code. A folder that already holds the run gives its own copy of the
-    autoencoder, which the configured one has to equal where it still exists.
+    A folder that already holds the run gives its own copy of the autoencoder, which the configured one has to equal
+    where it still exists.
 
     Raises:
         ConfigError: no such autoencoder, one for other images, or another one than the folder's.
@@ -75,15 +70,20 @@ def enter(config: RunConfig, splits: Splits, folder: Path | None = None) -> tupl
     """
     source = config.latent.autoencoder
     if source is None:
-        return None, splits
-    if not splits.train.is_image:
+        return None
+    if not data.is_image:
         raise ConfigError(f"latent.autoencoder needs images; {config.data.name!r} holds points. Leave it out.")
-    device = engine.pick_device(config.engine.device)
-    space = _kept(source, folder, splits.train).to(device)
-    return space, Splits(train=encoded(splits.train, space), held_out=encoded(splits.held_out, space))
+    return _own_or_source(source, folder, data).to(engine.pick_device(config.engine.device))
 
 
-def keep(space: LatentSpace | None, folder: Path) -> Path | None:
+def encode(splits: Splits, space: LatentSpace | None) -> Splits:
+    """The data in the latent space, each image encoded once as the mean of its code; as it is without a space."""
+    if space is None:
+        return splits
+    return Splits(train=encoded(splits.train, space), held_out=encoded(splits.held_out, space))
+
+
+def store_copy(space: LatentSpace | None, folder: Path) -> Path | None:
     """The run's own copy of its latent space, written where it is not there yet."""
     if space is None:
         return None
@@ -93,17 +93,17 @@ def keep(space: LatentSpace | None, folder: Path) -> Path | None:
     return path
 
 
-def _kept(source: str, folder: Path | None, data: Dataset) -> LatentSpace:
+def _own_or_source(source: str, folder: Path | None, data: Dataset) -> LatentSpace:
     if folder is None or not (folder / FILE).is_file():
         return load_space(source, data)
-    kept = read_space(folder / FILE)
-    _require_dims(kept, data, str(folder / FILE))
-    if _is_local(source) and fingerprint(load_space(source, data, measure=False)) != fingerprint(kept):
+    own = read_space(folder / FILE)
+    _require_dims(own, data, str(folder / FILE))
+    if _is_local(source) and fingerprint(load_space(source, data, measure=False)) != fingerprint(own):
         raise ConfigError(
             f"{source} is not the autoencoder that {folder} was trained with. Choose another --save-dir, or go on with "
             f"the old one by --set latent.autoencoder={folder / FILE}."
         )
-    return kept
+    return own
 
 
 def load_space(source: str, data: Dataset, *, measure: bool = True) -> LatentSpace:

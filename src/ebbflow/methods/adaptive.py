@@ -58,7 +58,7 @@ class ImportanceTimes:
     def observe(self, t: Tensor, losses: Tensor) -> None:
         """Remember the unweighted losses of a step; the oldest of a bin give way."""
         bins = (torch.ceil(t.cpu() * self.num_bins - 1e-9).long() - 1).clamp(0, self.num_bins - 1).tolist()
-        for k, loss in zip(bins, losses.detach().double().cpu().tolist(), strict=True):
+        for k, loss in zip(bins, losses.detach().cpu().double().tolist(), strict=True):
             self._losses[k, int(self._counts[k]) % HISTORY] = loss
             self._counts[k] += 1
 
@@ -97,5 +97,6 @@ class Uncertainty(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """u of each t, float32 of shape (B,)."""
-        waves = frequencies(CLOCKS["log_snr"](self.path, t).to(self.weight.device), self.num_frequencies)
-        return waves @ self.weight + self.bias
+        clock = CLOCKS["log_snr"](self.path, t).float().to(self.weight.device)
+        with torch.autocast(clock.device.type, enabled=False):
+            return frequencies(clock, self.num_frequencies) @ self.weight + self.bias

@@ -1,0 +1,347 @@
+"""The folder of whatever is trained: its configuration, its checkpoints, its lines of metrics, and who may write it."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ebbflow import __version__
+from ebbflow.conditioning import ConditionedNet, DataFacts
+from ebbflow.config import (
+    AnyConfig,
+    AutoencoderConfig,
+    ClassifierConfig,
+    RunConfig,
+    TrainConfig,
+    parse,
+    parse_as,
+    to_dict,
+)
+from ebbflow.errors import CheckpointError, ConfigError, DataError
+from ebbflow.files import LOCK, locked, write_text
+from ebbflow.latent import LatentSpace
+from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.plugins import loaded
+from ebbflow.runs.build import build_denoiser
+from ebbflow.runs.latent_files import FILE, space_of
+from ebbflow.training import checkpoint
+from ebbflow.training.checkpoint import Checkpoint
+from ebbflow.training.optim import LearningRate
+from ebbflow.training.task import Joined
+
+Weights = Literal["ema", "raw"]
+FREE_KEYS = (
+    "train.num_steps",
+    "train.save_every",
+    "train.keep",
+    "train.sample_every",
+    "train.held_out_every",
+    "train.log_every",
+    "train.accumulate",
+)
+FREE_SECTIONS = ("sample", "engine")
+FORMAT = 2  # 1 had an objective's own tensors in files of their own; it is read for ever
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained run, ready to sample.
+
+    Args:
+        folder: the run's folder, or the checkpoint's where only that was given.
+        config: its configuration.
+        facts: what it knows of its data.
+        checkpoint: the checkpoint that was opened.
+    """
+
+    folder: Path
+    config: RunConfig
+    facts: DataFacts
+    checkpoint: Checkpoint
+
+    def denoiser(
+        self, weights: Weights = "ema", *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> NetDenoiser:
+        """The model with the averaged or the raw weights.
+
+        Raises:
+            CheckpointError: the weights are missing or do not fit the configuration.
+        """
+        part = {"ema": "ema", "raw": "model"}[weights]
+        denoiser = build_denoiser(self.config, self.facts)
+        assert isinstance(denoiser.net, ConditionedNet)
+        tensors = Joined.inner_of(self.checkpoint.tensors(part))
+        checkpoint.load_weights(denoiser.net, tensors, self.checkpoint.path(part))
+        denoiser.net.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        return denoiser
+
+    def space(self, device: torch.device | str = "cpu") -> LatentSpace | None:
+        """The latent space that the model works in, None where it works on the data itself.
+
+        Raises:
+            CheckpointError: its file is missing or damaged.
+        """
+        if self.facts.latent_dims is None:
+            return None
+        part = Path(FILE).stem
+        tensors, metadata = self.checkpoint.tensors(part), self.checkpoint.metadata(part)
+        return space_of(tensors, metadata, self.checkpoint.path(part)).to(device)
+
+
+KINDS = {RunConfig: "model", ClassifierConfig: "classifier", AutoencoderConfig: "autoencoder"}
+MADE_BY = {"model": "train", "classifier": "train-classifier", "autoencoder": "train-autoencoder"}
+USES = {
+    "model": "Sample it with `ebbflow sample --ckpt`.",
+    "classifier": "Give it to `ebbflow sample --classifier`.",
+    "autoencoder": "Train a run with it by `--set latent.autoencoder=`.",
+}
+
+
+def describe(config: AnyConfig, facts: DataFacts) -> dict[str, Any]:
+    """What a checkpoint and a run's config.json say of themselves."""
+    return {
+        "format": FORMAT,
+        "kind": KINDS[type(config)],
+        "config": to_dict(config),
+        "facts": {key: value for key, value in asdict(facts).items() if (key, value) != ("latent_dims", None)},
+        "versions": versions(),
+        "plugins": [plugin.name for plugin in loaded()],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What made a result."""
+    return {"ebbflow": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def read_facts(facts: Mapping[str, Any]) -> DataFacts:
+    """The facts that `describe` wrote; what older versions did not write yet has its default."""
+    return DataFacts(
+        dims=tuple(facts["dims"]),
+        is_image=facts["is_image"],
+        label_names=tuple(facts["label_names"]),
+        captions=tuple(facts.get("captions", ())),
+        vectors=tuple(tuple(vector) for vector in facts.get("vectors", ())),
+        latent_dims=None if facts.get("latent_dims") is None else tuple(facts["latent_dims"]),
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = {int(path.name[5:]): path for path in (folder / "checkpoints").glob("step_*") if path.name[5:].isdecimal()}
+    return [found[step] for step in sorted(found)]
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / "checkpoints" / f"step_{step:06d}"
+
+
+def set_aside(damaged: Path) -> Path:
+    """Give a checkpoint that cannot be read a name by which nothing looks for it."""
+    aside = damaged.with_name(f"damaged_{damaged.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return damaged.rename(aside)
+
+
+def best_of(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Step and held-out loss of the checkpoint with the least, by `rows` of metrics; None where none was measured."""
+    saved = {int(path.name[5:]) for path in checkpoints(folder)}
+    rows = [row for row in rows if math.isfinite(row.get("held_out", math.inf)) and row["step"] in saved]
+    best = min(rows, key=lambda row: float(row["held_out"]), default=None)
+    return None if best is None else {"step": best["step"], "held_out": best["held_out"]}
+
+
+def prune(folder: Path, *, keep: int, rows: Sequence[dict[str, Any]]) -> None:
+    """Remove all checkpoints but the newest `keep` and the best by `rows` of metrics, and half-written ones."""
+    best = best_of(folder, rows)
+    for partial in (folder / "checkpoints").glob(".*.part"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in checkpoints(folder)[:-keep]:
+        if best is None or old.name != checkpoint_of(folder, best["step"]).name:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def open_checkpoint(path: str | Path, kind: str) -> tuple[Path, Checkpoint]:
+    """The folder of the run in `path`, and its checkpoint; `kind` is "model" or "classifier".
+
+    Raises:
+        CheckpointError: nothing there, nothing of ours, or of the other kind.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise CheckpointError(f"{folder} does not exist. Give the folder of a run, such as runs/demo.")
+    if folder.is_file():
+        folder = folder.parent
+    found = [folder] if (folder / "state.json").is_file() else checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"{path} is not a run of ebbflow: there is no checkpoint in it.")
+    chosen = found[-1]
+    opened = checkpoint.read(chosen)
+    if int(opened.state.get("format", 1)) > FORMAT:
+        raise CheckpointError(f"{chosen} was written by a later version of ebbflow. Bring this one up to date.")
+    holds = opened.state.get("kind", "model")
+    if holds != kind:
+        raise CheckpointError(
+            f"{path} holds a trained {holds}, and a {kind} is wanted here, which `ebbflow {MADE_BY[kind]}` makes. "
+            f"{USES[holds]}"
+        )
+    return (chosen.parent.parent if chosen.parent.name == "checkpoints" else chosen), opened
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in `path`: a run's folder (its newest checkpoint), a checkpoint's folder, or a file inside one.
+
+    Raises:
+        CheckpointError: nothing there, or nothing of ours.
+    """
+    folder, opened = open_checkpoint(path, "model")
+    try:
+        config = parse(opened.state["config"])
+        known = read_facts(opened.state["facts"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{opened.folder / 'state.json'} does not describe a model of this version: {error}{_wanting(opened)}"
+        ) from error
+    return Run(folder=folder, config=config, facts=known, checkpoint=opened)
+
+
+def _wanting(opened: Checkpoint) -> str:
+    """The plugins that a checkpoint was made with and that are not loaded; they are never imported by themselves."""
+    wanting = [name for name in opened.state.get("plugins", ()) if name not in {plugin.name for plugin in loaded()}]
+    return f" It was made with the plugin {', '.join(map(str, wanting))}: name it with `import`." if wanting else ""
+
+
+@contextmanager
+def take_folder(folder: Path, config: AnyConfig, facts: DataFacts) -> Iterator[list[str]]:
+    """Make `folder` the home of a run, or find that it already is, and keep every other process out; gives remarks for
+    the user.
+
+    Raises:
+        ConfigError: it holds a run of another configuration, or files of something else; another process has it.
+    """
+    _require_home(folder)
+    with locked(folder):
+        _require_home(folder)
+        file, old, new = folder / "config.json", {}, json.loads(json.dumps(describe(config, facts)))
+        remarks = []
+        if file.is_file():
+            old = json.loads(file.read_text())
+            remarks = _require_same(folder, old, new)
+        write_text(file, json.dumps({**old, **new}, indent=2))
+        yield remarks
+
+
+def _require_home(folder: Path) -> None:
+    if folder.is_dir() and ((folder / "config.json").is_file() or not {p.name for p in folder.iterdir()} - {LOCK}):
+        return
+    if folder.exists():
+        raise ConfigError(f"{folder} is not empty and holds no run. Choose another --save-dir.")
+
+
+def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    if old.get("kind", "model") != new["kind"]:
+        article = "an" if old.get("kind") == "autoencoder" else "a"
+        raise ConfigError(
+            f"{folder} holds {article} {old.get('kind', 'model')}, and this command makes another kind "
+            f"({new['kind']}). Choose another --save-dir."
+        )
+    kind = next(cls for cls, name in KINDS.items() if name == new["kind"])
+    known = json.loads(json.dumps(to_dict(parse_as(kind, old["config"]))))  # an older version may have written less
+    for section, values in new["config"].items():
+        before = known[section]
+        for key in values.keys() | before.keys():
+            free = section in FREE_SECTIONS or f"{section}.{key}" in FREE_KEYS or (section, key) == ("data", "dir")
+            if (section, key) == ("latent", "autoencoder"):  # its weights are compared, it may have been moved
+                free = bool(values.get(key)) and bool(before.get(key))
+            if not free and values.get(key) != before.get(key):
+                raise ConfigError(
+                    f"{folder} holds a run with another configuration: {section}.{key} is {before.get(key)!r} there, "
+                    f"{values.get(key)!r} here. Choose another --save-dir, or repeat the old settings to resume."
+                )
+    facts = old.get("facts", {})
+    if not facts or any(facts.get(key, value) != value for key, value in new["facts"].items()):
+        raise ConfigError(f"{folder} holds a run on other data ({old.get('facts')}). Choose another --save-dir.")
+    return _changed_length(known["train"], new["config"]["train"])
+
+
+def _changed_length(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What is to be said where the length of a run changes under a schedule that depends on it."""
+    if old["schedule"] != "cosine" or old["num_steps"] == new["num_steps"]:
+        return []
+    return [
+        f"the learning rate falls along a cosine over train.num_steps, which was {old['num_steps']} and is now "
+        f"{new['num_steps']}: it goes on along the new one. Use train.schedule=constant for a run to be made longer."
+    ]
+
+
+def learning_rate(train: TrainConfig) -> LearningRate:
+    """The learning rate of a configuration."""
+    return LearningRate(
+        peak=train.lr,
+        warmup_steps=train.warmup_steps,
+        schedule=train.schedule,
+        num_steps=train.num_steps,
+        decay_every=train.lr_decay_step,
+        decay_rate=train.lr_decay_rate,
+    )
+
+
+def log_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Append a line to the metrics of a folder."""
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics in a folder that can be read: all, but one that a crash or a full disk cut short."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return [row for line in lines if (row := _row(line)) is not None]
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics in the folder of a run, to look at.
+
+    Raises:
+        DataError: no such file, nothing in it, or a line in its midst that is no metrics.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        raise DataError(f"{folder} holds no {METRICS}. Name the folder of a run of `ebbflow train`.")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines[:-1], start=1):
+        if _row(line) is None:
+            raise DataError(f"line {number} of {path} is not a line of metrics. Mend or remove it.")
+    if not (rows := metrics(folder)):
+        raise DataError(f"{path} holds no steps yet. Train the run for longer.")
+    return rows
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Drop the metrics of steps that will be done again, and what cannot be read."""
+    rows = [row for row in metrics(folder) if row["step"] <= step]
+    write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps, 0 for never, is due."""
+    return every > 0 and step % every == 0

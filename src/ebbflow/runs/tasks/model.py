@@ -1,0 +1,110 @@
+"""The task of a run: a model of the data, or of its latents."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import nn
+
+from ebbflow.config import RunConfig
+from ebbflow.core.entries import spelt
+from ebbflow.data import Splits
+from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.runs.build import (
+    DatasetLoader,
+    build_denoiser,
+    build_objective,
+    conditioner_of,
+    drop_of,
+    facts_of,
+    resolved,
+)
+from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
+from ebbflow.runs.opened import opened_with
+from ebbflow.runs.results import collect
+from ebbflow.runs.sample import deal, default_plan, generate
+from ebbflow.runs.tasks.base import RunTask
+from ebbflow.training.engine import device_of
+from ebbflow.training.held_out import HeldOut
+from ebbflow.training.task import DenoiserTask
+
+GRID_COLUMNS, MAX_ROWS = 8, 10
+NUM_POINTS = 1000
+
+
+class ModelTask(DenoiserTask, RunTask):
+    """A model of the data, in its latent space where it has one.
+
+    Args:
+        config: the configuration.
+        splits: the data.
+        folder: the run's, which may hold its own copy of the latent space.
+
+    Raises:
+        ConfigError: parts that do not fit.
+    """
+
+    def __init__(self, config: RunConfig, splits: Splits, folder: Path) -> None:
+        self.space, self.folder = open_latent_space(config, splits.train, folder), folder
+        self.splits = encode(splits, self.space)
+        self.facts = facts_of(self.splits.train)
+        self.config = config = resolved(config, self.facts)
+        self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
+        super().__init__(self.conditioned, build_objective(config))
+
+    @property
+    def decay(self) -> float | None:
+        return float(self.config.ema.decay)
+
+    def batches(self) -> DatasetLoader:
+        train, conditioner, data = self.config.train, conditioner_of(self.conditioned), self.splits.train
+        return DatasetLoader(
+            dataset=data,
+            cond=None if conditioner is None else conditioner.conditions(data),
+            conditioner=conditioner,
+            drop=drop_of(self.config),
+            batch_size=train.batch_size,
+            seed=train.seed,
+        )
+
+    def store_copies(self) -> Path | None:
+        return store_copy(self.space, self.folder)
+
+    @cached_property
+    def _held_out(self) -> HeldOut | None:
+        data, conditioner = self.splits.held_out, conditioner_of(self.conditioned)
+        num = min(len(data), self.config.train.held_out_size)
+        if num == 0:
+            return None
+        rows = torch.arange(num) * len(data) // num  # spread, since folders are listed class by class
+        cond = None if conditioner is None else conditioner.conditions(data)
+        cond = None if cond is None else cond[rows]
+        return HeldOut(objective=self.objective, x0=data.x0(rows), cond=cond, seed=self.config.train.seed)
+
+    def held_out(self, net: nn.Module) -> dict[str, Any]:
+        if self._held_out is None:
+            return {}
+        loss, by_log_snr = self._held_out(self.model(net), device_of(net))
+        return {"held_out": loss, "held_out_by_log_snr": by_log_snr}
+
+    def picture(self, net: nn.Module) -> Image:
+        """A grid with fixed seeds; rows are classes, captions or vectors where there are conditions."""
+        denoiser = self.model(net)
+        model = opened_with(denoiser, self.config, self.facts, self.space, device=device_of(net))
+        rows, points = model.examples[:MAX_ROWS], not self.facts.is_image
+        seeds = range(NUM_POINTS if points else GRID_COLUMNS * (len(rows) or GRID_COLUMNS))
+        plan = default_plan(model, seeds=seeds, conditions=deal(rows, len(seeds)) if rows else None)
+        return collect(model, plan, generate(model, plan)).grid()
+
+    def card(self) -> str:
+        config = self.config
+        return (
+            f"A {type(config.net).__name__.removesuffix('Options')} of "
+            f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {spelt(config.objective.prediction)} "
+            f"on path {type(config.path).__name__}.\n\nSample it with\n\n```\nebbflow sample --ckpt {self.folder} "
+            "--output samples.png\n```"
+        )

@@ -1,0 +1,280 @@
+"""Training in a folder: one trainer for every task, with its lock, metrics, checkpoints, pictures and resuming."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebbflow.errors import CheckpointError
+from ebbflow.files import write_text
+from ebbflow.runs.folder import (
+    METRICS,
+    checkpoint_of,
+    checkpoints,
+    describe,
+    forget_after,
+    is_due,
+    learning_rate,
+    log_metrics,
+    metrics,
+    prune,
+    set_aside,
+    take_folder,
+)
+from ebbflow.runs.tasks import RunTask
+from ebbflow.show import canvas
+from ebbflow.training import checkpoint, engine
+from ebbflow.training.ema import EMA
+from ebbflow.training.held_out import bins_by_log_snr
+from ebbflow.training.loop import TrainStep, fit
+from ebbflow.training.optim import adamw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What the caller may show after a step; `note` is a line about something written or found."""
+
+    step: int
+    num_steps: int
+    loss: float
+    lr: float
+    held_out: float | None = None
+    note: str | None = None
+
+
+class Trainer:
+    """A task in its folder. Building it takes the folder and restores the newest checkpoint; `events` trains.
+
+    After each step it logs and saves what is due, and then measures and draws, so that what fails there costs no work.
+
+    Args:
+        task: what is trained.
+        command: the command that made it, for the card and the pictures.
+        should_stop: asked after each step; True saves and ends.
+
+    Raises:
+        ConfigError: a folder that holds something else, or that another process trains; one of several processes.
+        CheckpointError: no checkpoint of the folder can be read.
+    """
+
+    def __init__(self, task: RunTask, *, command: str = "", should_stop: Callable[[], bool] = lambda: False) -> None:
+        engine.require_one_process()
+        engine.keep_large_blocks()
+        self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
+        self.command, self.should_stop, self.train = command, should_stop, task.config.train
+        self.engine = engine.Engine(
+            device=self.config.engine.device,
+            precision=self.config.engine.precision,
+            accumulate=self.train.accumulate,
+            clip=self.train.clip,
+        )
+        task.net.to(self.engine.place)
+        self.ema = None if task.decay is None else EMA(task.net, task.decay)
+        self.optimiser = adamw(task.net.parameters(), lr=self.train.lr, weight_decay=self.train.weight_decay)
+        with ExitStack() as held:
+            self._remarks = held.enter_context(take_folder(self.folder, self.config, self.facts))
+            self._beside = task.store_copies()
+            self.start = self._restore()
+            self._measured = [row for row in metrics(self.folder) if any(key.startswith("held_out") for key in row)]
+            self._held = held.pop_all()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return engine.device_of(self.task.net)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the forward pass multiplies in."""
+        return self.engine.dtype(self.device)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained parameters."""
+        return sum(p.numel() for p in self.task.net.parameters())
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The last held-out measurement; {} before the first."""
+        return self._measured[-1] if self._measured else {}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder already holds the task, trained to the end."""
+        made = all((self.folder / name).is_file() for name in self.task.products)
+        return self.start >= self.train.num_steps and made
+
+    def events(self) -> Iterator[Progress]:
+        """Train from where the folder stands to the end, or until `should_stop`; then the folder is let go."""
+        with self._held:
+            for name in self.task.products:
+                (self.folder / name).unlink(missing_ok=True)
+            here = Progress(step=self.start, num_steps=self.train.num_steps, loss=0.0, lr=0.0)
+            yield from (replace(here, note=remark) for remark in self._remarks)
+            if self.start and self.measured.get("step") != self.start:
+                yield from self._look(here)  # it was stopped right after it had saved
+            for here, stopped in self._trained():
+                yield here
+                if is_due(here.step, self.train.save_every) or stopped or self._is_last(here.step):
+                    yield replace(here, note=f"checkpoint: {self._save(here.step)}")
+                if stopped:
+                    break
+                yield from self._look(here)
+            if here.step >= self.train.num_steps:
+                yield from self._finish(here)
+
+    def _trained(self) -> Iterator[tuple[Progress, bool]]:
+        """Each step, logged, and whether it was asked to stop there; the time between steps is not counted."""
+        steps, window, spent = self._fit(), [], 0.0
+        while True:
+            began = time.perf_counter()
+            try:
+                step = next(steps, None)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} {self._last_good()}") from None
+            spent += time.perf_counter() - began
+            if step is None:
+                return
+            window.append(step)
+            stopped = not self._is_last(step.step) and self.should_stop()
+            if is_due(step.step, self.train.log_every) or stopped or self._is_last(step.step):
+                log_metrics(self.folder, self._summary(window, spent))
+                window, spent = [], 0.0
+            yield Progress(step=step.step, num_steps=self.train.num_steps, loss=step.loss, lr=step.lr), stopped
+
+    def _fit(self) -> Iterator[TrainStep]:
+        return fit(
+            self.task,
+            self.task.batches(),
+            self.optimiser,
+            num_steps=self.train.num_steps,
+            start=self.start,
+            engine=self.engine,
+            ema=self.ema,
+            lr=learning_rate(self.train),
+            seed=self.train.seed,
+        )
+
+    def _is_last(self, step: int) -> bool:
+        return step == self.train.num_steps
+
+    def _look(self, here: Progress) -> Iterator[Progress]:
+        """Held-out quantities and a picture, where they are due; then old checkpoints go."""
+        step, net = here.step, self.task.net if self.ema is None else self.ema.module
+        if is_due(step, self.train.held_out_every) or self._is_last(step):
+            found = self._measure(net)
+            if found:
+                self._measured.append({"step": step, **found})
+                log_metrics(self.folder, self.measured)
+                yield replace(here, held_out=found.get("held_out"), note=_said(found))
+        if is_due(step, self.train.sample_every) or self._is_last(step):
+            yield replace(here, note=self._draw(net, step))
+        prune(self.folder, keep=self.train.keep, rows=self._measured)
+        if checkpoint_of(self.folder, step).exists():
+            write_text(self.folder / "README.md", self._card(step))
+
+    @torch.no_grad()
+    def _measure(self, net: torch.nn.Module) -> dict[str, Any]:
+        with engine.mode(net, training=False):
+            found = self.task.held_out(net)
+        if self.ema is not None and "held_out" in found:
+            with engine.mode(self.task.net, training=False):
+                found["held_out_raw"] = self.task.held_out(self.task.net)["held_out"]
+        return found
+
+    @torch.no_grad()
+    def _draw(self, net: torch.nn.Module, step: int) -> str:
+        """Save a picture; a failure is told, and costs no more."""
+        path = self.folder / "samples" / f"step_{step:06d}.png"
+        try:
+            with engine.mode(net, training=False), self.engine.autocast(self.device):
+                picture = self.task.picture(net)
+            if picture is None:
+                return "nothing to draw"
+            canvas.save_picture(picture, path, self.command)
+        except Exception as error:
+            return f"no picture: {type(error).__name__}: {error}"
+        return f"picture: {path}"
+
+    def _finish(self, here: Progress) -> Iterator[Progress]:
+        self.task.finish(self.task.net)
+        for name in self.task.products:
+            yield replace(here, note=f"made: {self.folder / name}")
+
+    def _summary(self, window: list[TrainStep], seconds: float) -> dict[str, Any]:
+        last, num = window[-1], len(window)
+        row = {
+            "step": last.step,
+            "loss": sum(s.loss for s in window) / num,
+            "lr": last.lr,
+            "grad_norm": sum(s.grad_norm for s in window) / num,
+            "samples_per_second": round(num * self.train.batch_size / seconds, 1),
+            **{name: sum(s.report[name] for s in window) / num for name in last.report},
+        }
+        levels = [s.level for s in window if s.level is not None]
+        if levels and self.task.path is not None:
+            losses = torch.cat([s.losses.float().cpu() for s in window])
+            row["loss_by_log_snr"] = bins_by_log_snr(self.task.path.log_snr(torch.cat(levels)), losses)
+        return row
+
+    def _restore(self) -> int:
+        """The step of the newest checkpoint that can be read, put in place; the damaged ones are set aside."""
+        first: CheckpointError | None = None
+        for folder in reversed(checkpoints(self.folder)):
+            try:
+                found = checkpoint.read(folder)
+                checkpoint.restore(found, self.task.net, self.ema, self.optimiser)
+                if self.task.state():
+                    self.task.load_state(found.tensors("task"))
+            except CheckpointError as error:
+                first = first or error
+                continue
+            for later in checkpoints(self.folder):
+                if first is not None and int(later.name[5:]) > found.step:
+                    self._remarks.append(f"{first} It is now {set_aside(later)}; going on from step {found.step}.")
+            forget_after(self.folder, found.step)
+            return found.step
+        if first is not None:
+            raise first
+        (self.folder / METRICS).unlink(missing_ok=True)
+        return 0
+
+    def _last_good(self) -> str:
+        found = checkpoints(self.folder)
+        return f"The last checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
+
+    def _save(self, step: int) -> Path:
+        folder = checkpoint_of(self.folder, step)
+        checkpoint.save(
+            folder,
+            model=self.task.net,
+            ema=self.ema,
+            optimiser=self.optimiser,
+            state={"step": step, **describe(self.config, self.facts)},
+            beside=self._beside,
+            parts={"task": self.task.state()},
+        )
+        prune(self.folder, keep=self.train.keep, rows=self._measured)
+        write_text(self.folder / "README.md", self._card(step))
+        return folder
+
+    def _card(self, step: int) -> str:
+        found = self.measured
+        held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
+        return (
+            f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step} of {self.train.num_steps} steps on "
+            f"{self.config.data.name}.{held}\n\nMade by\n\n```\n{self.command}\n```\n"
+        )
+
+
+def _said(found: dict[str, Any]) -> str:
+    """Held-out quantities in a line: "held-out loss 1.2345, accuracy 0.98"."""
+    names = {key: key.removeprefix("held_out").strip("_") or "loss" for key in found if key != "step"}
+    numbers = [f"{name} {found[key]:.4f}" for key, name in names.items() if isinstance(found[key], float)]
+    return f"held-out {', '.join(numbers)}"
