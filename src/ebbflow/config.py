@@ -1,4 +1,4 @@
-"""The configuration of a run: frozen dataclasses, read from TOML, `--set a.b=c` and JSON, with errors that name the key
+"""The configuration of a run: frozen dataclasses, read from TOML, settings a.b=c and JSON, with errors that name the key
 and the cure."""
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def _own_or_source(source: str, folder: Path | None, data: Dataset) -> LatentSpa
     _require_dims(own, data, str(folder / FILE))
     if _is_local(source) and fingerprint(load_space(source, data, measure=False)) != fingerprint(own):
         raise ConfigError(
-            f"{source} is not the autoencoder that {folder} was trained with. Choose another --save-dir, or go on with "
-            f"the old one by --set latent.autoencoder={folder / FILE}."
+            f"{source} is not the autoencoder that {folder} was trained with. Choose another `save_dir`, or go on with "
+            f"the old one by the setting latent.autoencoder={folder / FILE}."
         )
     return own
 
@@ -136,7 +136,7 @@ def _space_of(autoencoder: DiffusersAutoencoder, data: Dataset, source: str) -> 
     if data.dims[0] != wanted:
         raise ConfigError(
             f"the autoencoder {source} takes images of {wanted} channels, {data.name!r} has {_shape(data.dims)}. "
-            f"Use --channels {wanted}."
+            f"Use `channels` {wanted}."
         )
     return LatentSpace(autoencoder, data.dims)
 
@@ -145,7 +145,7 @@ def _require_dims(space: LatentSpace, data: Dataset, source: str) -> None:
     if space.dims != data.dims:
         raise ConfigError(
             f"the autoencoder {source} is made for images of {_shape(space.dims)}, {data.name!r} has "
-            f"{_shape(data.dims)}. Use --img-size and --channels, or train one with ebbflow train-autoencoder."
+            f"{_shape(data.dims)}. Use `size` and `channels`, or train one with ebbflow train-autoencoder."
         )
 
 
