@@ -16,10 +16,10 @@ from ebbflow.cli.app import run_app
 from ebbflow.core.paths import Cosine, Flow
 from ebbflow.errors import CheckpointError
 from ebbflow.methods.guidance import NetClassifier
-from ebbflow.runs import Request, generate, open_run
+from ebbflow.runs import Model, Plan, generate
 from ebbflow.runs.classifier import open_classifier
-from ebbflow.runs.generate import default_request
-from ebbflow.runs.guiding import Guides
+from ebbflow.runs.guides import Guides, open_loss
+from ebbflow.runs.sample import check, default_plan
 
 UNET = ("--set", "net.channels=[8,16]")
 TINY = ["--set", "train.held_out_size=64", "--set", "train.batch_size=32", "--set", "train.warmup_steps=0"]
@@ -236,17 +236,14 @@ def test_image_losses_pull_towards_their_target(
     pixels[4:] = 200
     Image.fromarray(pixels).save(target)
     flags = ["--num", "4", "--loss", loss, "--target", str(target), "--loss-emphasis", emphasis, *extra]
-    run = open_run(runs["plain"])
-    request = default_request(run, seeds=(0, 1, 2, 3), labels=None)
-    from ebbflow.runs.guiding import open_loss
-
+    model = Model.from_run(runs["plain"])
+    plan = default_plan(model, seeds=range(4))
     options = {"width": 1.0} if loss == "blur" else {"factor": 2} if loss == "downsample" else {}
     measure = open_loss(
-        loss, run.facts, target=str(target), mask="left" if loss == "inpaint" else None, options=options
+        loss, model.facts, target=str(target), mask="left" if loss == "inpaint" else None, options=options
     )
-    denoiser = run.denoiser()
     ends = [
-        [s.x for s in generate(denoiser, run.facts, replace(request, guides=g)) if s.done][-1]
+        [s.x for s in generate(model, replace(plan, guides=g)) if s.done][-1]
         for g in (Guides(), Guides(loss=measure, loss_emphasis=emphasis))
     ]
     assert float(measure(ends[1]).mean()) < float(measure(ends[0]).mean())
@@ -319,10 +316,11 @@ def test_lists_name_the_rules_and_losses(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_request_can_be_made_in_python(runs: Runs) -> None:
-    run = open_run(runs["plain"])
+    model = Model.from_run(runs["plain"])
     exact = NetClassifier(net=open_classifier(runs["clf"]).classifier.net)
-    request = Request(seeds=(0, 1), labels=(3, 4), num_steps=2, guides=Guides(classifier=exact, classifier_scale=2.0))
-    request.check(run.facts, conditional=False)
-    denoiser = replace(run.denoiser(), path=Flow())
-    assert [s.x.shape for s in generate(denoiser, run.facts, request) if s.done] == [(2, 1, 8, 8)]
-    assert Cosine() != denoiser.path
+    guides = Guides(classifier=exact, classifier_scale=2.0)
+    plan = Plan(seeds=(0, 1), conditions=(3, 4), num_steps=2, guides=guides)
+    check(model, plan)
+    moved = model.with_denoiser(replace(model.denoiser, path=Flow()))
+    assert [s.x.shape for s in generate(moved, plan) if s.done] == [(2, 1, 8, 8)]
+    assert Cosine() != moved.denoiser.path

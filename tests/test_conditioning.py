@@ -26,10 +26,10 @@ from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.nets import NETS
-from ebbflow.runs import Request, generate, open_run
+from ebbflow.runs import Model, Plan, generate, open_run
 from ebbflow.runs.build import facts_of
 from ebbflow.runs.folder import read_facts, take_folder
-from ebbflow.runs.generate import row_name
+from ebbflow.runs.results import row_name
 
 INJECTIONS = ("add", "scale", "cross_attention")
 NAMES = tuple("0123456789")
@@ -399,20 +399,24 @@ def test_a_prompt_and_the_label_that_it_words_give_the_same_samples(runs: dict[s
     named = ef.sample(runs["text"], num=4, labels=[4, 2])
     other = ef.sample(runs["text"], num=4, prompts=["a picture of a five"])
     assert torch.equal(spoken.x, named.x) and not torch.equal(spoken.x, other.x)
-    assert spoken.wanted == ("a picture of a four",) * 2 + ("a picture of a two",) * 2 and named.labels == (4, 4, 2, 2)
+    assert spoken.conditions == ("a picture of a four",) * 2 + ("a picture of a two",) * 2 and named.labels == (
+        4,
+        4,
+        2,
+        2,
+    )
     vectors = ef.sample(runs["vector"], num=2, vectors=[[float(i == k) for i in range(10)] for k in (3, 8)])
     assert torch.equal(vectors.x, ef.sample(runs["vector"], num=2, labels=[3, 8]).x)
 
 
 def test_a_negative_prompt_takes_the_place_of_the_null(runs: dict[str, Path]) -> None:
     """u + w (c - u) with u = c is c whatever w; with the null as u it is not."""
-    run = open_run(runs["text"])
-    denoiser = run.denoiser()
-    shaken(denoiser.net)
+    model = Model.from_run(runs["text"])
+    shaken(model.denoiser.net)
 
     def drawn(**more: object) -> Tensor:
-        request = Request(seeds=(0, 1), wanted=("four", "four"), num_steps=2, **more)
-        return next(s.x for s in generate(denoiser, run.facts, request) if s.done)
+        plan = Plan(seeds=(0, 1), conditions=("four", "four"), num_steps=2, **more)
+        return next(s.x for s in generate(model, plan) if s.done)
 
     plain = drawn()
     torch.testing.assert_close(drawn(guidance=3.0, negative="four"), plain, rtol=1e-4, atol=1e-4)

@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from ebbflow.data import load_dataset, to_uint8
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encoded, from_description
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
-from ebbflow.runs import Trainer, facts_of, generate, load_splits, open_run, task_of
-from ebbflow.runs.generate import default_request
-from ebbflow.runs.guiding import open_guides
+from ebbflow.requests.sampling import SampleRequest
+from ebbflow.runs import Model, Trainer, facts_of, generate, load_splits, open_run, task_of
+from ebbflow.runs.guides import open_guides
 from ebbflow.runs.latent_files import fingerprint, read_space, save_space
+from ebbflow.runs.sample import default_plan
 from ebbflow.runs.tasks import AutoencoderTask
 from ebbflow.show import canvas
 from ebbflow.studies.evaluate import _denoising
@@ -308,10 +310,9 @@ def test_a_run_trains_and_samples_decoded_images(run: tuple[Path, Path], tmp_pat
     assert found["arr_0"].shape == (6, 8, 8, 1) and found["arr_0"].dtype == np.uint8
     opened = open_run(folder)
     assert (opened.facts.dims, opened.facts.latent_dims) == ((1, 8, 8), (4, 4, 4))
-    request = default_request(opened, seeds=tuple(range(6)), labels=(3, 3, 3, 5, 5, 5))
-    space = opened.space()
+    model, space = Model.from_run(folder), opened.space()
     assert space is not None
-    last = list(generate(opened.denoiser(), opened.facts, request, space=space))[-1]
+    last = list(generate(model, default_plan(model, seeds=range(6), conditions=(3, 3, 3, 5, 5, 5))))[-1]
     assert last.state.shape == (6, 4, 4, 4)
     wanted = to_uint8(space.decode(last.state).clamp(-1, 1)).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(found["arr_0"], wanted)
@@ -319,11 +320,9 @@ def test_a_run_trains_and_samples_decoded_images(run: tuple[Path, Path], tmp_pat
     assert by_api.images is not None and np.array_equal(by_api.images.permute(0, 2, 3, 1).numpy(), wanted)
 
 
-def test_sampling_without_the_space_is_refused(run: tuple[Path, Path]) -> None:
-    opened = open_run(run[0])
-    request = default_request(opened, seeds=(0,), labels=None)
-    with pytest.raises(ValueError, match=r"run\.space\(\)"):
-        next(generate(opened.denoiser(), opened.facts, request))
+def test_a_model_of_latents_is_opened_with_its_space(run: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="with its latent space"):
+        replace(Model.from_run(run[0]), space=None)
 
 
 def npz_of(folder: Path, output: Path) -> bytes:
@@ -369,12 +368,13 @@ def test_resuming_is_uninterrupted_and_wants_the_same_autoencoder(
 def test_guides_respect_the_latent_space(
     run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened, target = open_run(run[0]), load_dataset("digits").train.x0(torch.tensor([0]))
-    guides = open_guides(opened, loss=lambda x0: (x0 - target).square().flatten(1).sum(1), loss_weight=0.5)
+    model, target = Model.from_run(run[0]), load_dataset("digits").train.x0(torch.tensor([0]))
+    asked = SampleRequest(loss=lambda x0: (x0 - target).square().flatten(1).sum(1), loss_weight=0.5)
+    guides = open_guides(model, asked)
     assert guides.loss is not None
     z = normal(2, 4, 4, 4, dtype=torch.float32).requires_grad_()
     value = guides.loss(z)
-    space = opened.space()
+    space = model.space
     assert space is not None
     torch.testing.assert_close(value, (space.decode(z) - target).square().flatten(1).sum(1))
     assert float(torch.autograd.grad(value.sum(), z)[0].abs().sum()) > 0, "images guide latents"

@@ -270,7 +270,7 @@ def test_the_optimal_variance_is_measured_once(
     def gone(config: object) -> None:
         raise AssertionError("the data was read again")
 
-    monkeypatch.setattr("ebbflow.runs.variance.load_splits", gone)
+    monkeypatch.setattr("ebbflow.runs.same_data.load_splits", gone)
     assert ancestral(learned, tmp_path, "optimal") == 0
 
 

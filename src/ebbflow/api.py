@@ -1,18 +1,26 @@
-"""The calls that a notebook starts with: `open` a model, `sample` it, `edit` with it."""
+"""The calls that a notebook starts with: `open` a model, `sample` it, `edit` with it, `evaluate` and `compare` it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ebbflow.errors import ConfigError
+from ebbflow.files import write_text
 from ebbflow.methods.denoise import Denoiser
+from ebbflow.progress import finish
 from ebbflow.requests.base import takes
 from ebbflow.requests.sampling import EditCall, Opening, SampleCall, Weights
+from ebbflow.requests.studies import CompareRequest, EvaluateImagesRequest, EvaluateRequest
 from ebbflow.runs.model import Model, edit_with, sample_model
 from ebbflow.runs.results import SampleSet
+
+if TYPE_CHECKING:
+    from ebbflow.studies.report import Report
 
 HF = "hf:"
 
@@ -67,6 +75,51 @@ def edit(model: str | Path | Model, image: str | Path | Tensor, request: EditCal
         DataError: a picture that cannot be read.
     """
     return edit_with(_opened(model, request), image, request)
+
+
+@takes(EvaluateRequest)
+def evaluate(model: str | Path | Model, request: EvaluateRequest) -> dict[str, Any]:
+    """Measure an open model's samples, or those of the one in a folder, against its data: the whole table, which it
+    has also written beside the run.
+
+    Raises:
+        ConfigError: a request that the model cannot serve, or too few samples.
+        DataError: the data is not what the model was trained on.
+    """
+    from ebbflow.studies.evaluate import evaluate as work_of
+
+    return finish(work_of(_opened(model, request), request))
+
+
+@takes(EvaluateImagesRequest)
+def evaluate_images(images: str | Path, request: EvaluateImagesRequest) -> dict[str, Any]:
+    """Score pictures that anything has made, in a folder or an .npz file, against a data set: the whole table.
+
+    Raises:
+        ConfigError: too few pictures.
+        DataError: pictures of another shape than the data's, or unreadable ones.
+    """
+    from ebbflow.studies.evaluate import evaluate_images as work_of
+
+    return finish(work_of(Path(images), request))
+
+
+@takes(CompareRequest)
+def compare(models: Sequence[str | Path | Model], request: CompareRequest) -> Report:
+    """Hold open models, or those in folders, against each other on the same seeds; `output` is the page, beside which
+    finished cells are kept.
+
+    Raises:
+        ConfigError: models of different data, an unknown name, too few samples.
+        DataError: the data is not what the models were trained on.
+    """
+    from ebbflow.studies.compare import compare as work_of
+    from ebbflow.studies.report import page
+
+    opened = [_opened(model, request) for model in models]
+    report = finish(work_of(opened, request, request.output.with_suffix(".cells.jsonl")))
+    write_text(request.output, page(report))
+    return report
 
 
 def _opened(model: str | Path | Model, request: Opening) -> Model:

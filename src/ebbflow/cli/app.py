@@ -165,19 +165,19 @@ VERBS: dict[str, Verb | click.Command] = {
     ),
     "evaluate": Verb(
         "Measure samples against the data.",
-        "studies.EvaluateRequest",
+        "studies.EvaluateCommand",
         "studies.evaluate",
         "--ckpt runs/digits --num 1000 --guidance 1",
     ),
     "evaluate-images": Verb(
         "Measure pictures made by anything.",
-        "studies.EvaluateImagesRequest",
+        "studies.EvaluateImagesCommand",
         "studies.evaluate_images",
         "--images pictures --data digits",
     ),
     "compare": Verb(
         "Compare runs, samplers, grids, steps, guidance.",
-        "studies.CompareRequest",
+        "studies.CompareCommand",
         "studies.compare",
         "runs/a runs/b --samplers ddim,heun --steps 5,10",
     ),

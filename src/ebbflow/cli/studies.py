@@ -11,9 +11,9 @@ from ebbflow.cli.progress import shown
 from ebbflow.cli.sampling import opened
 from ebbflow.requests.studies import (
     ClaimsRequest,
-    CompareRequest,
-    EvaluateImagesRequest,
-    EvaluateRequest,
+    CompareCommand,
+    EvaluateCommand,
+    EvaluateImagesCommand,
     LikelihoodRequest,
     SearchGridRequest,
 )
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ebbflow.studies.report import Report
 
 
-def evaluate(request: EvaluateRequest) -> None:
+def evaluate(request: EvaluateCommand) -> None:
     """Measure a run's samples against its data: Frechet distance, KID, precision, recall, label accuracy, copying."""
     from ebbflow.studies.evaluate import evaluate as work_of
     from ebbflow.training.engine import keep_large_blocks
@@ -39,11 +39,11 @@ def evaluate(request: EvaluateRequest) -> None:
         print(result["file"])
 
 
-def evaluate_images(request: EvaluateImagesRequest) -> None:
+def evaluate_images(request: EvaluateImagesCommand) -> None:
     """Score pictures made by anything, in a folder or an .npz file, against a data set."""
     from ebbflow.studies.evaluate import evaluate_images as work_of
 
-    result = shown(work_of(request), "stopped.")
+    result = shown(work_of(request.images, request), "stopped.")
     if request.json:
         print_json(result)
     else:
@@ -69,7 +69,7 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     print(f"\n{num} samples{spent}, features {result['features']}{says}")
 
 
-def compare(request: CompareRequest) -> None:
+def compare(request: CompareCommand) -> None:
     """Compare runs, samplers, grids, steps and guidance on the same seeds: quality against evaluations and seconds.
 
     Finished cells are kept beside the report and not made again: a stopped comparison goes on where it was, and a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -85,7 +86,10 @@ class Guiding:
     ] = None
     classifier: Annotated[Path | None, Doc("A folder of `ebbflow train-classifier`; guides to the labels.")] = None
     classifier_scale: Annotated[float | None, Doc("How strongly the classifier guides. Default: 1.")] = None
-    loss: Annotated[str | None, Doc("Guide by a loss: colour, inpaint, blur or downsample of the target.")] = None
+    loss: Annotated[
+        str | Callable | None,
+        Doc("Guide by a loss: colour, inpaint, blur or downsample of the target; in Python any function of x0 too."),
+    ] = None
     loss_weight: Annotated[
         float | None, Doc("How strongly the loss guides; late and none overshoot above 2. Default: 1.")
     ] = None

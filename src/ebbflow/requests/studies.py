@@ -17,8 +17,8 @@ Precision = Literal["fp32", "bf16", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateRequest(Report, Judge, Sampling, Where):
-    """A run's samples against its data."""
+class EvaluateRequest(Judge, Sampling, Opening):
+    """A model's samples against its data."""
 
     num: Annotated[int, Ge(2), Doc("How many samples to measure.")] = 1000
     repeats: Annotated[int, Interval(ge=1, le=1000), Doc("Measure so many times, each with the next seeds.")] = 1
@@ -27,19 +27,29 @@ class EvaluateRequest(Report, Judge, Sampling, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateImagesRequest(Report, Batches, Judge):
+class EvaluateCommand(Report, EvaluateRequest, Where):
+    """A model's samples against its data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateImagesRequest(Batches, Judge):
     """Pictures made by anything, against data."""
 
-    images: Annotated[Path, Doc("A folder of pictures, or an .npz file.")]
     data: Annotated[str, Doc("What to compare with: a data set's name, an image folder or an .npz file.")] = "digits"
     device: Device = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareRequest(Report, Opening, Batches, Judge):
-    """Runs, samplers, grids, steps and guidance on the same seeds."""
+class EvaluateImagesCommand(Report, EvaluateImagesRequest):
+    """Pictures made by anything, against data."""
 
-    runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs or of checkpoints, trained on the same data.")]
+    images: Annotated[Path, Doc("A folder of pictures, or an .npz file.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(Opening, Batches, Judge):
+    """Models, samplers, grids, steps and guidance on the same seeds."""
+
     samplers: Annotated[Names, Doc("Which to compare; see `ebbflow list samplers`.")] = ("ddim", "heun", "dpmpp_2m")
     grids: Annotated[Names, Doc("See `ebbflow list grids`; learned needs `ebbflow search-grid`.")] = ("uniform",)
     steps: Annotated[Steps, Doc("Numbers of steps.")] = (5, 10, 20)
@@ -48,6 +58,17 @@ class CompareRequest(Report, Opening, Batches, Judge):
     seed: Seed = 0
     within: Annotated[float, Ge(0), Doc("Per cent above the best that are good enough.")] = 5.0
     output: Annotated[Page, Doc("The report, a single .html file.")] = Path("compare.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareCommand(Report, CompareRequest):
+    """Models, samplers, grids, steps and guidance on the same seeds."""
+
+    runs: Annotated[
+        tuple[str, ...],
+        Place(),
+        Doc("Folders of runs or of checkpoints, or hf: and diffusers models, of the same data."),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,12 +197,18 @@ def _require_same_data(what: str, other: DataFacts, own: DataFacts) -> None:
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
-def _loss(model: Opened, name: str, request: Guiding) -> Loss:
+def _loss(model: Opened, loss: str | Loss, request: Guiding) -> Loss:
     """The loss of a request, of x0 as the model has it."""
+    if callable(loss):
+        return _of_states(model, loss)
     if request.target is None:
         raise ConfigError("`loss` needs a `target`: an image, or for colour numbers in [0, 1] such as 1,0.5,0.")
     options = request.loss_options or {}
-    loss = open_loss(name, model.facts, target=request.target, mask=request.mask, options=options)
+    return _of_states(model, open_loss(loss, model.facts, target=request.target, mask=request.mask, options=options))
+
+
+def _of_states(model: Opened, loss: Loss) -> Loss:
+    """A loss of images or points as one of the model's states."""
     space = model.space
     return loss if space is None else lambda x0: loss(space.decode(x0))
 

@@ -156,9 +156,7 @@ def _share_of(name: str, note: str, before: int, cost: int, total: int) -> Calla
 
 def _plans(model: Opened, splits: Splits, request: CompareRequest) -> list[Plan]:
     """How each cell of a model is sampled, checked; guidance is 1 alone where the model cannot be guided."""
-    same = EvaluateRequest(
-        ckpt=model.name, num=request.num, seed=request.seed, batch_size=request.batch_size, options={}, guidance=1.0
-    )
+    same = EvaluateRequest(num=request.num, seed=request.seed, batch_size=request.batch_size, options={}, guidance=1.0)
     plan = plan_for(model, splits, replace(same, sampler=request.samplers[0]))
     guidance = request.guidance if is_guidable(model) else (1.0,)
     found = [

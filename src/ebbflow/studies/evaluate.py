@@ -110,7 +110,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     return result
 
 
-def evaluate_images(request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
+def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
     """Score pictures that anything has made, from a folder or an .npz file, against a data set.
 
     Raises:
@@ -121,11 +121,11 @@ def evaluate_images(request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
     splits = load_dataset(request.data, data_dir=request.data_dir)
     dims = splits.train.dims
     size, channels = (dims[1], dims[0]) if splits.train.is_image else (None, None)
-    both = load_dataset(str(request.images), size=size, channels=channels)
+    both = load_dataset(str(images), size=size, channels=channels)
     parts = [one for one in (both.train, both.held_out) if len(one)]
     num = sum(map(len, parts))
     if parts[0].dims != dims:
-        raise DataError(f"{request.images} holds entries of {parts[0].dims}, the data {request.data!r} of {dims}.")
+        raise DataError(f"{images} holds entries of {parts[0].dims}, the data {request.data!r} of {dims}.")
     reference, other = sides_of(splits, request.reference, num)
     device = pick_device(request.device)
     features = yield from features_for(splits, request.features, num, len(reference), device)
@@ -138,7 +138,7 @@ def evaluate_images(request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
     yardstick = yield from yardstick_of(features, reference, other)
     judge = features.classifier
     return {
-        "images": str(request.images),
+        "images": str(images),
         "data": request.data,
         "features": features.map.name,
         "num": num,

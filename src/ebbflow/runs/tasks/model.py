@@ -102,9 +102,10 @@ class ModelTask(DenoiserTask, RunTask):
 
     def card(self) -> str:
         config = self.config
+        meant = spelt(config.objective.prediction)
         return (
             f"A {type(config.net).__name__.removesuffix('Options')} of "
-            f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {spelt(config.objective.prediction)} "
+            f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {meant} "
             f"on path {type(config.path).__name__}.\n\nSample it with\n\n```\nebbflow sample --ckpt {self.folder} "
             "--output samples.png\n```"
         )
