@@ -20,10 +20,11 @@ import ebbflow
 from ebbflow import plugins
 from ebbflow.cli.app import app, run_app
 from ebbflow.cli.command import RequestCommand, sections, wants
+from ebbflow.cli.common import print_json, print_rows
 from ebbflow.cli.errors import BUG, OutOfMemory, at_batch_size, explained
 from ebbflow.errors import ConfigError, choose
 from ebbflow.requests.base import entries
-from ebbflow.requests.studies import EvaluateRequest
+from ebbflow.requests.studies import EvaluateCommand
 from ebbflow.requests.training import TrainRequest
 
 SOURCE = Path(ebbflow.__file__).parent
@@ -109,7 +110,7 @@ def test_flags_lie_over_the_file_of_a_request(tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text('ckpt = "runs/a"\nsteps = 5\nseed = 7\n[options]\neta = 0.5\nrho = 3\n')
     made = COMMANDS["evaluate"].read(["--request", str(file), "--steps", "9", "--set", "eta=1"])
-    assert isinstance(made, EvaluateRequest)
+    assert isinstance(made, EvaluateCommand)
     assert (made.ckpt, made.steps, made.seed, made.options) == ("runs/a", 9, 7, {"eta": 1, "rho": 3})
 
 
@@ -153,6 +154,13 @@ def test_version_and_completion(
     assert told.stdout == "plain,held_out\n", told.stderr
 
 
+def test_what_is_printed_moves_no_cursor_and_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([{"name": "\x1b[2J猫", "value": "a\rb"}])
+    assert capsys.readouterr().out == "\\x1b[2J猫  a\\rb\n"
+    print_json({"a": [float("nan"), -float("inf")], "b": 0.5})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": ["nan", "-inf"], "b": 0.5}
+
+
 def test_an_unknown_command_says_what_is_near(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["trian"]) == 2
     assert "Did you mean 'train'" in capsys.readouterr().err
@@ -190,7 +198,7 @@ def test_what_the_user_can_mend_is_told_apart_from_our_bugs() -> None:
 
 
 def test_a_field_is_called_by_its_flag() -> None:
-    said, _ = explained(ConfigError("`steps` and `eta` and `import` disagree with `ckpt`."), EvaluateRequest)
+    said, _ = explained(ConfigError("`steps` and `eta` and `import` disagree with `ckpt`."), EvaluateCommand)
     assert said == "--steps and `eta` and --import disagree with --ckpt."
     said, _ = explained(ConfigError("`size`, or `train.lr`, or `net.depth`."), TrainRequest)
     assert said == "--img-size, or --lr, or `net.depth`."
@@ -201,14 +209,14 @@ def full() -> None:
 
 
 def test_memory_that_runs_out_names_a_batch_size_to_try() -> None:
-    request = EvaluateRequest(ckpt="x", batch_size=64)
+    request = EvaluateCommand(ckpt="x", batch_size=64)
     for function in (full, lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))):
-        said, code = explained(raised(function), EvaluateRequest, request)
+        said, code = explained(raised(function), EvaluateCommand, request)
         assert code == 2 and said == "there is not enough memory for a batch of 64. Try --batch-size 32."
     with pytest.raises(OutOfMemory) as caught, at_batch_size(12):
         raise MemoryError
     assert "Try --batch-size 6." in explained(caught.value)[0]
-    assert "smaller images" in explained(raised(full), EvaluateRequest, EvaluateRequest(ckpt="x", batch_size=1))[0]
+    assert "smaller images" in explained(raised(full), EvaluateCommand, EvaluateCommand(ckpt="x", batch_size=1))[0]
     assert "smaller --batch-size" in explained(raised(full))[0]
 
 

@@ -89,10 +89,7 @@ class Verbs(click.Group):
 
 PLOTS: dict[str, Verb | click.Command] = {
     "schedules": Verb(
-        "Alpha, sigma, beta and log-SNR of paths.",
-        "plots.SchedulesRequest",
-        "plots.schedules",
-        "--paths flow,cosine",
+        "Alpha, sigma, beta and log-SNR of paths.", "plots.SchedulesRequest", "plots.schedules", "--paths flow,cosine"
     ),
     "weights": Verb(
         "How objectives weigh noise levels.",
