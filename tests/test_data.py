@@ -200,7 +200,7 @@ def test_conversion_of_the_registry(name: str, size: int | None, channels: int |
     original = load_dataset(name, data_dir=home_of(name, stand_ins))
     few = original.held_out.select(torch.arange(10))
     if not few.is_image:
-        with pytest.raises(DataError, match=f"{name}.*2-D points.*--img-size"):
+        with pytest.raises(DataError, match=f"{name}.*2-D points.*`size`"):
             load_dataset(name, size=size, channels=channels)
         return
     got = convert(few, size=size, channels=channels)
@@ -359,7 +359,7 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"size": 0}, "`size` .* at least 1, got 0"), ({"channels": 2}, "`channels` .* must be 1, 3 or 4, got 2")],
+    [({"size": 0}, "`size` .* at least 1, got 0"), ({"channels": 2}, "`channels` must be 1, 3 or 4, got 2")],
 )
 def test_impossible_request(options: dict[str, int], message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -533,7 +533,7 @@ def test_sizes(tmp_path: Path) -> None:
     assert load_dataset(str(tmp_path)).train.dims == (3, 8, 8)
     assert torch.equal(load_dataset(str(tmp_path)).train.x[0], pixels(tmp_path / "a.png")[:, :, 2:10])
     picture(tmp_path / "b.png", size=(9, 9))
-    with pytest.raises(DataError, match=r"differ in size: .*b.png has 9 x 9 pixels, the first one 12 x 8.*--img-size"):
+    with pytest.raises(DataError, match=r"differ in size: .*b.png has 9 x 9 pixels, the first one 12 x 8.*`size`"):
         load_dataset(str(tmp_path))
     small = load_dataset(str(tmp_path), size=6)
     assert small.train.dims == small.held_out.dims == (3, 6, 6) and len(small.held_out) == 1
@@ -581,7 +581,7 @@ def broken_folder(root: Path) -> None:
 
 def test_bad_image_is_named(tmp_path: Path) -> None:
     broken_folder(tmp_path)
-    with pytest.raises(DataError, match=r"00.png cannot be read as an image: .*skip_bad=True"):
+    with pytest.raises(DataError, match=r"00.png cannot be read as an image: .*`skip_bad`"):
         load_dataset(str(tmp_path))
     (tmp_path / "00.png").unlink()
     with pytest.raises(DataError, match=r"03.png cannot be read"):
@@ -823,7 +823,7 @@ def test_all_mirrors_fail(server: Server, tmp_path: Path, monkeypatch: pytest.Mo
         "HTTP 404",
         "wrong checksum",
         "refused",
-        "--data-dir",
+        "`data_dir`",
         "EBBFLOW_DATA",
     ):
         assert part in message
@@ -858,5 +858,5 @@ def test_processes_wait_for_one_download(server: Server, tmp_path: Path) -> None
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "mnist").write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"cannot write .*mnist.* --data-dir"):
+    with pytest.raises(DataError, match=r"cannot write .*mnist.* `data_dir`"):
         load_dataset("mnist", data_dir=tmp_path)

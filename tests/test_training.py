@@ -321,7 +321,7 @@ def test_configuration_survives_json() -> None:
 
 
 def test_an_absent_device_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match="Use device cpu"):
+    with pytest.raises(ValueError, match="Use `device` cpu"):
         pick_device("cuda:7")
 
 

@@ -144,8 +144,9 @@ def _read(name: str) -> Extension:
 
 
 def _module(name: str) -> ModuleType:
-    if name.endswith(".py") or "/" in name:
-        raise ConfigError(f"`import` wants a module's name such as {File(name).stem!r}, not the file {name!r}.")
+    if not name or name.endswith(".py") or "/" in name:
+        known = File(name).stem or "my_samplers"
+        raise ConfigError(f"`import` wants a module's name such as {known!r}, not {name!r}.")
     here = str(File.cwd())
     sys.path.insert(0, here)
     try:

@@ -15,6 +15,7 @@ import click
 
 from ebbflow.cli.command import SETTINGS, Failed, RequestCommand
 from ebbflow.cli.errors import explained
+from ebbflow.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ class Verbs(click.Group):
         found = self.verbs.get(cmd_name)
         return found.command(cmd_name, self.path) if isinstance(found, Verb) else found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first argument.
+
+        Raises:
+            click.UsageError: there is none; says what comes near.
+        """
+        if args[0] not in self.verbs:
+            raise click.UsageError(f"No such command {args[0]!r}. {nearest(args[0], list(self.verbs))}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line for each."""
         with formatter.section("Commands"):
@@ -76,16 +89,13 @@ class Verbs(click.Group):
 
 PLOTS: dict[str, Verb | click.Command] = {
     "schedules": Verb(
-        "Alpha, sigma, beta and log-SNR of paths.",
-        "plots.SchedulesRequest",
-        "plots.schedules",
-        "--paths flow,cosine",
+        "Alpha, sigma, beta and log-SNR of paths.", "plots.SchedulesRequest", "plots.schedules", "--paths flow,cosine"
     ),
     "weights": Verb(
         "How objectives weigh noise levels.",
         "plots.WeightsRequest",
         "plots.weights",
-        "--objectives eps:uniform:uniform@vp,velocity:uniform:uniform",
+        "--objectives eps:uniform:uniform@vp",
     ),
     "run": Verb("What runs wrote down.", "plots.RunPlotRequest", "plots.run", "runs/a runs/b --output runs.png"),
     "noising": Verb(
@@ -130,13 +140,13 @@ VERBS: dict[str, Verb | click.Command] = {
         "Sample a trained model.",
         "sampling.SampleCommand",
         "sampling.sample",
-        "--ckpt runs/digits --labels 0-9 --guidance 2 --output samples.png",
+        "--ckpt runs/digits --labels 0-9 --output samples.png",
     ),
     "edit": Verb(
         "Vary an image, or fill in a part of it.",
         "sampling.EditCommand",
         "sampling.edit",
-        "--ckpt runs/digits --input seven.png --strength 0.6 --output edits.png",
+        "--ckpt runs/digits --input seven.png --output edits.png",
     ),
     "invert": Verb(
         "Find the noise from which a model makes an image.",
@@ -192,7 +202,7 @@ VERBS: dict[str, Verb | click.Command] = {
         "verify.verify",
         "--samplers heun --paths flow,vp --quick",
     ),
-    "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, and ways from noise to samples."),
+    "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, ways from noise."),
     "info": Verb("Say what a run is.", "tools.InfoRequest", "inspect.info", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools.ListRequest", "inspect.list_names", "samplers heun"),
     "doctor": Verb("Check this machine.", "tools.DoctorRequest", "inspect.doctor", ""),
@@ -240,6 +250,9 @@ def run_app(arguments: Sequence[str]) -> int:
     try:
         with _imported(modules):
             return int(app.main(rest, prog_name="ebbflow", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx else "ebbflow"
         return _say(f"{error.format_message()} `{place} --help` shows what there is.", 2)

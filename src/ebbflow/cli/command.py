@@ -137,9 +137,11 @@ def spelling(entry: Entry) -> str:
 
 
 def spelled(message: str, cls: type[Any] | None) -> str:
-    """A message that calls fields `by_name`, with the flags of a request instead."""
-    known = {"import": "--import"} | {e.name: spelling(e) for e in (entries(cls).values() if cls else ())}
-    return re.sub(r"`(\w+)`", lambda found: known.get(found[1], found[0]), message)
+    """A message that calls fields `by_name`, or by the key that they set, with the flags of a request instead."""
+    known = {"import": "--import"}
+    for entry in entries(cls).values() if cls else ():
+        known |= {name: spelling(entry) for name in (entry.sets.rpartition(".")[2], entry.sets, entry.name) if name}
+    return re.sub(r"`([\w.]+)`", lambda found: known.get(found[1], found[0]), message)
 
 
 # -- flags -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,16 @@ def this_command() -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """The value with "nan" and "inf" as text, which JSON has no numbers for."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -24,6 +34,13 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     keys = list(rows[0])
-    widths = {key: max(len(str(row[key])) for row in rows) for key in keys[:-1]}
+    widths = {key: max(len(visible(row[key])) for row in rows) for key in keys[:-1]}
     for row in rows:
-        print("  ".join([*(str(row[key]).ljust(widths[key]) for key in keys[:-1]), str(row[keys[-1]])]).rstrip())
+        print(
+            "  ".join([*(visible(row[key]).ljust(widths[key]) for key in keys[:-1]), visible(row[keys[-1]])]).rstrip()
+        )
+
+
+def visible(value: Any) -> str:
+    """The value as text that moves no cursor: what a file of others holds may reach the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dis
 import errno
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ebbflow.cli.command import spelled
 from ebbflow.errors import CheckpointError, ConfigError, DataError
+from ebbflow.plugins import loaded
 
 PACKAGE = Path(__file__).parents[1]
 MENDABLE = (ConfigError, CheckpointError, DataError)
@@ -80,12 +80,11 @@ def on_purpose(error: BaseException) -> bool:
         return False
     code = last.tb_frame.f_code
     raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-    return raised and (_ours(code.co_filename) or last.tb_frame.f_globals.get("__name__") in _plugins())
+    return raised and (_ours(code.co_filename) or _of_a_plugin(last.tb_frame.f_globals.get("__name__", "")))
 
 
-def _plugins() -> set[str]:
-    plugins = sys.modules.get("ebbflow.plugins")
-    return set() if plugins is None else {extension.name for extension in plugins.loaded()}
+def _of_a_plugin(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{plugin.name}.") for plugin in loaded())
 
 
 def _last(error: BaseException) -> TracebackType | None:

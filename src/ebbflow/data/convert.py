@@ -18,9 +18,9 @@ CHUNK_VALUES = 4_000_000  # pixel values converted at a time
 def check_request(size: int | None, channels: int | None) -> None:
     """Refuse a `size` below 1 and a `channels` other than 1, 3 or 4 with a DataError."""
     if size is not None and size < 1:
-        raise DataError(f"`size` (--img-size) must be at least 1, got {size}.")
+        raise DataError(f"`size` must be at least 1, got {size}.")
     if channels is not None and channels not in CHANNELS:
-        raise DataError(f"`channels` (--channels) must be 1, 3 or 4, got {channels}.")
+        raise DataError(f"`channels` must be 1, 3 or 4, got {channels}.")
 
 
 def convert_splits(splits: Splits, *, size: int | None, channels: int | None) -> Splits:
@@ -47,7 +47,7 @@ def convert(data: Dataset, *, size: int | None = None, channels: int | None = No
         return data
     if not data.is_image:
         raise DataError(
-            f"data set {data.name!r} holds {data.dims[0]}-D points: `size` (--img-size) and `channels` (--channels) "
+            f"data set {data.name!r} holds {data.dims[0]}-D points: `size` and `channels` "
             "are for images; leave them out."
         )
     old_channels, height, width = data.dims

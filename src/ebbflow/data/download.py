@@ -96,7 +96,7 @@ def _from_any(target: Path, urls: Sequence[str], checksum: str) -> None:
 
 def _cure(target: Path) -> str:
     return (
-        f"Put the file at {target}, or pass --data-dir (or set EBBFLOW_DATA) to a folder that has "
+        f"Put the file at {target}, or give as `data_dir` (or in EBBFLOW_DATA) a folder that has "
         f"{target.parent.name}/{target.name}."
     )
 

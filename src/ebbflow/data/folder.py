@@ -122,14 +122,14 @@ def _refuse(bad: Unreadable, skip_bad: bool) -> None:
     if not skip_bad:
         raise DataError(
             f"{bad.path} cannot be read as an image: {bad.reason}. "
-            "Mend or remove it, or leave such files out with skip_bad=True (--set data.skip_bad=true)."
+            "Mend or remove it, or leave such files out with `skip_bad`."
         )
 
 
 def _differs(path: Path, got: tuple[int, int], wanted: tuple[int, int]) -> str:
     return (
         f"images differ in size: {path} has {got[0]} x {got[1]} pixels, the first one {wanted[0]} x {wanted[1]}. "
-        "Pass --img-size (size=...) to bring them to one size."
+        "Give a `size` to bring them to one size."
     )
 
 

@@ -169,7 +169,7 @@ def _entry(cls: type[Any], field: Field[Any], hint: Any) -> Entry:
         each=flag is not None and flag.each,
         hidden=flag is not None and flag.hidden,
         place=place,
-        group="" if owner is cls else sentence(owner),
+        group="" if owner is cls else title(owner),
     )
 
 
@@ -188,9 +188,9 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
             return hint, markers, optional or hint is Any
 
 
-def sentence(documented: Any) -> str:
-    """The first sentence of a docstring, without its full stop."""
-    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split()).removesuffix(".")
+def title(documented: Any) -> str:
+    """The first sentence of a docstring, up to a semicolon."""
+    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split(";")[0].split()).removesuffix(".")
 
 
 def values(cls: type[Any], given: Mapping[str, Any], *, spell: Spell = by_name, text: bool = False) -> dict[str, Any]:

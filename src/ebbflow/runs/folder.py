@@ -219,7 +219,7 @@ def open_run(path: str | Path) -> Run:
 def _wanting(opened: Checkpoint) -> str:
     """The plugins that a checkpoint was made with and that are not loaded; they are never imported by themselves."""
     wanting = [name for name in opened.state.get("plugins", ()) if name not in {plugin.name for plugin in loaded()}]
-    return f" It was made with the plugin {', '.join(map(str, wanting))}: say so by `import`." if wanting else ""
+    return f" It was made with the plugin {', '.join(map(str, wanting))}: name it with `import`." if wanting else ""
 
 
 @contextmanager
@@ -246,7 +246,7 @@ def _require_home(folder: Path) -> None:
     if folder.is_dir() and ((folder / "config.json").is_file() or not {p.name for p in folder.iterdir()} - {LOCK}):
         return
     if folder.exists():
-        raise ConfigError(f"{folder} is not empty and holds no run. Choose another folder.")
+        raise ConfigError(f"{folder} is not empty and holds no run. Choose another `save_dir`.")
 
 
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -254,7 +254,7 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> lis
         article = "an" if old.get("kind") == "autoencoder" else "a"
         raise ConfigError(
             f"{folder} holds {article} {old.get('kind', 'model')}, and this command makes another kind "
-            f"({new['kind']}). Choose another folder."
+            f"({new['kind']}). Choose another `save_dir`."
         )
     kind = next(cls for cls, name in KINDS.items() if name == new["kind"])
     known = json.loads(json.dumps(to_dict(parse_as(kind, old["config"]))))  # an older version may have written less
@@ -267,11 +267,11 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> lis
             if not free and values.get(key) != before.get(key):
                 raise ConfigError(
                     f"{folder} holds a run with another configuration: {section}.{key} is {before.get(key)!r} there, "
-                    f"{values.get(key)!r} here. Choose another folder, or repeat the old settings to resume."
+                    f"{values.get(key)!r} here. Choose another `save_dir`, or repeat the old settings to resume."
                 )
     facts = old.get("facts", {})
     if not facts or any(facts.get(key, value) != value for key, value in new["facts"].items()):
-        raise ConfigError(f"{folder} holds a run on other data ({old.get('facts')}). Choose another folder.")
+        raise ConfigError(f"{folder} holds a run on other data ({old.get('facts')}). Choose another `save_dir`.")
     return _changed_length(known["train"], new["config"]["train"])
 
 

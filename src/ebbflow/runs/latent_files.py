@@ -134,8 +134,8 @@ def _own_or_source(source: str, folder: Path, data: Dataset) -> LatentSpace:
     _require_dims(own, data, str(folder / FILE))
     if _is_local(source) and fingerprint(load_space(source, data, measure=False)) != fingerprint(own):
         raise ConfigError(
-            f"{source} is not the autoencoder that {folder} was trained with. Choose another folder, or go on with "
-            f"the old one: set latent.autoencoder to {folder / FILE}."
+            f"{source} is not the autoencoder that {folder} was trained with. Choose another `save_dir`, or go on with "
+            f"the old one by the setting latent.autoencoder={folder / FILE}."
         )
     return own
 
@@ -170,7 +170,7 @@ def _space_of(autoencoder: DiffusersAutoencoder, data: Dataset, source: str) -> 
     if data.dims[0] != wanted:
         raise ConfigError(
             f"the autoencoder {source} takes images of {wanted} channels, {data.name!r} has {_shape(data.dims)}. "
-            f"Set data.channels to {wanted}."
+            f"Use `channels` {wanted}."
         )
     return LatentSpace(autoencoder, data.dims)
 
@@ -179,7 +179,7 @@ def _require_dims(space: LatentSpace, data: Dataset, source: str) -> None:
     if space.dims != data.dims:
         raise ConfigError(
             f"the autoencoder {source} is made for images of {_shape(space.dims)}, {data.name!r} has "
-            f"{_shape(data.dims)}. Set data.size and data.channels, or train one with `ebbflow train-autoencoder`."
+            f"{_shape(data.dims)}. Use `size` and `channels`, or train one with ebbflow train-autoencoder."
         )
 
 

@@ -36,7 +36,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"device {name!r} is not available here ({str(error).splitlines()[0]}). Use device cpu."
+            f"device {name!r} is not available here ({str(error).splitlines()[0]}). Use `device` cpu."
         ) from error
     return device
 

@@ -47,7 +47,7 @@ class AutoencoderTask(RunTask):
 
     def __init__(self, config: AutoencoderConfig, splits: Splits, folder: Path) -> None:
         if not splits.train.is_image:
-            raise ConfigError(f"an autoencoder works on images; {config.data.name!r} holds points. Give other data.")
+            raise ConfigError(f"an autoencoder works on images; {config.data.name!r} holds points. Give other `data`.")
         self.config, self.splits, self.folder, self.facts = config, splits, folder, facts_of(splits.train)
         self.net = build_autoencoder(config, self.facts.dims)
 
