@@ -95,11 +95,11 @@ def _print(result: dict[str, Any], wanted: Evaluation) -> None:
     if result["nearest_ratio"] is not None:
         rows.append({"metric": "nearest_ratio", "value": _number(result["nearest_ratio"]), "+-": "-", "real": "1"})
     print_rows([dict(zip(rows[0], rows[0], strict=True)), *rows])
-    judge = result["classifier"]
+    classifier = result["classifier"]
     says = (
         ""
-        if judge is None or judge["held_out_error"] is None
-        else f"; classifier wrong on {judge['held_out_error']:.2%} of the held-out data"
+        if classifier is None or classifier["held_out_error"] is None
+        else f"; classifier wrong on {classifier['held_out_error']:.2%} of the held-out data"
     )
     print(f"\n{wanted.num} samples in {result['seconds']} s, features {result['features']}{says}\n{result['file']}")
 

@@ -46,7 +46,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"number": number, "text": text, "data_uri": data_uri, "cell": cell, "slug": slug}
+    found.filters |= {"number": number, "text": text, "data_uri": data_uri, "cell": cell, "anchor": anchor}
     found.globals |= {"light": LIGHT, "dark": DARK}
     return found
 
@@ -66,7 +66,7 @@ def cell(value: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", value.replace("|", "\\|"))
 
 
-def slug(names: Sequence[str]) -> str:
+def anchor(names: Sequence[str]) -> str:
     """Names as one address inside a page, another for other names."""
     return "-".join("".join(c if c.isalnum() or c in "-_" else f".{ord(c)}" for c in name) for name in names)
 

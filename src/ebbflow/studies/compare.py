@@ -31,7 +31,7 @@ from ebbflow.runs.grids import LEARNED
 from ebbflow.runs.same_data import require_same_data
 from ebbflow.runs.store import Run, describe
 from ebbflow.show import canvas
-from ebbflow.show.plots import scatter
+from ebbflow.show.plots import thumbnail
 from ebbflow.studies.compare_facts import config_differences, data_of, facts_of_runs, is_guidable, names_of
 from ebbflow.studies.evaluate import (
     Evaluation,
@@ -279,7 +279,7 @@ def _cell(
 def _strip(samples: Tensor, is_image: bool) -> str:
     """The first samples in a row, or the first thousand points, as a PNG in base64."""
     file = io.BytesIO()
-    picture = canvas.grid(samples[:STRIP], columns=STRIP) if is_image else scatter(samples[:STRIP_POINTS])
+    picture = canvas.grid(samples[:STRIP], columns=STRIP) if is_image else thumbnail(samples[:STRIP_POINTS])
     picture.save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
@@ -309,7 +309,7 @@ def append_cell(store: Path, cell: Cell) -> None:
 
 def _settings(runs: Sequence[Run], base: Evaluation, yardstick: Yardstick, device: torch.device) -> dict[str, Any]:
     """What was the same in all cells."""
-    features, judge = yardstick.features, yardstick.features.classifier
+    features, classifier = yardstick.features, yardstick.features.classifier
     return {
         "samples a cell": base.num,
         "seeds": f"{base.seed} to {base.seed + base.num - 1}",
@@ -320,7 +320,7 @@ def _settings(runs: Sequence[Run], base: Evaluation, yardstick: Yardstick, devic
         "data": data_of(runs[0]),
         "reference": f"{base.reference}, {len(yardstick.reference)} entries",
         "features": features.map.name,
-        "classifier's error on held-out data": None if judge is None else judge.facts.get("held_out_error"),
+        "classifier's error on held-out data": None if classifier is None else classifier.facts.get("held_out_error"),
         "sampler options": "each sampler's defaults",
         "device": f"{device}, {torch.get_num_threads()} threads",
         "code": code_hash(),

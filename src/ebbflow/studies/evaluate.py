@@ -19,7 +19,7 @@ from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import LatentSpace, encoded
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.metrics import features as maps
-from ebbflow.metrics.cache import code_hash, data_hash, file_hash, key_of, plain
+from ebbflow.metrics.cache import code_hash, data_hash, file_hash, key_of, slug
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import FeatureMap
@@ -114,7 +114,7 @@ def evaluate(run: Run, wanted: Evaluation, *, device: torch.device, command: str
     errors = yield from _denoising(loaded, splits.held_out, device)
     yield Stage("measure", 0, 1)
     file = run.folder / "eval" / f"{_name(wanted, request)}-{key_of(settings)}.json"
-    judge = features.classifier
+    classifier = features.classifier
     result = {
         "features": features.map.name,
         "num": wanted.num,
@@ -123,7 +123,7 @@ def evaluate(run: Run, wanted: Evaluation, *, device: torch.device, command: str
         "denoising": errors,
         **settings,
         "feature_facts": features.map.facts,
-        "classifier": None if judge is None else {"name": judge.name, **judge.facts},
+        "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
         "versions": describe(run.config, run.facts)["versions"],
         "command": command,
         "seconds": round(time.perf_counter() - began, 1),
@@ -240,7 +240,7 @@ def _guides(request: Request) -> dict[str, Any]:
 
 
 def _name(wanted: Evaluation, request: Request) -> str:
-    features = "" if wanted.features == "auto" else f"-{plain(wanted.features.split(':')[0])}"
+    features = "" if wanted.features == "auto" else f"-{slug(wanted.features.split(':')[0])}"
     return (
         f"{request.sampler}{request.num_steps}-{request.grid}-w{request.guidance:g}-n{wanted.num}-s{wanted.seed}-"
         f"{wanted.weights}{features}"
