@@ -109,9 +109,9 @@ def shown(work: Work[T], stopped: str) -> T:
             name = stage.name
             if not watched:
                 print(name, file=sys.stderr)
-            bar = tqdm(desc=name, total=stage.total, disable=not watched, leave=False, dynamic_ncols=True)
-        bar.n, bar.total = stage.done, stage.total
-        bar.set_description(f"{name}: {stage.note}" if stage.note else name)
+            bar = tqdm(total=stage.total, disable=not watched, leave=False, dynamic_ncols=True, miniters=1)
+        bar.set_description(f"{name}: {stage.note}" if stage.note else name, refresh=False)
+        bar.update(stage.done - bar.n)
 
     try:
         return finish(work, watch)

@@ -111,7 +111,7 @@ def evaluate(run: Run, wanted: Evaluation, *, device: torch.device, command: str
     yield from _sample(loaded, denoiser, request, features, partial, device)
     made = _read(partial)
     yardstick = yield from yardstick_of(features, reference, other)
-    errors = yield from _denoising(loaded, splits.held_out, device)
+    errors = yield from _denoising(loaded.denoiser, splits.held_out, loaded.space, device)
     yield Stage("measure", 0, 1)
     file = run.folder / "eval" / f"{_name(wanted, request)}-{key_of(settings)}.json"
     classifier = features.classifier
@@ -295,8 +295,9 @@ def _read(partial: Path) -> Made:
     )
 
 
-def _denoising(loaded: Loaded, held_out: Dataset, device: torch.device) -> Work[list[Any]]:
-    denoiser, space = loaded.denoiser, loaded.space
+def _denoising(
+    denoiser: NetDenoiser, held_out: Dataset, space: LatentSpace | None, device: torch.device
+) -> Work[list[Any]]:
     if len(held_out) == 0:
         return []
     data = held_out.select(torch.arange(min(DENOISED_NUM, len(held_out))))
