@@ -24,6 +24,7 @@ from ebbflow.data import load_dataset, to_uint8
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encoded, from_description
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
+from ebbflow.progress import finish
 from ebbflow.runs import Trainer, facts_of, generate, load_splits, open_run
 from ebbflow.runs.autoencoder import AutoencoderTrainer, load_images
 from ebbflow.runs.generate import default_request
