@@ -31,7 +31,7 @@ from ebbflow.studies.claims import CLAIMS, Recipe, Side, Trial
 from ebbflow.studies.claims import base as claims_base
 from ebbflow.studies.claims.base import clearly, repeats, toy
 from ebbflow.studies.claims.comparison import costs_of, timing, to_quality
-from ebbflow.studies.claims.determinism import apart, ended, relative_spread, same_verdict, there_and_back
+from ebbflow.studies.claims.determinism import distances, ended, relative_spread, same_verdict, there_and_back
 from ebbflow.studies.claims.identities import (
     CODE_LINES,
     compare,
@@ -77,7 +77,7 @@ def trial() -> Trial:
         num_classes=2,
         features_of=lambda rows: {"features": rows, "classes": (rows[:, 0] > 0).long()},
         real=x,
-        apart=x.flip(0) + 0.01,
+        other_real=x.flip(0) + 0.01,
         num=60,
         few=8,
         steps=(2, 5),
@@ -212,7 +212,7 @@ def test_class_spread_is_the_mean_trace() -> None:
 
 
 def test_small_helpers() -> None:
-    assert apart(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0])) == (3.0, math.sqrt(4.5))
+    assert distances(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0])) == (3.0, math.sqrt(4.5))
     assert clearly((1.0, 0.6)) == 0 and clearly((1.0, 0.4)) == 1 and clearly((-1.0, 0.4)) == -1
     assert mean_and_error(torch.tensor([1.0, 3.0])) == (2.0, pytest.approx(1.0))
     assert listed([]) == "none" and listed([1]) == "1" and listed([1, 2, 3]) == "1, 2 and 3"
@@ -223,7 +223,7 @@ def test_small_helpers() -> None:
     "measured",
     [
         lambda x: mean_and_error(x[:, 0])[0],
-        lambda x: apart(x, x + 1)[0],
+        lambda x: distances(x, x + 1)[0],
         lambda x: relative_spread(torch.stack([x, x + 1]))[0],
         lambda x: ratios(on_device(), x, 0.0)["by eps"],
         lambda x: bend(on_device(), x, own_clock=False, num_steps=4).mean(),

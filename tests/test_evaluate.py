@@ -224,7 +224,7 @@ def test_denoising_errors_of_an_exact_denoiser_are_the_closed_form_on_every_path
     """For data N(0, s^2) the error is the posterior variance s^2 sigma^2 / (alpha^2 s^2 + sigma^2) = s^2 / (1 + s^2
     e^L)."""
     std, x0 = 0.5, 0.5 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
-    rows = finish(denoising_errors(Gaussian(0.0, std, PATHS[name]()), x0, None, levels=(-4.0, 0.0, 4.0)))
+    rows = finish(denoising_errors(Gaussian(0.0, std, PATHS[name]()), x0, None, log_snrs=(-4.0, 0.0, 4.0)))
     assert [row["log_snr"] for row in rows] == [-4, 0, 4]
     for row in rows:
         snr = torch.tensor(row["log_snr"]).exp().item()
@@ -233,13 +233,13 @@ def test_denoising_errors_of_an_exact_denoiser_are_the_closed_form_on_every_path
 
 
 def test_levels_outside_the_path_are_left_out() -> None:
-    rows = finish(denoising_errors(Gaussian(0.0, 1.0, PATHS["vp"]()), torch.zeros(4, 2), None, levels=(-40.0, 0.0)))
+    rows = finish(denoising_errors(Gaussian(0.0, 1.0, PATHS["vp"]()), torch.zeros(4, 2), None, log_snrs=(-40.0, 0.0)))
     assert [row["log_snr"] for row in rows] == [0]
 
 
 def test_denoising_is_measured_where_there_is_no_float64() -> None:
     x0 = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
-    assert finish(denoising_errors(on_device(), x0, None, levels=(0.0,)))[0]["x0_mse"] > 0
+    assert finish(denoising_errors(on_device(), x0, None, log_snrs=(0.0,)))[0]["x0_mse"] > 0
 
 
 # -- the command ----------------------------------------------------------------------------------------------------

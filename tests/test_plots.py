@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
 from ebbflow.cli.app import run_app
 from ebbflow.runs.folder import read_metrics
+from ebbflow.show.page import anchor, render, text
 from ebbflow.show.run_plots import Curve, curve, draw_runs, gap, levels_of, summary
 
 TINY = [
@@ -102,6 +105,35 @@ def test_folders_of_one_name_are_told_apart_by_path(tmp_path: Path, capsys: pyte
     folders = [str(write(tmp_path / "same", ROWS[1])), str(write(tmp_path / "b" / "same", ROWS[1]))]
     assert run_app(["plot", "run", *folders, "--output", str(tmp_path / "x.png"), "--json"]) == 0
     assert [row["run"] for row in json.loads(capsys.readouterr().out)] == folders
+
+
+def test_a_page_that_asks_for_what_it_is_not_given_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'summary' is undefined"):
+        render("verify.html", title="", command="", failures=[])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("a", "a"), (None, "-"), (0.0123456, "0.01235"), ({"a": 1, "b": "x"}, "a 1, b x"), ([1, "x"], '[1, "x"]')],
+)
+def test_values_in_words(value: object, said: str) -> None:
+    assert text(value) == said
+
+
+def test_addresses_of_different_names_differ() -> None:
+    names = [
+        ("a", "b"),
+        ("a b", ""),
+        ("a.b", "c"),
+        ("a", "b.c"),
+        ("<a>", "b"),
+        ("a-b", ""),
+        ("a", "b-"),
+        ("\45", ""),
+        ("-", ""),
+    ]
+    assert len({anchor(pair) for pair in names}) == len(names)
+    assert all(re.fullmatch(r"[\w.-]+", anchor(pair)) for pair in names)
 
 
 @pytest.mark.parametrize(

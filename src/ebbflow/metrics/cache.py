@@ -26,7 +26,7 @@ def cache_folder() -> Path:
     return (Path(root).expanduser() if root else Path.home() / ".cache" / "ebbflow") / "features"
 
 
-def keep(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
+def store(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
     """Write `tensors` to `path` and `facts` beside it; returns the facts with "sha256" and "file" added."""
     save_tensors(tensors, path)
     facts = facts | {"sha256": file_hash(path), "file": str(path)}
@@ -34,8 +34,8 @@ def keep(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[
     return facts
 
 
-def kept(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `keep` wrote to `path`; None where it is absent, damaged or changed."""
+def cached(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What `store` wrote to `path`; None where it is absent, damaged or changed."""
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if facts["sha256"] != file_hash(path):
@@ -93,6 +93,6 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def plain(name: str) -> str:
+def slug(name: str) -> str:
     """A data set's or a folder's name as part of a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(name).name) or "data"

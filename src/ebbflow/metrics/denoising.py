@@ -13,7 +13,7 @@ from ebbflow.core.noise import generator_for
 from ebbflow.methods.denoise import Denoiser, conditional
 from ebbflow.progress import Stage, Work
 
-LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+LOG_SNRS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def denoising_errors(
     x0: Tensor,
     cond: Cond | None,
     *,
-    levels: Sequence[float] = LEVELS,
+    log_snrs: Sequence[float] = LOG_SNRS,
     seed: int = 0,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
@@ -36,7 +36,7 @@ def denoising_errors(
         denoiser: with no condition bound.
         x0: data, float32 (N, *dims).
         cond: its conditions, a row a sample, or None.
-        levels: log-SNR.
+        log_snrs: where.
         seed: of eps.
         batch_size: samples a network evaluation.
         device: where the denoiser is.
@@ -46,12 +46,12 @@ def denoising_errors(
     """
     eps = torch.randn(x0.shape, generator=generator_for(seed, "denoising"))
     rows = []
-    for done, level in enumerate(levels, start=1):
-        t = denoiser.path.time_of(level)
-        if abs(float(denoiser.path.log_snr(t)) - level) < 1e-3:
+    for done, log_snr in enumerate(log_snrs, start=1):
+        t = denoiser.path.time_of(log_snr)
+        if abs(float(denoiser.path.log_snr(t)) - log_snr) < 1e-3:
             x0_mse, eps_mse = _errors(denoiser, x0, cond, eps, t, batch_size, device)
-            rows.append({"log_snr": level, "x0_mse": x0_mse, "eps_mse": eps_mse})
-        yield Stage("denoise", done, len(levels))
+            rows.append({"log_snr": log_snr, "x0_mse": x0_mse, "eps_mse": eps_mse})
+        yield Stage("denoise", done, len(log_snrs))
     return rows
 
 

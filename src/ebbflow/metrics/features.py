@@ -13,7 +13,7 @@ from torch import Tensor
 from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, nearest
-from ebbflow.metrics.cache import cache_folder, data_hash, keep, kept, key_of, plain, tensor_hash
+from ebbflow.metrics.cache import cache_folder, cached, data_hash, key_of, slug, store, tensor_hash
 from ebbflow.metrics.classifier import (
     ClassifierNet,
     ClassifierSettings,
@@ -107,20 +107,20 @@ def classifier(splits: Splits, device: torch.device, settings: ClassifierSetting
     if settings is None:
         settings = ClassifierSettings(dtype=str(pick_precision("auto", device)).removeprefix("torch."))
     key = key_of("classifier", data_hash(train), data_hash(splits.held_out), asdict(settings))
-    path = cache_folder() / f"classifier-{plain(train.name)}-{key}.safetensors"
+    path = cache_folder() / f"classifier-{slug(train.name)}-{key}.safetensors"
     net = new_net(train, settings)
-    found = kept(path)
+    found = cached(path)
     if found is None:
         began = time.perf_counter()
         for done, total in train_classifier(net, train, settings, device):
             yield Stage("train classifier", done, total)
         facts = trained_facts(net, splits, settings, device) | {"seconds": round(time.perf_counter() - began, 1)}
-        facts = keep(path, net.state_dict(), facts)
+        facts = store(path, net.state_dict(), facts)
     else:
         tensors, facts = found
         net.load_state_dict(tensors)
     net.to(device).eval().requires_grad_(False)
-    name = f"classifier-{plain(train.name)}-{facts['sha256'][:8]}"
+    name = f"classifier-{slug(train.name)}-{facts['sha256'][:8]}"
     return Classifier(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
 
 
@@ -202,8 +202,8 @@ def features_of(feature_map: FeatureMap, data: Dataset) -> Work[Tensor]:
     if len(data) == 0:
         return torch.zeros(0, feature_map.dim)
     key = key_of(feature_map.name, feature_map.facts["sha256"], data_hash(data))
-    path = cache_folder() / f"real-{plain(data.name)}-{key}.safetensors"
-    found = kept(path)
+    path = cache_folder() / f"real-{slug(data.name)}-{key}.safetensors"
+    found = cached(path)
     if found is not None:
         return found[0]["features"]
     parts = []
@@ -211,5 +211,5 @@ def features_of(feature_map: FeatureMap, data: Dataset) -> Work[Tensor]:
         parts.append(feature_map(data.x0(rows)))
         yield Stage("real features", int(rows[-1]) + 1, len(data))
     features = torch.cat(parts)
-    keep(path, {"features": features}, {"features": feature_map.name, "data": data.name, "num": len(data)})
+    store(path, {"features": features}, {"features": feature_map.name, "data": data.name, "num": len(data)})
     return features

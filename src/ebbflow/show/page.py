@@ -46,7 +46,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"number": number, "text": text, "data_uri": data_uri, "cell": cell, "slug": slug}
+    found.filters |= {"number": number, "text": text, "data_uri": data_uri, "cell": cell, "anchor": anchor}
     found.globals |= {"light": LIGHT, "dark": DARK}
     return found
 
@@ -57,8 +57,12 @@ def number(value: float | None, form: str = ".4g") -> str:
 
 
 def text(value: Any) -> str:
-    """A string as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value in words: a string as it is, four digits of a number, the entries of a table, "-" for nothing."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text(one)}" for key, one in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def cell(value: str) -> str:
@@ -66,9 +70,9 @@ def cell(value: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", value.replace("|", "\\|"))
 
 
-def slug(names: Sequence[str]) -> str:
+def anchor(names: Sequence[str]) -> str:
     """Names as one address inside a page, another for other names."""
-    return "-".join("".join(c if c.isalnum() or c in "-_" else f".{ord(c)}" for c in name) for name in names)
+    return "-".join("".join(c if c.isalnum() or c == "_" else f".{ord(c)}." for c in name) for name in names)
 
 
 def data_uri(content: bytes | str, kind: str = "image/png") -> str:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def to_picture(figure: Figure) -> Image.Image:
-    """A drawn matplotlib figure as a picture."""
+def to_picture(figure: Figure, mode: str = "RGB") -> Image.Image:
+    """A drawn matplotlib figure as a picture; `mode` "RGBA" keeps what is transparent."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     surface = FigureCanvasAgg(figure)
     surface.draw()
-    return Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB")
+    return Image.fromarray(np.asarray(surface.buffer_rgba())).convert(mode)
 
 
 def draw_schedules(paths: Mapping[str, Path], num_steps: int = 1000) -> Image.Image:
@@ -77,3 +77,16 @@ def scatter(points: Tensor, labels: tuple[int, ...] | None = None) -> Image.Imag
     )
     axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
     return to_picture(figure)
+
+
+def thumbnail(points: Tensor) -> Image.Image:
+    """Points float32 (N, 2) in the square [-2, 2]^2 without a frame, on nothing, so that any page may lie below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.7, 1.7), dpi=200)
+    figure.patch.set_alpha(0)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.scatter(points[:, 0], points[:, 1], s=1.6, c="#4a8fd6", linewidths=0)
+    axes.set(xlim=(-2, 2), ylim=(-2, 2))
+    return to_picture(figure, "RGBA")

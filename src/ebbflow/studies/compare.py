@@ -34,7 +34,7 @@ from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.sample import Plan, generate, grid_of
 from ebbflow.show import canvas
-from ebbflow.show.plots import scatter
+from ebbflow.show.plots import thumbnail
 from ebbflow.studies.compare_facts import (
     config_differences,
     data_of,
@@ -258,7 +258,7 @@ def _cell(
 def _strip(samples: Tensor, is_image: bool) -> str:
     """The first samples in a row, or the first thousand points, as a PNG in base64."""
     file = io.BytesIO()
-    picture = canvas.grid(samples[:STRIP], columns=STRIP) if is_image else scatter(samples[:STRIP_POINTS])
+    picture = canvas.grid(samples[:STRIP], columns=STRIP) if is_image else thumbnail(samples[:STRIP_POINTS])
     picture.save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
@@ -288,7 +288,7 @@ def append_cell(store: Path, cell: Cell) -> None:
 
 def _settings(models: Sequence[Opened], request: CompareRequest, yardstick: Yardstick) -> dict[str, Any]:
     """What was the same in all cells."""
-    features, judge = yardstick.features, yardstick.features.classifier
+    features, classifier = yardstick.features, yardstick.features.classifier
     dealt = "dealt in turn" if any(model.is_conditional for model in models) else "none"
     return {
         "samples a cell": request.num,
@@ -299,7 +299,7 @@ def _settings(models: Sequence[Opened], request: CompareRequest, yardstick: Yard
         "data": data_of(models[0]),
         "reference": f"{request.reference}, {len(yardstick.reference)} entries",
         "features": features.map.name,
-        "classifier's error on held-out data": None if judge is None else judge.facts.get("held_out_error"),
+        "classifier's error on held-out data": None if classifier is None else classifier.facts.get("held_out_error"),
         "sampler options": "each sampler's defaults",
         "device": f"{models[0].device}, {torch.get_num_threads()} threads",
         "code": code_hash(),

@@ -21,7 +21,7 @@ from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.metrics import features as maps
-from ebbflow.metrics.cache import code_hash, data_hash, key_of, plain, tensor_hash
+from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import FeatureMap
@@ -82,7 +82,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     plan = plan_for(model, splits, request)
     features = yield from features_for(splits, request.features, request.num, len(reference), model.device)
     settings = _settings(subject, request, plan, features, reference)
-    folder = (Path("eval") / plain(model.name)) if model.run is None else model.run.folder / "eval"
+    folder = (Path("eval") / slug(model.name)) if model.run is None else model.run.folder / "eval"
     partial = folder / f".partial-{key_of(settings, code_hash())}"
     yield from _sample(subject.model, plan, features, partial)
     made = _read(partial)
@@ -90,7 +90,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     errors = yield from _denoising(subject.model, splits.held_out)
     yield Stage("measure", 0, 1)
     file = folder / f"{_name(request, plan)}-{key_of(settings)}.json"
-    judge = features.classifier
+    classifier = features.classifier
     result = {
         "features": features.map.name,
         "num": request.num,
@@ -99,7 +99,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
         "denoising": errors,
         **settings,
         "feature_facts": features.map.facts,
-        "classifier": None if judge is None else {"name": judge.name, **judge.facts},
+        "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
         "versions": versions(),
         "command": command,
         "seconds": round(time.perf_counter() - began, 1),
@@ -136,7 +136,7 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
             yield Stage("look at the pictures", sum(len(one["features"]) for one in seen), num)
     made = _joined(seen, torch.cat([part.x for part in parts])[:NEAREST_NUM])
     yardstick = yield from yardstick_of(features, reference, other)
-    judge = features.classifier
+    classifier = features.classifier
     return {
         "images": str(images),
         "data": request.data,
@@ -146,7 +146,7 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
         **memorisation(made.first, splits.train.x, splits.held_out.x),
         "split": request.reference,
         "reference_num": len(reference),
-        "classifier": None if judge is None else {"name": judge.name, **judge.facts},
+        "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
         "versions": versions(),
     }
 
@@ -270,9 +270,9 @@ def _guides(plan: Plan) -> dict[str, Any]:
 
 
 def _name(request: EvaluateRequest, plan: Plan) -> str:
-    features = "" if request.features == "auto" else f"-{plain(request.features.split(':')[0])}"
+    features = "" if request.features == "auto" else f"-{slug(request.features.split(':')[0])}"
     return (
-        f"{plan.sampler}{plan.num_steps}-{plain(spelt(plan.grid))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
+        f"{plan.sampler}{plan.num_steps}-{slug(spelt(plan.grid))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
         f"{request.weights}{features}"
     )
 

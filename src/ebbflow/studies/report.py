@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
 from ebbflow.metrics.frontier import Cell, advice, frontier
 from ebbflow.show.charts import Line, Point, panel, scale, swatch
 from ebbflow.show.page import render
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +101,16 @@ def page(report: Report) -> str:
         samplers=_names(report, "sampler"),
         grids=_names(report, "grid"),
         swatch=swatch,
-        rows_of_panels=[*by_evaluations, *by_seconds],
+        rows_of_panels=_laid(by_evaluations, by_seconds),
         rated=any(cell.values.get("label_accuracy") is not None for cell in report.cells),
         facts=[(key, [run.get(key) for run in report.runs.values()]) for key in facts],
     )
+
+
+def _laid(upper: list[list[T]], lower: list[list[T]]) -> list[list[T]]:
+    """The rows of both, in one row where there is one panel of each."""
+    single = [len(row) for row in upper] == [1]
+    return [[*upper[0], *lower[0]]] if single else [*upper, *lower]
 
 
 def _names(report: Report, kind: str) -> list[Any]:

@@ -113,7 +113,7 @@ class Trial:
         num_classes: 0 without labels.
         features_of: x0 float32 (B, *dims) -> {"features"} and perhaps {"classes"}.
         real: features of the reference (R, D).
-        apart: features of as many other real entries as samples are made, for the floor.
+        other_real: features of as many other real entries as samples are made, for the floor.
         num: samples of one setting.
         few: entries for what is measured sample by sample.
         steps: numbers of steps of the first claim, rising.
@@ -130,7 +130,7 @@ class Trial:
     num_classes: int
     features_of: Callable[[Tensor], dict[str, Tensor]]
     real: Tensor
-    apart: Tensor
+    other_real: Tensor
     num: int = 500
     few: int = 32
     steps: tuple[int, ...] = (5, 10, 20, 50, 100)
@@ -162,7 +162,7 @@ class Trial:
     @property
     def floor(self) -> float:
         """The Frechet distance of real data in the place of samples."""
-        return frechet_of(self.real_moments, moments(self.apart))
+        return frechet_of(self.real_moments, moments(self.other_real))
 
     def asked(self, num: int) -> Tensor | None:
         """The classes that `num` samples are asked for, in turn, or None."""

@@ -62,7 +62,7 @@ def measure_table(trial: Trial) -> Work[Finding]:
         for sampler in (side.ode, side.sde)
     }
     chart = curves(
-        curve, xlabel="network evaluations", ylabel="Frechet distance", levels={"real data": trial.floor}, log="xy"
+        curve, xlabel="network evaluations", ylabel="Frechet distance", dashed={"real data": trial.floor}, log="xy"
     )
     return Finding(
         verdict=verdict,

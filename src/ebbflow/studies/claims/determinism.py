@@ -68,14 +68,14 @@ def differences(trial: Trial, side: Side) -> dict[str, tuple[float, float]]:
     changed = {
         "nothing": ended(bound, x, times, side.ode),
         f"batches of {OTHER_BATCH}": torch.cat(parts),
-        "bf16 net": ended(trial.bound(half(side), labels), x, times, side.ode),
+        "bf16 net": ended(trial.bound(in_bf16(side), labels), x, times, side.ode),
         "solver dpmpp_2m": ended(bound, x, times, "dpmpp_2m"),
         "twice the steps": ended(bound, x, finer, side.ode),
     }
-    return {what: apart(base, other) for what, other in changed.items()}
+    return {what: distances(base, other) for what, other in changed.items()}
 
 
-def half(side: Side) -> Denoiser:
+def in_bf16(side: Side) -> Denoiser:
     """The model with its net in bfloat16; a denoiser without a net as it is."""
     from dataclasses import replace
 
@@ -93,7 +93,7 @@ def ended(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str) -> Tensor:
     return last(walk_from(denoiser, x, times, Noise(range(len(x))), sampler=sampler))
 
 
-def apart(one: Tensor, other: Tensor) -> tuple[float, float]:
+def distances(one: Tensor, other: Tensor) -> tuple[float, float]:
     """The largest difference, and the root mean square of all."""
     gap = (one - other).cpu().double()
     return float(gap.abs().max()), float(gap.square().mean().sqrt())
@@ -235,7 +235,7 @@ def measure_reconstruction(trial: Trial) -> Work[Finding]:
     by_steps = dict(zip(INVERSION_STEPS, found["diffusion"], strict=True))
     verdict, because = reconstruction_verdict(by_steps, found["DDPM"])
     lines = {name: (INVERSION_STEPS, values) for name, values in found.items()}
-    chart = curves(lines, xlabel="steps", ylabel="PSNR (dB)", levels={"nearly perfect": NEARLY}, log="x")
+    chart = curves(lines, xlabel="steps", ylabel="PSNR (dB)", dashed={"nearly perfect": NEARLY}, log="x")
     return Finding(
         verdict=verdict,
         because=because,

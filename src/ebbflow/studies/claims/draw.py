@@ -15,18 +15,18 @@ from ebbflow.show.plots import to_picture
 if TYPE_CHECKING:
     from PIL import Image
 
-Curve = tuple[Sequence[float], Sequence[tuple[float, float]]]  # x, and y with its standard error
+WithErrors = tuple[Sequence[float], Sequence[tuple[float, float]]]  # x, and y with its standard error
 
 
 def curves(
-    lines: Mapping[str, Curve],
+    lines: Mapping[str, WithErrors],
     *,
     xlabel: str,
     ylabel: str,
-    levels: Mapping[str, float] | None = None,
+    dashed: Mapping[str, float] | None = None,
     log: str = "",
 ) -> Image.Image:
-    """Curves with bars of two standard errors, and dashed lines at named levels; `log` names the logarithmic axes."""
+    """Curves with bars of two standard errors, and named dashed lines across; `log` names the logarithmic axes."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
@@ -35,8 +35,8 @@ def curves(
     for name, (x, values) in lines.items():
         y, bars = [value for value, _ in values], [2 * error for _, error in values]
         axes.errorbar(x, y, yerr=bars, marker="o", markersize=4, capsize=3, label=name)
-    for name, level in (levels or {}).items():
-        axes.axhline(level, color="grey", linestyle="--", linewidth=1, label=name)
+    for name, at in (dashed or {}).items():
+        axes.axhline(at, color="grey", linestyle="--", linewidth=1, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     tops = [value for _, values in lines.values() for value, _ in values]
     if "x" in log:

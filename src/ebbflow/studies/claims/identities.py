@@ -22,7 +22,7 @@ from ebbflow.progress import Stage, Work
 from ebbflow.studies.claims.base import Claim, Finding, Side, Table, Trial, Verdict
 from ebbflow.studies.claims.draw import curves, pictures
 
-LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log-SNR
+LOG_SNRS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log-SNR
 SAME = 1e-3  # relative difference up to which two losses are the same in float32
 TIMES_SIMPLER = 100
 NUM_DENOISED = 128
@@ -42,14 +42,14 @@ def measure_simpler(trial: Trial) -> Work[Finding]:
     labels = None if trial.labels is None else trial.labels[:NUM_DENOISED]
     for side in trial.sides:
         cond = None if labels is None else side.denoiser.read(labels.tolist())
-        errors[side.name] = yield from denoising_errors(side.denoiser, x0, cond, levels=LEVELS, device=trial.device)
+        errors[side.name] = yield from denoising_errors(side.denoiser, x0, cond, log_snrs=LOG_SNRS, device=trial.device)
         bound = trial.bound(side.denoiser, labels)
-        for level in LEVELS:
+        for level in LOG_SNRS:
             rows.append({"net": side.name, "log-SNR": level} | ratios(bound, x0, level, trial.seed))
-    weights = {side.name: eps_weight(side.objective, LEVELS) for side in trial.sides}
+    weights = {side.name: eps_weight(side.objective, LOG_SNRS) for side in trial.sides}
     verdict, because = simpler_verdict(rows, CODE_LINES)
     chart = curves(
-        {name: (LEVELS, [(value, 0.0) for value in values]) for name, values in weights.items()},
+        {name: (LOG_SNRS, [(value, 0.0) for value in values]) for name, values in weights.items()},
         xlabel="log-SNR",
         ylabel="weight of the eps loss, 1 at log-SNR 0",
         log="y",
@@ -88,12 +88,12 @@ def ratios(denoiser: Denoiser, x0: Tensor, level: float, seed: int = 0) -> dict[
     }
 
 
-def eps_weight(objective: Objective, levels: tuple[float, ...]) -> list[float]:
+def eps_weight(objective: Objective, log_snrs: tuple[float, ...]) -> list[float]:
     """w(L) = 2 pi(t) k(t) / |dL/dt| of an objective written as 1/2 int w ||eps - eps^||^2 dL, divided by w(0).
 
     k is the weight of the eps loss, W / alpha^2, and dL/dt = -2 D / (alpha sigma) (Kingma & Gao, 2023, 2303.00848).
     """
-    t = objective.path.time_of(torch.tensor([*levels, 0.0], dtype=torch.float64))
+    t = objective.path.time_of(torch.tensor([*log_snrs, 0.0], dtype=torch.float64))
     c = objective.path.at(t)
     a, b = prediction_of(objective.prediction)(c)
     k = weight_of(objective.weight)(c, a * c.sigma - b * c.alpha) / c.alpha**2
@@ -104,11 +104,11 @@ def eps_weight(objective: Objective, levels: tuple[float, ...]) -> list[float]:
 
 def _errors(errors: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     by_level = {name: {row["log_snr"]: row["x0_mse"] for row in rows} for name, rows in errors.items()}
-    return [{"log-SNR": level} | {name: rows.get(level, "-") for name, rows in by_level.items()} for level in LEVELS]
+    return [{"log-SNR": level} | {name: rows.get(level, "-") for name, rows in by_level.items()} for level in LOG_SNRS]
 
 
 def _weights(weights: dict[str, list[float]]) -> list[dict[str, Any]]:
-    return [{"log-SNR": lv} | {name: w[i] for name, w in weights.items()} for i, lv in enumerate(LEVELS)]
+    return [{"log-SNR": lv} | {name: w[i] for name, w in weights.items()} for i, lv in enumerate(LOG_SNRS)]
 
 
 def simpler_verdict(rows: list[dict[str, Any]], lines: dict[str, int]) -> tuple[Verdict, tuple[str, ...]]:

@@ -233,7 +233,7 @@ def trial_of(diffusion: Run, flow: Run, how: ClaimsRequest, device: torch.device
         num_classes=some.num_classes,
         features_of=features.of,
         real=yardstick.real,
-        apart=yardstick.other,
+        other_real=yardstick.other,
         num=how.num,
         few=min(how.few, len(some)),
         steps=tuple(sorted(set(how.steps))),

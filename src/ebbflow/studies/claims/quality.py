@@ -52,7 +52,7 @@ def measure_steps(trial: Trial) -> Work[Finding]:
         first |= {f"DDIM {num}": ddim.first[:10], f"DDPM {num}": ddpm.first[:10]}
     verdict, because = threshold_verdict(gaps)
     lines = {name: ([row["steps"] for row in rows], [row[name] for row in rows]) for name in ("DDIM", "DDPM")}
-    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", levels={"real data": trial.floor}, log="xy")
+    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", dashed={"real data": trial.floor}, log="xy")
     return Finding(
         verdict=verdict,
         because=(*because, f"Real data in the place of samples score {trial.floor:.3g} at this number of samples."),
@@ -171,7 +171,7 @@ def measure_straight(trial: Trial) -> Work[Finding]:
         )
     verdict, because = straight_verdict(bends, gaps, trial.frechet_gap(flows[0], flows[-1]))
     lines = {name: (FEW_STEPS, [row[name] for row in few]) for name in ("diffusion", "flow")}
-    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", levels={"real data": trial.floor}, log="xy")
+    chart = curves(lines, xlabel="steps", ylabel="Frechet distance", dashed={"real data": trial.floor}, log="xy")
     return Finding(
         verdict=verdict,
         because=because,
