@@ -17,11 +17,11 @@ from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.frontier import Cell, advice, cheapest_within, frontier
 from ebbflow.progress import finish
-from ebbflow.runs import open_run
+from ebbflow.requests.studies import CompareRequest
+from ebbflow.runs import Model
 from ebbflow.show.charts import Line, Point, draw_panel, scale
 from ebbflow.studies import compare as compare_module
-from ebbflow.studies.compare import Comparing, append_cell, read_cells
-from ebbflow.studies.evaluate import Evaluation
+from ebbflow.studies.compare import append_cell, read_cells
 from ebbflow.studies.report import Report, page
 
 QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
@@ -74,14 +74,14 @@ def compared(capsys: pytest.CaptureFixture[str], *given: str) -> dict[str, Any]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The requests that are sampled, warming up left out."""
+    """The plans that are sampled, warming up left out."""
     seen: list[Any] = []
     genuine = compare_module.generate
 
-    def watched(denoiser: Any, facts: Any, request: Any, *rest: Any, **more: Any) -> Iterator[Any]:
-        if isinstance(denoiser.net, compare_module.Counting):
-            seen.append(request)
-        return genuine(denoiser, facts, request, *rest, **more)
+    def watched(model: Any, plan: Any) -> Iterator[Any]:
+        if isinstance(model.denoiser, compare_module.Counted):
+            seen.append(plan)
+        return genuine(model, plan)
 
     monkeypatch.setattr(compare_module, "generate", watched)
     return seen
@@ -295,12 +295,12 @@ def test_a_strangers_sampler_is_measured_again_when_its_own_module_changed(
 
 def test_checkpoints_may_be_pruned_while_they_are_compared(flow: Path, tmp_path: Path) -> None:
     shutil.copytree(flow, tmp_path / "run")
-    run = open_run(tmp_path / "run")
-    wanted = Comparing(samplers=("ddim",), steps=(1,), base=Evaluation(num=40))
-    work = compare_module.compare([run], wanted, tmp_path / "cells.jsonl", device=torch.device("cpu"))
+    model = Model.from_run(tmp_path / "run")
+    request = CompareRequest(samplers=("ddim",), steps=(1,), guidance=(1.0,), num=40)
+    work = compare_module.compare([model], request, tmp_path / "cells.jsonl")
     next(work)
-    shutil.rmtree(run.checkpoint.folder)
-    assert finish(work).cells[0].frechet > 0 and not run.checkpoint.folder.exists()
+    shutil.rmtree(model.run.checkpoint.folder)
+    assert finish(work).cells[0].frechet > 0 and not model.run.checkpoint.folder.exists()
 
 
 def test_control_c_keeps_finished_cells(

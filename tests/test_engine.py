@@ -312,7 +312,7 @@ def test_a_batch_brings_its_own_noise_and_weights() -> None:
         (iter([X, X]), "came to their end after 2"),
         (DataLoader([X[0], X[1]], batch_size=None), None),
     ],
-    ids=str,
+    ids=["three", "keys", "objects", "number", "text", "condition", "nothing", "exhausted", "unbatched"],
 )
 def test_what_is_no_batch_is_named(batches: Any, words: str | None) -> None:
     if words is None:

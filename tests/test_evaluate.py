@@ -25,9 +25,10 @@ from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import Classifier, classifier, coordinates, feature_map, features_of, new_net, pca
 from ebbflow.metrics.scores import METRICS
 from ebbflow.progress import finish
-from ebbflow.runs import open_run
+from ebbflow.requests.studies import EvaluateRequest
+from ebbflow.runs import Model
 from ebbflow.studies import evaluate as evaluate_module
-from ebbflow.studies.evaluate import Evaluation, base_request, evaluate
+from ebbflow.studies.evaluate import dealt, evaluate, subject_of
 
 CPU = torch.device("cpu")
 QUICK = ClassifierSettings(min_steps=30, max_steps=30, num_features=16)
@@ -283,21 +284,20 @@ def test_other_settings_go_to_another_file(run_folder: Path, capsys: pytest.Capt
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, seen = open_run(run_folder), []
-    request = replace(base_request(run), sampler="euler", num_steps=2, batch_size=10)
-    wanted = Evaluation(num=40, seed=100, request=request)
+    model, seen = Model.from_run(run_folder), []
+    request = EvaluateRequest(num=40, seed=100, sampler="euler", steps=2, batch_size=10)
     genuine = evaluate_module.generate
 
     def watched(*args: Any, **more: Any) -> Iterator[Any]:
         for samples in genuine(*args, **more):
-            seen.append(samples.seeds[0])
+            seen.append(samples.plan.seeds[0])
             yield samples
 
     monkeypatch.setattr(evaluate_module, "generate", watched)
-    whole = finish(evaluate(run, wanted, device=CPU))
+    whole = finish(evaluate(model, request))
     assert seen == [100, 100, 110, 110, 120, 120, 130, 130]
     seen.clear()
-    stages = evaluate(run, wanted, device=CPU)
+    stages = evaluate(model, request)
     for stage in stages:
         if stage.name == "sample" and stage.done >= 30:
             break
@@ -306,7 +306,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(run_folder: Path, monkeypatch
     last = sorted(partial.glob("batch-*"))[-1]
     last.write_bytes(last.read_bytes()[:20])
     seen.clear()
-    resumed = finish(evaluate(run, wanted, device=CPU))
+    resumed = finish(evaluate(model, request))
     assert seen == [110, 110, 120, 120, 130, 130]
     assert {name: resumed[name] for name in METRICS} == {name: whole[name] for name in METRICS}
 
@@ -318,7 +318,7 @@ def test_control_c_says_that_the_same_command_goes_on(
 
     def interrupted(*args: Any, **more: Any) -> Iterator[Any]:
         for samples in genuine(*args, **more):
-            if samples.seeds[0] > 200:
+            if samples.plan.seeds[0] > 200:
                 raise KeyboardInterrupt
             yield samples
 
@@ -336,16 +336,17 @@ def test_samples_that_are_not_finite_are_refused(run_folder: Path, monkeypatch: 
             yield replace(samples, state=samples.state * float("nan"))
 
     monkeypatch.setattr(evaluate_module, "generate", broken)
-    request = replace(base_request(open_run(run_folder)), num_steps=1)
+    model, request = Model.from_run(run_folder), EvaluateRequest(num=40, seed=300, steps=1)
     with pytest.raises(FloatingPointError, match="seeds 300 to 339 are not finite"):
-        finish(evaluate(open_run(run_folder), Evaluation(num=40, seed=300, request=request), device=CPU))
+        finish(evaluate(model, request))
 
 
 def test_data_of_another_shape_is_refused(run_folder: Path) -> None:
-    run = open_run(run_folder)
-    other = replace(run, config=replace(run.config, data=replace(run.config.data, size=4)))
+    model = Model.from_run(run_folder)
+    config = replace(model.run.config, data=replace(model.run.config.data, size=4))
+    other = replace(model, run=replace(model.run, config=config))
     with pytest.raises(DataError, match="the run was trained on"):
-        finish(evaluate(other, Evaluation(num=40), device=CPU))
+        finish(evaluate(other, EvaluateRequest(num=40)))
 
 
 def test_repeats_use_the_next_seeds(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -409,15 +410,18 @@ def test_guidance_of_an_unconditional_run_is_refused(points_folder: Path, capsys
     assert "unconditional" in capsys.readouterr().err
 
 
-def test_a_run_of_text_is_refused_rather_than_measured_without_its_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_text_is_measured_with_texts_of_its_data(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     tiny = ["--set", "net.channels=[8,16]", "--set", "net.num_heads=2", "--set", "train.sample_every=0"]
     few = ["--max-steps", "1", "--batch-size", "4", "--set", "sample.num_steps=1", "--device", "cpu"]
     assert run_app(["train", "--preset", "digits_text", "--save-dir", str(folder), *tiny, *few]) == 0
-    assert run_app(["evaluate", "--ckpt", str(folder), "--num", "140", "--device", "cpu"]) == 2
-    assert "takes text or vectors" in capsys.readouterr().err
+    model = Model.from_run(folder)
+    assert finish(evaluate(model, EvaluateRequest(num=140, steps=1)))["num"] == 140
+    held_out = load_dataset("digits").held_out
+    assert dealt(model, Splits(train=held_out, held_out=held_out), 3) == [f"a handwritten {i}" for i in (0, 1, 2)]
+    points = load_dataset("moons")
+    with pytest.raises(ConfigError, match="takes a prompt for each sample, and the data 'moons' has none"):
+        dealt(model, points, 3)
 
 
 # -- a training that goes on ----------------------------------------------------------------------------------------
@@ -427,21 +431,19 @@ def test_a_checkpoint_may_be_pruned_while_it_is_evaluated(run_folder: Path, tmp_
     """What is measured and hashed is what was read at the start."""
     folder = tmp_path / "trained_further"
     shutil.copytree(run_folder, folder, ignore=shutil.ignore_patterns("eval"))
-    run = open_run(folder)
-    digest = cache.file_hash(run.checkpoint.folder / "ema.safetensors")
-    work = evaluate(run, Evaluation(num=40, seed=500, request=replace(base_request(run), num_steps=1)), device=CPU)
+    model = Model.from_run(folder)
+    work = evaluate(model, EvaluateRequest(num=40, seed=500, steps=1))
     next(work)
-    shutil.rmtree(run.checkpoint.folder)
-    assert finish(work)["weights_sha256"] == digest
-    assert not run.checkpoint.folder.exists()
+    shutil.rmtree(model.run.checkpoint.folder)
+    assert finish(work)["weights_sha256"] == subject_of(Model.from_run(run_folder), "fp32").sha256
+    assert not model.run.checkpoint.folder.exists()
 
 
 def test_a_stopped_evaluation_does_not_go_on_with_other_code(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = open_run(run_folder)
-    wanted = Evaluation(num=40, seed=600, request=replace(base_request(run), num_steps=1, batch_size=10))
+    model, request = Model.from_run(run_folder), EvaluateRequest(num=40, seed=600, steps=1, batch_size=10)
     for code in ("one", "two"):
         monkeypatch.setattr(evaluate_module, "code_hash", lambda code=code: code)
-        stages = evaluate(run, wanted, device=CPU)
+        stages = evaluate(model, request)
         made = [stage.done for stage in stages if stage.name == "sample" and (code == "two" or stage.done < 20)]
         assert made[0] == 10
 

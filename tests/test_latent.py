@@ -25,6 +25,7 @@ from ebbflow.data import Splits, load_dataset, to_uint8
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encoded, from_description
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions, kl_divergence
+from ebbflow.progress import finish
 from ebbflow.requests.sampling import SampleRequest
 from ebbflow.runs import Model, Trainer, facts_of, generate, load_splits, open_run, task_of
 from ebbflow.runs.guides import open_guides
@@ -424,8 +425,7 @@ def test_guides_respect_the_latent_space(
 
 
 def test_the_denoising_error_is_measured_on_latents(run: tuple[Path, Path]) -> None:
-    opened = open_run(run[0])
-    work = _denoising(opened.denoiser(), load_dataset("digits").held_out, opened.space(), torch.device("cpu"))
+    work = _denoising(Model.from_run(run[0]), load_dataset("digits").held_out)
     assert len(finish(work)) > 0
 
 

@@ -26,8 +26,10 @@ from ebbflow.methods.likelihood import (
     variational_bound,
 )
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
-from ebbflow.runs import open_run
-from ebbflow.studies.likelihood import Question, measure_likelihood
+from ebbflow.progress import finish
+from ebbflow.requests.studies import LikelihoodRequest
+from ebbflow.runs import Model
+from ebbflow.studies.likelihood import measure_likelihood
 
 FLOW = PATH_CASES["flow"]
 MILLIBIT = 1e-3 * math.log(2)
@@ -273,10 +275,9 @@ def test_the_report_can_be_kept_and_read(run: FilePath, tmp_path: FilePath, caps
 @pytest.mark.parametrize("method", ["ode", "vlb"])
 def test_batch_mates_do_not_matter(run: FilePath, method: str) -> None:
     """Up to the rounding of matrix products of another size."""
-    opened = open_run(run)
-    one, all_ = (
-        measure_likelihood(opened, Question(num=5, method=method, num_steps=4, batch_size=size)) for size in (2, 64)
-    )
+    model = Model.from_run(run)
+    asked = [LikelihoodRequest(ckpt=str(run), num=5, method=method, steps=4, batch_size=size) for size in (2, 64)]
+    one, all_ = (finish(measure_likelihood(model, request)) for request in asked)
     assert one["bits_per_dim"] == pytest.approx(all_["bits_per_dim"], rel=1e-5)
 
 
