@@ -31,6 +31,8 @@ def nearest(name: str, known: list[str]) -> str:
 
 def has(registry: Mapping[str, T], name: str) -> bool:
     """Whether `registry` has an entry called `name`, if need be by a plugin that is looked up only now."""
+    if not isinstance(name, str):
+        return False
     if name not in registry:
         for look in LAST_RESORTS:
             look()

@@ -92,32 +92,20 @@ def read(cls: type[Any], given: Mapping[str, Any]) -> Any:
     """
     file = given.get("request_file")
     base = {} if file is None else read_request(cls, Path(file))
-    texts = {}
+    texts: dict[str, Any] = {}
     for name, value in given.items():
-        entry = entries(cls).get(name.removesuffix(BY_FLAG))
-        if entry is not None:
-            texts[entry.name] = text_of(value, entry)
+        entry = entries(cls).get(name.partition(BY_FLAG)[0])
+        if entry is None:
+            continue
+        if entry.name in texts:
+            names = [entry.name.upper(), *entry.flags] if entry.place else entry.flags
+            raise ConfigError(f"{' and '.join(names)} say the same. Give one.")
+        texts[entry.name] = table(value, entry) if get_origin(entry.kind) is dict else value
     flags = values(cls, texts, spell=spelling, text=True)
     for name, value in flags.items():
         if isinstance(value, dict):
             flags[name] = {**(base.get(name) or {}), **value}
     return complete(cls, {**base, **flags}, spell=spelling)
-
-
-def text_of(value: Any, entry: Entry) -> Any:
-    """What the flags of a field say together."""
-    if get_origin(entry.kind) is dict:
-        return table(value, entry)
-    if not _is_list(entry):
-        return value
-    if len(value) > 1:
-        raise ConfigError(f"{spelling(entry)} is given {len(value)} times. Give one list, such as {','.join(value)}.")
-    return value[0]
-
-
-def _is_list(entry: Entry) -> bool:
-    """Whether its flag takes one list with commas."""
-    return get_origin(entry.kind) is tuple and not entry.many and not entry.place
 
 
 def table(settings: Sequence[str], entry: Entry) -> dict[str, Any]:
@@ -146,35 +134,29 @@ def spelled(message: str, cls: type[Any] | None) -> str:
 
 # -- flags -------------------------------------------------------------------------------------------------------------
 
-BY_FLAG = "__by_flag"  # of a field that has a place and a flag
+BY_FLAG = "__by_flag_"  # and a number: each spelling is a parameter of its own, so that two of them can be told
 
 
 def _params(entry: Entry) -> list[click.Parameter]:
-    paths = Path in (entry.kind, *get_args(entry.kind))
-    kind = click.Path() if paths else click.STRING
+    kind = click.Path() if Path in (entry.kind, *get_args(entry.kind)) else click.STRING
     found: list[click.Parameter] = []
     if entry.place:
         number = -1 if get_origin(entry.kind) is tuple else 1
-        found.append(
-            click.Argument([entry.name], nargs=number, required=False, type=kind, metavar=f"[{entry.name.upper()}]")
-        )
-    if not entry.flags:
-        return found
-    name = entry.name + (BY_FLAG if entry.place else "")
-    if entry.kind is bool:
-        return [*found, click.Option([name, *_switch(entry)], is_flag=True, default=None)]
-    return [
-        *found,
-        click.Option(
-            [name, *entry.flags], multiple=entry.many or _is_list(entry), type=kind, shell_complete=_completion(entry)
-        ),
-    ]
+        shown = f"[{entry.name.upper()}]"
+        found.append(click.Argument([entry.name], nargs=number, required=False, type=kind, metavar=shown))
+    for i, flag in enumerate(entry.flags):
+        name = f"{entry.name}{BY_FLAG}{i}"
+        if entry.kind is bool:
+            found.append(click.Option([name, _switch(entry, flag)], is_flag=True, default=None))
+        else:
+            completion = _completion(entry)
+            found.append(click.Option([name, flag], multiple=entry.many, type=kind, shell_complete=completion))
+    return found
 
 
-def _switch(entry: Entry) -> list[str]:
+def _switch(entry: Entry, flag: str) -> str:
     """--clip/--no-clip where it could be on, --quick where it is off."""
-    first, *rest = entry.flags
-    return [f"{first}/--no-{first[2:]}" if entry.default in (None, True) else first, *rest]
+    return f"{flag}/--no-{flag[2:]}" if entry.default in (None, True) else flag
 
 
 def _completion(entry: Entry) -> Callable[..., list[CompletionItem]] | None:
@@ -202,7 +184,7 @@ def help_row(entry: Entry) -> tuple[str, str]:
     if entry.place:
         flag = entry.name.upper() + ("..." if get_origin(entry.kind) is tuple else "")
     elif entry.kind is bool:
-        flag = _switch(entry)[0]
+        flag = _switch(entry, entry.flags[0])
     else:
         flag = f"{entry.flags[0]} {wants(get_args(entry.kind)[0] if entry.each else entry.kind)}"
     notes = ["required"] if entry.required else [f"default: {shown}"] if (shown := in_text(entry.default)) else []

@@ -85,7 +85,11 @@ def list_names(request: ListRequest) -> None:
         rows = [{"name": name, "description": ", ".join(entries)} for name, entries in catalogue.items()]
     else:
         entries = choose(catalogue, request.kind, "list")
-        chosen = entries if request.name is None else {request.name: choose(entries, request.name, request.kind)}
+        chosen = (
+            entries
+            if request.name is None
+            else {request.name: choose(entries, request.name, f"name in {request.kind}")}
+        )
         rows = [_row(name, entry) for name, entry in chosen.items()]
     if request.json:
         print_json(rows)
