@@ -3,6 +3,7 @@ the window."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ Interval = tuple[float, float] | None
 
 def combine(u: Estimate, c: Estimate, guidance: float) -> Estimate:
     """u + w (c - u) in x0 and eps alike; what the branches know of their variance is the conditional branch's."""
-    w = max(-LARGEST, min(guidance, LARGEST))
+    w = guidance if abs(guidance) <= LARGEST else math.copysign(math.inf, guidance)
     return replace(c, x0=torch.lerp(u.x0, c.x0, w), eps=torch.lerp(u.eps, c.eps, w))
 
 
