@@ -19,7 +19,7 @@ from ebbflow.core.predictions import EDM, PREDICTIONS, Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Conditional, FunctionDenoiser, NetDenoiser, Wrapped, takes_condition
-from ebbflow.methods.guidance import CONDITION_RULES, autoguidance, classifier_free
+from ebbflow.methods.guidance import CONDITION_RULES, autoguidance, classifier_free, loss_guidance
 from ebbflow.methods.likelihood import log_likelihood
 from ebbflow.methods.oracles import GaussianMixture
 from ebbflow.methods.told import CLOCKS, SCALES, RawSteps
@@ -336,6 +336,18 @@ def test_a_condition_is_read_again_when_the_weights_change_and_where_gradients_r
     with torch.no_grad():
         other = replace(bound, net=text_denoiser()[0].net)
         assert not torch.equal(other(x, 0.5).x0, second), "another net reads for itself"
+
+
+def test_gradients_of_x_alone_do_not_read_the_text_again() -> None:
+    model, calls = text_denoiser()
+    model.net.requires_grad_(False)
+    bound, x = model.given(model.read(["one", "two"])), normal(2, 1, 8, 8, dtype=torch.float32)
+    with torch.inference_mode():
+        bound(x, 0.5)
+    guided = loss_guidance(bound, loss=lambda x0: x0.square().flatten(1).sum(1))
+    for t in (0.7, 0.5, 0.2):
+        assert torch.isfinite(guided(x, t).x0).all()
+    assert calls == [2]
 
 
 @torch.no_grad()

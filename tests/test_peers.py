@@ -12,11 +12,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import F64, MILD, PATH_CASES, Stream, mixture, noise_start, walk
+from conftest import F64, MILD, PATH_CASES, Stream, mixture, noise_start, normal, walk
 from torch import Tensor
 
 from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, VPDiscrete
 from ebbflow.core.times import TIME_GRIDS, ShiftedGrid
+from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.told import raw_steps
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -205,3 +207,32 @@ def test_rk4_against_an_adaptive_solver() -> None:
     wanted = torchdiffeq.odeint(velocity, x, ends, method="dopri5", rtol=1e-9, atol=1e-10)[-1]
     got = walk("rk4", oracle, x, torch.linspace(0.98, 0.02, 129, dtype=F64))[-1].x
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-7)
+
+
+@each_table
+def test_a_net_of_theirs_is_told_the_step_that_they_tell_it(table: str) -> None:
+    """A U-Net of diffusers, shown x_t as it is: told t * 1000, one step too many, it walks elsewhere without a word."""
+    path, num_steps = TABLES[table][0], 25
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    ).eval()  # fmt: skip
+    seen: list[float] = []
+
+    def net(x: Tensor, step: Tensor, cond: None) -> Tensor:
+        seen.append(float(step[0]))
+        return unet(x.float(), step).sample
+
+    model = NetDenoiser(net=net, path=path, prediction="eps", scale="none", clock=raw_steps(num_steps=path.num_steps))
+    x = normal(2, 1, 8, 8, dtype=torch.float32)
+    with torch.no_grad():
+        steps = walk("ddim", model, x, TIME_GRIDS["trailing"](path, num_steps))
+        scheduler = with_our_table("DDIMScheduler", table, num_steps, clip_sample=False)
+        state, others = x, []
+        for index in scheduler.timesteps:  # type: ignore[attr-defined]
+            state = scheduler.step(unet(state, index).sample, index, state).prev_sample  # type: ignore[attr-defined]
+            others.append(state)
+    assert [round(k) for k in seen] == scheduler.timesteps.tolist()  # type: ignore[attr-defined]
+    scale = float(others[-1].abs().max())
+    agree([step.x.double() / scale for step in steps], [other / scale for other in others], tolerance=1e-3)

@@ -19,7 +19,8 @@ class Noise:
 
     Draws are made in float32 on the CPU and then moved, so that they do not depend on dtype or device. An instance is a
     stream: each call of `like` goes on where the last one stopped, so make a new one for a new run. The first draw is
-    made alone, because deterministic samplers ask for no second; values differ from those of release 0.1 after it.
+    made alone, because deterministic samplers ask for no second; values are those of the first version in the first
+    draw of 16 numbers or more a sample, and others elsewhere.
 
     Args:
         seeds: one non-negative integer a sample, shape (B,).

@@ -270,20 +270,22 @@ class NetDenoiser(OutputDenoiser):
 
 class _ReadOnce:
     """The context of a bound condition, found when it is first asked for and again when the weights that read it have
-    changed. Where gradients are recorded it is read afresh, so that they reach those weights."""
+    changed. Where gradients are wanted of those weights, or of the condition, it is read afresh."""
 
     def __init__(self) -> None:
         self._known: tuple[list[tuple[int, int]], Context] | None = None
-        self._weights: list[Tensor] = []
+        self._weights: list[Tensor] | None = None
 
     def __call__(self, net: ConditionedNet, cond: Cond) -> Context:
-        if torch.is_grad_enabled():
-            return net.read(cond)
-        if self._known is None:
+        if self._weights is None:
             self._weights = list(net.reading_weights())
+        parts = [cond] if isinstance(cond, Tensor) else cond.values()
+        if torch.is_grad_enabled() and any(k.requires_grad for k in (*self._weights, *parts)):
+            return net.read(cond)
         state = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in self._weights]
         if self._known is None or self._known[0] != state:
-            self._known = state, net.read(cond)
+            with torch.inference_mode(False), torch.no_grad():
+                self._known = state, net.read(cond)
         return self._known[1]
 
 

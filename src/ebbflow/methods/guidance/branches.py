@@ -3,6 +3,7 @@ the window."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,14 @@ from ebbflow.methods.denoise import Denoiser, Wrapped, conditional, takes_condit
 BATCH_LIMITS = {
     "cpu": 16
 }  # up to this many samples one pass of both branches is faster than two; elsewhere it always is
+LARGEST = torch.finfo(torch.float32).max
 Interval = tuple[float, float] | None
 
 
 def combine(u: Estimate, c: Estimate, guidance: float) -> Estimate:
     """u + w (c - u) in x0 and eps alike; what the branches know of their variance is the conditional branch's."""
-    return replace(c, x0=torch.lerp(u.x0, c.x0, guidance), eps=torch.lerp(u.eps, c.eps, guidance))
+    w = guidance if abs(guidance) <= LARGEST else math.copysign(math.inf, guidance)
+    return replace(c, x0=torch.lerp(u.x0, c.x0, w), eps=torch.lerp(u.eps, c.eps, w))
 
 
 def check_interval(interval: Interval) -> None:
