@@ -155,7 +155,6 @@ def _model(
     defaults = SampleConfig(
         sampler=kind.sampler,
         num_steps=min(kind.num_steps, schedule.most_steps),
-        grid=schedule.grid,  # type: ignore[arg-type]
         guidance=kind.guidance,
         clip=schedule.clip and space is None,
         options={"variance": schedule.variance} if kind.sampler == "ddpm" else {},
@@ -168,6 +167,7 @@ def _model(
         examples=tuple(range(len(names)))[:NUM_EXAMPLES],
         space=space,
         defaults=defaults,
+        grid=schedule.grid,
         is_guidable=denoiser.null_trained,
         device=source.device,
     )

@@ -125,7 +125,7 @@ def default_plan(model: Opened, *, seeds: Sequence[int], conditions: Sequence[Co
         conditions=None if conditions is None else tuple(conditions),
         sampler=sample.sampler,
         num_steps=sample.num_steps,
-        grid=sample.grid,
+        grid=model.grid or sample.grid,
         options=dict(sample.options),
         clip=sample.clip,
     )

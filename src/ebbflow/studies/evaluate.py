@@ -207,6 +207,8 @@ def dealt(model: Opened, splits: Splits, num: int) -> list[Condition] | None:
     known: list[Condition] = list(data.captions or ())
     if kind == "vector" and data.vectors is not None:
         known = [tuple(row) for row in data.vectors.tolist()]
+    if not known and model.run is not None and model.label_names:
+        known = list(range(len(model.label_names)))  # a conditioner of ours words the names of classes
     if not known:
         raise ConfigError(
             f"{model.name} takes a {kind} for each sample, and the data {data.name!r} has none to deal out; measured "
