@@ -17,7 +17,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import Step
-from ebbflow.methods.sampling import grid_times, walk
+from ebbflow.methods.sampling import check_sampler, grid_times, walk
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
 from ebbflow.runs.derived import LEARNED, learned_times, with_optimal_variance
 from ebbflow.runs.guides import Guides, open_guides
@@ -227,10 +227,12 @@ def check(model: Opened, plan: Plan) -> None:
     """Refuse what a model cannot do, and settings that contradict each other.
 
     Raises:
-        ConfigError: a condition or guidance for an unconditional model, a negative condition without guidance, a
-            classifier without labels, settings without effect.
+        ConfigError: an unknown sampler or option, a condition or guidance for an unconditional model, a negative
+            condition without guidance, a classifier without labels, settings without effect.
+        ValueError: an option out of range.
     """
     guides = plan.guides
+    check_sampler(plan.sampler, plan.options)
     if plan.clip and (not model.facts.is_image or model.space is not None):
         raise ConfigError("clipping is of images in [-1, 1], and this model makes points or latents. Leave `clip` out.")
     if plan.conditions is not None and len(plan.conditions) != len(plan.seeds):
