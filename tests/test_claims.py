@@ -466,8 +466,8 @@ def test_what_was_done_before_an_interruption_is_kept(
     [
         (["--only", "stepz"], "unknown claim 'stepz'. Did you mean 'steps'?"),
         (["--output", "claims.html"], "--output wants a file ending in .md"),
-        (["--steps", "a,b"], "--steps is given 2 times"),
-        (["--steps", "0,5"], "--steps is given 2 times"),
+        (["--steps", "a,b"], "each entry must be a whole number"),
+        (["--steps", "0,5"], "each entry must be at least 1"),
         (["--precision", "fp8"], "--precision must be fp32, bf16 or auto"),
         (["--num", "5"], "--num = 5 is too few"),
     ],

@@ -150,7 +150,7 @@ def test_interpolation_goes_from_one_image_to_the_other(digits_run: str, digit: 
         (["--sampler", "huen"], ["unknown sampler 'huen'", "'heun'"]),
         (["--grid", "uniforn"], ["unknown time grid", "'uniform'"]),
         (["--set", "eta=0.5", "--sampler", "heun"], ["no option 'eta'"]),
-        (["--label", "1", "--labels", "2,3"], ["--labels is given 2 times"]),
+        (["--label", "1", "--labels", "2,3"], ["--labels and --label say the same"]),
         (["--resample", "3"], ["--resample", "--mask"]),
         (["--noise", "x.npz"], ["--input", "--noise"]),
         (["--weights", "best"], ["--weights must be ema or raw"]),

@@ -120,7 +120,7 @@ class Schedule:
     path: Path
     prediction: str
     clock: str | Clock
-    grid: str | TimeGrid
+    grid: TimeGrid
     most_steps: int
     clip: bool = False
     variance: str = "small"

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from ebbflow.methods.guidance import (
     classifier_guidance,
     loss_guidance,
 )
+from ebbflow.requests.reading import Wrong, convert
 from ebbflow.requests.sampling import Guiding
 from ebbflow.runs.classifier import open_classifier
 from ebbflow.runs.latent_files import fingerprint
@@ -120,16 +121,28 @@ class Guides:
 
 
 def check_options(given: Mapping[str, Any], function: Any, what: str, taken: tuple[str, ...]) -> None:
-    """Refuse options that `function` does not take by keyword, or that are given in another way.
+    """Refuse options that `function` does not take by keyword, that are given in another way, or are of another type.
 
     Raises:
         ConfigError: such an option.
     """
-    parameters = list(inspect.signature(function).parameters)[1:]
+    parameters, kinds = list(inspect.signature(function).parameters)[1:], _kinds(function)
     known = [name for name in parameters if name not in taken]
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             raise ConfigError(f"{what} has no option {name!r}. {nearest(name, known) if known else 'It has none.'}")
+        try:
+            convert(kinds.get(name, Any), value)
+        except Wrong as wrong:
+            raise ConfigError(f"`{name}` of {what} {wrong}") from None
+
+
+def _kinds(function: Any) -> dict[str, Any]:
+    """The types of its parameters; none of a plugin's whose names are imported for a type checker alone."""
+    try:
+        return get_type_hints(function)
+    except NameError:
+        return {}
 
 
 def open_guides(model: Opened, request: Guiding) -> Guides:

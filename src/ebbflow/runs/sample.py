@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from ebbflow.conditioning import label_indices
 from ebbflow.core.condition import Condition
+from ebbflow.core.entries import Choice
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import Step
-from ebbflow.methods.sampling import grid_times, walk
+from ebbflow.methods.sampling import check_sampler, grid_times, walk
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
 from ebbflow.runs.derived import LEARNED, learned_times, with_optimal_variance
 from ebbflow.runs.guides import Guides, open_guides
@@ -26,6 +28,8 @@ from ebbflow.runs.opened import Opened
 T = TypeVar("T")
 NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points of a scatter when no number is said
+FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
+LARGE = 3 * 64 * 64  # values of such a sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,11 @@ class Plan:
     def is_learned(self) -> bool:
         """Whether its grid was searched for the model."""
         return isinstance(self.grid, str) and self.grid == LEARNED
+
+    @property
+    def named_grid(self) -> Choice | None:
+        """Its grid as a file can hold it; None for a model's own one, which has no name."""
+        return self.grid if isinstance(self.grid, str | Mapping) else None
 
     @property
     def num_batches(self) -> int:
@@ -125,9 +134,10 @@ def default_plan(model: Opened, *, seeds: Sequence[int], conditions: Sequence[Co
         conditions=None if conditions is None else tuple(conditions),
         sampler=sample.sampler,
         num_steps=sample.num_steps,
-        grid=model.grid or sample.grid,
+        grid=sample.grid if model.grid is None else model.grid,
         options=dict(sample.options),
         clip=sample.clip,
+        batch_size=FEW if model.run is None and math.prod(model.dims) > LARGE else 64,
     )
     guided = conditions is not None and model.is_conditional and model.is_guidable
     return replace(plan, guidance=sample.guidance) if guided else plan
@@ -189,7 +199,10 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
 def _seeds(model: Opened, request: SampleRequest, rows: Sequence[Condition]) -> tuple[int, ...]:
     if request.seeds is None:
         single = (request.labels, request.prompts, request.vectors) != (None, None, None) and len(rows) == 1
-        default = 1 if single else 8 * len(rows) or (64 if model.facts.is_image else POINTS)
+        few = model.run is None and model.facts.is_image
+        default = (
+            1 if single else (len(rows) or FEW) if few else 8 * len(rows) or (64 if model.facts.is_image else POINTS)
+        )
         return tuple(range(request.seed, request.seed + (request.num or default)))
     if request.seed:
         raise ConfigError("`seed` and `seeds` both choose seeds. Give one.")
@@ -227,10 +240,12 @@ def check(model: Opened, plan: Plan) -> None:
     """Refuse what a model cannot do, and settings that contradict each other.
 
     Raises:
-        ConfigError: a condition or guidance for an unconditional model, a negative condition without guidance, a
-            classifier without labels, settings without effect.
+        ConfigError: an unknown sampler or option, a condition or guidance for an unconditional model, a negative
+            condition without guidance, a classifier without labels, settings without effect.
+        ValueError: an option out of range.
     """
     guides = plan.guides
+    check_sampler(plan.sampler, plan.options)
     if plan.clip and (not model.facts.is_image or model.space is not None):
         raise ConfigError("clipping is of images in [-1, 1], and this model makes points or latents. Leave `clip` out.")
     if plan.conditions is not None and len(plan.conditions) != len(plan.seeds):

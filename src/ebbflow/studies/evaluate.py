@@ -30,6 +30,7 @@ from ebbflow.metrics.yardstick import Features, Made, yardstick_of
 from ebbflow.progress import Stage, Work
 from ebbflow.requests.shared import Judge
 from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest, Precision
+from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.same_data import splits_of_run
@@ -246,8 +247,8 @@ def _settings(
         "net_precision": request.precision,
         "sampler": plan.sampler,
         "steps": plan.num_steps,
-        "grid": plan.grid,
-        **({"times": grid_of(model, plan).tolist()} if plan.is_learned else {}),
+        "grid": plan.named_grid,
+        **({"times": grid_of(model, plan).tolist()} if plan.named_grid in (None, LEARNED) else {}),
         "options": plan.options,
         "guidance": plan.guidance,
         "rescale": plan.rescale,
@@ -274,7 +275,7 @@ def _guides(plan: Plan) -> dict[str, Any]:
 def _name(request: EvaluateRequest, plan: Plan) -> str:
     features = "" if request.features == "auto" else f"-{slug(request.features.split(':')[0])}"
     return (
-        f"{plan.sampler}{plan.num_steps}-{slug(spelt(plan.grid))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
+        f"{plan.sampler}{plan.num_steps}-{slug(spelt(plan.named_grid or 'own'))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
         f"{request.weights}{features}"
     )
 
