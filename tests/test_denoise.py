@@ -413,5 +413,5 @@ def test_numbers_that_a_device_has_not_are_worked_on_on_the_cpu(monkeypatch: pyt
     cpu = Tensor.cpu
     monkeypatch.setattr(shape, "WITHOUT_FLOAT64", {"cpu"})
     monkeypatch.setattr(Tensor, "cpu", lambda self: moved.append(self.device.type) or cpu(self))
-    assert shape.as_time(torch.ones(2)).dtype == F64 and shape.in_float64(torch.ones(1)).dtype == F64
+    assert shape.as_float64(torch.ones(2)).dtype == F64 and shape.in_float64(torch.ones(1)).dtype == F64
     assert moved == ["cpu", "cpu"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import as_time, per_sample
+from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.guidance.branches import Branches, Interval
 
@@ -36,7 +36,7 @@ class CFGZeroStar(Branches):
             raise ValueError(f"`zero_above` must be a time in [0, 1], got {self.zero_above}.")
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        if self.zero_above is not None and bool((as_time(t) > self.zero_above).all()):
+        if self.zero_above is not None and bool((as_float64(t) > self.zero_above).all()):
             return standing_still(self.path, x_t, t)
         return super().__call__(x_t, t)
 

@@ -13,7 +13,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser, Wrapped
-from ebbflow.methods.guidance.branches import Interval, check_interval, each_tensor, inside
+from ebbflow.methods.guidance.branches import Interval, check_interval, inside
 from ebbflow.methods.guidance.losses import Loss
 
 EMPHASES: dict[str, Callable[[Coefficients], Tensor]] = {
@@ -61,7 +61,7 @@ class LossGuidance(Wrapped):
             x = x_t.detach().requires_grad_()
             estimate = self.inner(x, t)
             (slope,) = torch.autograd.grad(self.loss(estimate.x0).sum(), x)
-        c, plain = self.path.at(t), each_tensor(estimate, Tensor.detach)
+        c, plain = self.path.at(t), estimate.each(Tensor.detach)
         x0 = plain.x0 - self.weight * per_sample(EMPHASES[self.emphasis](c), x_t) * slope
         return active.pick(plain.with_x0(x0, x_t, c), plain)
 
