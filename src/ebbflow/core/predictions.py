@@ -104,45 +104,30 @@ Pair = tuple[Tensor, Tensor]
 Prediction = Callable[[Coefficients], Pair]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Eps:
+def eps(c: Coefficients) -> Pair:
     """The noise itself: (0, 1). Ho et al. (2020), 2006.11239."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return torch.zeros_like(c.alpha), torch.ones_like(c.alpha)
+    return torch.zeros_like(c.alpha), torch.ones_like(c.alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class X0:
+def x0(c: Coefficients) -> Pair:
     """The data itself: (1, 0)."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
+    return torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class V:
+def v(c: Coefficients) -> Pair:
     """v = alpha eps - sigma x0: (-sigma, alpha). Salimans & Ho (2022), 2202.00512; the flow velocity only on the cosine
     path, up to pi/2."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return -c.sigma, c.alpha
+    return -c.sigma, c.alpha
 
 
-@dataclass(frozen=True, kw_only=True)
-class Velocity:
+def velocity(c: Coefficients) -> Pair:
     """dx_t/dt = alpha' x0 + sigma' eps: (alpha', sigma'); eps - x0 on the flow path. Liu et al. (2022), 2209.03003."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return c.alpha_dot, c.sigma_dot
+    return c.alpha_dot, c.sigma_dot
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
+def score(c: Coefficients) -> Pair:
     """grad log p(x_t | x0) = -eps / sigma: (0, -1/sigma). Song et al. (2020), 2011.13456."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return torch.zeros_like(c.alpha), -1 / c.sigma
+    return torch.zeros_like(c.alpha), -1 / c.sigma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +151,11 @@ class EDM:
 
 
 PREDICTIONS: dict[str, Prediction] = {
-    "eps": Eps(),
-    "x0": X0(),
-    "v": V(),
-    "velocity": Velocity(),
-    "score": Score(),
+    "eps": eps,
+    "x0": x0,
+    "v": v,
+    "velocity": velocity,
+    "score": score,
     "edm": EDM(),
 }
 

@@ -12,7 +12,7 @@ from ebbflow.core.paths import Coefficients
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.errors import choose
-from ebbflow.methods.denoise import Denoiser, Wrapped
+from ebbflow.methods.denoise import Wrapped
 from ebbflow.methods.guidance.branches import Interval, check_interval, inside
 from ebbflow.methods.guidance.losses import Loss
 
@@ -64,10 +64,3 @@ class LossGuidance(Wrapped):
         c, plain = self.path.at(t), estimate.each(Tensor.detach)
         x0 = plain.x0 - self.weight * per_sample(EMPHASES[self.emphasis](c), x_t) * slope
         return active.pick(plain.with_x0(x0, x_t, c), plain)
-
-
-def loss_guidance(
-    denoiser: Denoiser, *, loss: Loss, weight: float = 1.0, emphasis: str = "none", interval: Interval = None
-) -> LossGuidance:
-    """`denoiser` guided by x0 - zeta k(t) grad loss(x0(x_t)); see `LossGuidance` for the arguments."""
-    return LossGuidance(inner=denoiser, loss=loss, weight=weight, emphasis=emphasis, interval=interval)
