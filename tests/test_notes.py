@@ -35,7 +35,7 @@ from ebbflow.requests.training import TrainRequest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(ebbflow.__file__).parent
-PAGES = ("notes.md", "recipes.md")
+PAGES = ("notes.md", "recipes.md", "reliability.md")
 F64 = torch.float64
 ROWS = [
     "P1",
