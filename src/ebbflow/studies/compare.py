@@ -219,9 +219,8 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
         seen.append(yardstick.features.of(batch.seen))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
-    both = {kind: torch.cat([one[kind] for one in seen]) for kind in seen[0]}
-    samples = Made(features=both["features"], classes=both.get("classes"), first=torch.cat(first))
-    c = yardstick.sets(samples, plan.labels, made).comparison
+    samples = Made.of(seen, torch.cat(first))
+    c = yardstick.comparison(samples, plan.labels)
     cell = _cell(model, setting, name, counter.rows / made, seconds, made)
     return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(samples.first, model.facts.is_image))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,8 @@ def _scores(
     return {
         "features": features.map.name,
         "num": num,
-        **measure(yardstick.sets(made, labels, num)),
+        **measure(yardstick.comparison(made, labels), num, yardstick.floor),
+        "floor_num": len(yardstick.other),
         **memorisation(made.first, splits.train.x, splits.held_out.x),
         "reference_num": len(yardstick.reference),
         "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
@@ -137,7 +137,7 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
         for rows in torch.arange(len(part)).split(request.batch_size):
             seen.append(features.of(part.x0(rows)))
             yield Stage("look at the pictures", sum(len(one["features"]) for one in seen), num)
-    made = _joined(seen, torch.cat([part.x for part in parts])[:NEAREST_NUM])
+    made = Made.of(seen, torch.cat([part.x for part in parts])[:NEAREST_NUM])
     yardstick = yield from yardstick_of(features, reference, other)
     return {
         "images": str(images),
@@ -309,13 +309,7 @@ def _batches(partial: Path) -> list[dict[str, Tensor]]:
 
 def _read(partial: Path) -> Made:
     batches = _batches(partial)
-    return _joined(batches, torch.cat([batch["x"] for batch in batches]))
-
-
-def _joined(seen: Iterable[dict[str, Tensor]], first: Tensor) -> Made:
-    seen = list(seen)
-    classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
-    return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=first)
+    return Made.of(batches, torch.cat([batch["x"] for batch in batches]))
 
 
 def _denoising(model: Opened, held_out: Dataset) -> Work[list[Any]]:

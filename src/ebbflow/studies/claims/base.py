@@ -192,8 +192,7 @@ class Trial:
             x = self.shown(x)
             seen.append(self.features_of(x))
             first.append(x[: max(0, NUM_SHOWN - done)])
-        classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
-        return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=torch.cat(first))
+        return Made.of(seen, torch.cat(first))
 
     def shown(self, x: Tensor) -> Tensor:
         """Samples as a picture file would hold them: float32, images clamped and rounded to 256 levels.
