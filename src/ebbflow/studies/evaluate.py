@@ -32,8 +32,9 @@ from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
+from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
-from ebbflow.runs.sample import Plan, Samples, changes_of, check, default_plan, generate, grid_of
+from ebbflow.runs.sample import Samples, generate, grid_of
 from ebbflow.training.engine import in_precision, pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
