@@ -334,6 +334,19 @@ def test_wrong_parts_are_refused() -> None:
         Engine(accumulate=0)
 
 
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_an_engine_says_its_precision_and_why(multiplies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies)
+    said = Engine(device="cpu").said(torch.device("cpu"))
+    wanted = (
+        "bfloat16: this CPU multiplies it; engine.precision=fp32 turns it off"
+        if multiplies
+        else "float32: this CPU does not multiply bfloat16"
+    )
+    assert said == wanted
+    assert replace(CPU, precision="bf16").said(torch.device("cpu")) == "bfloat16, as engine.precision=bf16 asks"
+
+
 # -- any net, any optimiser -------------------------------------------------------------------------------------------
 
 

@@ -93,9 +93,9 @@ class Trainer:
         return engine.device_of(self.task.net)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the forward pass multiplies in."""
-        return self.engine.dtype(self.device)
+    def precision(self) -> str:
+        """What the forward pass multiplies in, and why."""
+        return self.engine.said(self.device)
 
     @property
     def num_parameters(self) -> int:
