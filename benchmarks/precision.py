@@ -74,12 +74,16 @@ def main() -> None:
     """Print the seconds of a step and the ratios to float32."""
     keep_large_blocks()
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-    print(f"torch {torch.__version__}, {threads} threads, CPU capability {capability}, bf16 "
-          f"{torch.cpu._is_avx512_bf16_supported()}, load {os.getloadavg()[0]:.2f}")
+    print(
+        f"torch {torch.__version__}, {threads} threads, CPU capability {capability}, bf16 "
+        f"{torch.cpu._is_avx512_bf16_supported()}, load {os.getloadavg()[0]:.2f}"
+    )
     for name, options in NETS.items():
         net = options.build(DIMS, DIMS[0], None)
         seconds = measure(net)
-        print(f"{name}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M, {'x'.join(map(str, DIMS))}, batch {BATCH}")
+        print(
+            f"{name}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M, {'x'.join(map(str, DIMS))}, batch {BATCH}"
+        )
         for way, found in seconds.items():
             print(f"  {way:18} {1000 * found:7.0f} ms  x {seconds['fp32'] / found:.2f}")
 

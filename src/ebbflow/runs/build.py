@@ -81,7 +81,6 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
                 prediction=config.objective.prediction,
                 clock=config.objective.clock,
                 make_null=None if conditioner is None else conditioner.null,
-                make_cond=None if conditioner is None else conditioner.read,
                 null_trained=drop_of(config) > 0,
             )
         except ConfigError:

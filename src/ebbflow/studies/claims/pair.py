@@ -22,7 +22,7 @@ from ebbflow.metrics.measure import check_num
 from ebbflow.metrics.yardstick import yardstick_of
 from ebbflow.progress import Work, retold
 from ebbflow.requests.studies import ClaimsRequest
-from ebbflow.runs.build import build_objective
+from ebbflow.runs.build import build_objective, conditioner_of
 from ebbflow.runs.folder import Run, versions
 from ebbflow.runs.same_data import require_same_data, splits_of_run
 from ebbflow.show.canvas import save_picture
@@ -251,6 +251,7 @@ def side_of(name: str, run: Run, how: ClaimsRequest, device: torch.device) -> Si
         name=name,
         denoiser=denoiser,
         quick=quick,
+        read=torch.tensor if (conditioner := conditioner_of(denoiser)) is None else conditioner.read,
         objective=build_objective(run.config),
         grid="uniform" if name == "flow" else "trailing",
         ode="ddim",
