@@ -64,7 +64,7 @@ def _said(plan: Plan, output: Path, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "sampler": plan.sampler,
         "num_steps": plan.num_steps,
-        "grid": plan.grid,
+        "grid": plan.named_grid,
         "guidance": plan.guidance,
     }
 

@@ -272,8 +272,9 @@ def _guides(plan: Plan) -> dict[str, Any]:
 
 def _name(request: EvaluateRequest, plan: Plan) -> str:
     features = "" if request.features == "auto" else f"-{slug(request.features.split(':')[0])}"
+    grid = slug(spelt(plan.named_grid or "own"))
     return (
-        f"{plan.sampler}{plan.num_steps}-{slug(spelt(plan.named_grid or 'own'))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
+        f"{plan.sampler}{plan.num_steps}-{grid}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
         f"{request.weights}{features}"
     )
 
