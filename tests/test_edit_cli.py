@@ -214,7 +214,7 @@ def test_from_an_image_to_its_noise_and_back(
 def test_a_file_of_noise_keeps_the_options_of_its_grid(tmp_path: Path) -> None:
     from ebbflow.runs.edit import read_noise, write_noise
     from ebbflow.runs.model import Model
-    from ebbflow.runs.sample import Plan
+    from ebbflow.runs.plan import Plan
 
     model = Model(
         denoiser=ef.oracles.Gaussian(0.0, 0.5, ef.PATHS["flow"]()), facts=DataFacts(dims=(1, 4, 4), is_image=True)
@@ -239,7 +239,7 @@ def test_bad_inversions_are_one_sentence(
     code = ask("edit", digits_run, "--noise", tmp_path / "n.npz", "--output", tmp_path / "x.png")
     refused(capsys, code, "3x4x4", "1x8x8")
     refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "at least 2")
-    refused(capsys, ask("reconstruct", digits_run, "--steps", "many"), "whole number, got 'many'")
+    refused(capsys, ask("reconstruct", digits_run, "--steps", "many"), "a whole number")
     refused(capsys, ask("reconstruct", digits_run, "--sampler", "sde"), "draws noise")
     refused(capsys, ask("reconstruct", points_run), "2-D points")
 

@@ -465,7 +465,7 @@ def test_a_model_is_sampled_like_any_other(opened: Opened, kind: str) -> None:
     asked: dict[str, Any] = {"prompts": PROMPTS} if kind in TEXT else {"labels": LABELS} if model.label_names else {}
     made = model.sample(num=2, steps=3, seed=3, sampler="ddim", **asked)
     assert made.x.shape == (2, *model.dims) and made.images is not None
-    times = model.grid(model.denoiser.path, 3)  # type: ignore[misc]
+    times = model.grid(model.denoiser.path, 3)  # type: ignore[operator]
     eps = ef.Noise([3, 4]).draw(model.facts.state_dims)
     denoiser: Any = model.denoiser
     if model.defaults.guidance != 1 and model.is_conditional:

@@ -35,7 +35,7 @@ from ebbflow.requests.training import TrainRequest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(ebbflow.__file__).parent
-PAGES = ("notes.md", "recipes.md")
+PAGES = ("notes.md", "recipes.md", "reliability.md")
 F64 = torch.float64
 ROWS = [
     "P1",
@@ -458,9 +458,22 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
-def test_python_on_a_page_runs(page: Path) -> None:
+def test_python_on_a_page_runs(page: Path, tmp_path: Path) -> None:
+    """From top to bottom: a snippet may use what those above it made."""
+    names: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(code, str(page), "exec"), {})
+        if "FOLDER_OR_NAME" in code:
+            code = code.replace("FOLDER_OR_NAME", str(small_pipeline(tmp_path / "pipeline")))
+        exec(compile(code, str(page), "exec"), names)
+
+
+def small_pipeline(folder: Path) -> Path:
+    """A pipeline of text with small random weights."""
+    pytest.importorskip("diffusers")
+    from test_interop import saved, stable_diffusion
+
+    saved(stable_diffusion, folder)
+    return folder
 
 
 @pytest.mark.parametrize("w", [1.0, 2.0, 3.0])

@@ -20,11 +20,11 @@ from ebbflow.methods.guidance import (
     CONDITION_RULES,
     EMPHASES,
     LOSSES,
+    Autoguidance,
+    ClassifierGuidance,
     Loss,
+    LossGuidance,
     NoisyClassifier,
-    autoguidance,
-    classifier_guidance,
-    loss_guidance,
 )
 from ebbflow.requests.reading import Wrong, convert
 from ebbflow.requests.sampling import Guiding
@@ -33,7 +33,7 @@ from ebbflow.runs.latent_files import fingerprint
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.pictures import read_picture
 
-BRANCH_OPTIONS = ("guidance", "negative", "interval", "rescale", "batched")
+BRANCH_OPTIONS = ("cond", "guidance", "negative", "interval", "rescale", "batched")
 BELONGS_TO = {
     "classifier_scale": "classifier",
     "loss_weight": "loss",
@@ -92,11 +92,11 @@ class Guides:
         model first, then the classifier, then the loss."""
         bound = self._conditioned(denoiser, guidance, cond, negative, interval, rescale)
         if self.classifier is not None and labels is not None:
-            bound = classifier_guidance(
+            bound = ClassifierGuidance(
                 bound, classifier=self.classifier, labels=labels, scale=self.classifier_scale, interval=interval
             )
         if self.loss is not None:
-            bound = loss_guidance(
+            bound = LossGuidance(
                 bound, loss=self.loss, weight=self.loss_weight, emphasis=self.loss_emphasis, interval=interval
             )
         return bound
@@ -111,7 +111,7 @@ class Guides:
         rescale: float,
     ) -> Denoiser:
         if self.bad is not None:
-            guided = autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
+            guided = Autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
             return guided if cond is None else guided.given(cond)
         if guidance == 1 or (cond is None and negative is None):
             return denoiser if cond is None else conditional(denoiser).given(cond)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import weighted
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.methods.denoise import Denoiser
 
@@ -74,12 +73,12 @@ def levels_of(path: Path, times: Tensor) -> list[Level]:
 
 def remix(estimate: Estimate, s: Level) -> Tensor:
     """alpha_s x0 + sigma_s eps; exactly x0 at clean data."""
-    return estimate.x0 if s.sigma == 0 else weighted(s.alpha, estimate.x0, s.sigma, estimate.eps)
+    return estimate.x0 if s.sigma == 0 else estimate.mixed(s.alpha, s.sigma)
 
 
 def slope(estimate: Estimate, t: Level) -> Tensor:
     """dx/dt = alpha' x0 + sigma' eps at level `t`."""
-    return weighted(t.alpha_dot, estimate.x0, t.sigma_dot, estimate.eps)
+    return estimate.mixed(t.alpha_dot, t.sigma_dot)
 
 
 def must_be_ddim(t: Level, s: Level) -> bool:
