@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.progress import watched
 from ebbflow.errors import ConfigError
+from ebbflow.requests.base import narrowed
+from ebbflow.requests.sampling import (
+    EditCommand,
+    EditRequest,
+    InvertCommand,
+    ReconstructCommand,
+    SampleCommand,
+    Sampling,
+    Where,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ebbflow.requests.sampling import (
-        EditCommand,
-        InvertCommand,
-        ReconstructCommand,
-        SampleCommand,
-        Where,
-    )
     from ebbflow.runs.edit import Reconstruction
     from ebbflow.runs.model import Model
     from ebbflow.runs.plan import Plan
@@ -71,13 +74,11 @@ def edit(request: EditCommand) -> None:
     """Edit an image with a trained model: vary it (SDEdit), fill in a part of it, or go from it to another one."""
     from ebbflow.runs.edit import Inverter, edit_of, edit_plan, read_noise
     from ebbflow.runs.model import between, edited
-    from ebbflow.runs.opened import require_images
     from ebbflow.runs.results import check_output, made_of
 
     check_output(request.output)
     _check_choice(request)
     model = opened(request)
-    require_images(model, "editing")
     began, started = time.perf_counter(), {}
     if request.noise is not None:
         states, found = read_noise(request.noise, model)
@@ -127,7 +128,6 @@ def _read(model: Model, path: Path | None) -> Tensor:
 def invert(request: InvertCommand) -> None:
     """Find the noise from which a model makes an image, by walking the sampler's grid backwards."""
     from ebbflow.methods.editing import psnr
-    from ebbflow.requests.sampling import EditRequest
     from ebbflow.runs.edit import Inverter, edit_plan, write_noise
     from ebbflow.runs.opened import require_images
     from ebbflow.show import canvas
@@ -136,8 +136,7 @@ def invert(request: InvertCommand) -> None:
     model = opened(request)
     require_images(model, "inversion")
     x0 = _read(model, request.input)
-    asked = {key: getattr(request, key) for key in ("labels", "prompts", "vectors", "sampler", "steps", "grid")}
-    plan = edit_plan(model, EditRequest(**asked, guidance=request.guidance, num=1), as_one=True)
+    plan = edit_plan(model, narrowed(EditRequest, request, num=1), as_one=True)
     inverter = Inverter(model=model, plan=plan)
     noise = inverter.noise_of(x0)
     again = inverter.images_of(noise).clamp(-1, 1)
@@ -160,7 +159,6 @@ def invert(request: InvertCommand) -> None:
 
 def reconstruct(request: ReconstructCommand) -> None:
     """Measure how well held-out images survive the way to noise and back, by number of steps."""
-    from ebbflow.requests.sampling import Sampling
     from ebbflow.runs.edit import reconstructions
     from ebbflow.runs.opened import held_out_of, require_images
     from ebbflow.runs.plan import changes_of, default_plan
@@ -171,8 +169,7 @@ def reconstruct(request: ReconstructCommand) -> None:
     model = opened(request)
     require_images(model, "reconstruction")
     data = held_out_of(model, request.data_dir, request.num)
-    how = Sampling(sampler=request.sampler, grid=request.grid, batch_size=request.batch_size)
-    plan = replace(default_plan(model, seeds=[0]), **changes_of(how))
+    plan = replace(default_plan(model, seeds=[0]), **changes_of(narrowed(Sampling, request, steps=None)))
     done = list(watched(reconstructions(model, plan, data, request.steps), len(request.steps), unit="report"))
     if request.output is not None:
         _draw(data.x, done, request.output)

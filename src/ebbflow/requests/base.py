@@ -279,6 +279,12 @@ def check(request: T) -> T:
     return complete(type(request), values(type(request), vars(request)))
 
 
+def narrowed(cls: type[T], request: Any, **given: Any) -> T:
+    """The request of another class that has the fields which both have, and `given` on top."""
+    shared = entries(cls).keys() & entries(type(request)).keys()
+    return cls(**{**{name: getattr(request, name) for name in shared}, **given})
+
+
 def takes(cls: type[Any], *, without: Iterable[str] = ()) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Make a function of a request, its last parameter, into one of the request's keywords.
 
