@@ -49,7 +49,9 @@ def options_of(entry: Any) -> str:
         pairs = [(name, p.default) for name, p in entry.options.items()]
     elif is_dataclass(entry):
         pairs = [
-            (f.name, f.default_factory() if f.default_factory is not MISSING else f.default) for f in fields(entry)
+            (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
+            for f in fields(entry)
+            if f.init
         ]
     else:
         return ""

@@ -209,6 +209,25 @@ SAMPLING_MISTAKES = {
     "unknown grid": (["--grid", "karas"], "Did you mean 'karras'"),
     "unknown option of the sampler": (["--sampler", "ddim", "--set", "etta=1"], "Did you mean 'eta'"),
     "option out of range": (["--sampler", "ddim", "--set", "eta=1.5"], "`eta` must be in [0, 1], got 1.5."),
+    "option of another type": (
+        ["--sampler", "ddim", "--set", "eta=a"],
+        "`eta` of sampler 'ddim' must be a number, got 'a'",
+    ),
+    "option that is a table": (["--sampler", "ddim", "--set", "eta={a=1}"], "`eta` of sampler 'ddim' must be a number"),
+    "option that is huge": (
+        ["--sampler", "sde", "--set", "scale=1e300"],
+        "`scale` of sampler 'sde' is too large: 1e+300.",
+    ),
+    "no end of steps": (["--sampler", "pc", "--set", "corrector_steps=1000000"], "must be at most 10000"),
+    "option of nobody": (["--sampler", "ddim", "--set", "x=meta"], "sampler 'ddim' has no option 'x'"),
+    "option of a rule": (
+        ["--guidance-rule", "apg", "--guidance", "2", "--guidance-set", "norm_threshold=a"],
+        "`norm_threshold` of guidance rule 'apg' must be a number, got 'a'",
+    ),
+    "option of a loss": (
+        ["--loss", "blur", "--target", "1", "--loss-set", "width={a=1}"],
+        "`width` of loss 'blur' must be a number, got {'a': 1}",
+    ),
     "unknown label": (["--label", "11"], "unknown to this run"),
     "label twice": (["--label", "1", "--labels", "0-2"], "--labels and --label say the same. Give one."),
     "negative without guidance": (["--label", "1", "--negative-label", "2", "--guidance", "1"], "--guidance 2"),

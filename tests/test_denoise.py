@@ -19,7 +19,7 @@ from ebbflow.core.predictions import EDM, PREDICTIONS, Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Conditional, FunctionDenoiser, NetDenoiser, Wrapped, takes_condition
-from ebbflow.methods.guidance import CONDITION_RULES, autoguidance, classifier_free, loss_guidance
+from ebbflow.methods.guidance import CONDITION_RULES, Autoguidance, LossGuidance, classifier_free
 from ebbflow.methods.likelihood import log_likelihood
 from ebbflow.methods.oracles import GaussianMixture
 from ebbflow.methods.told import CLOCKS, SCALES, RawSteps
@@ -222,7 +222,7 @@ def test_a_pair_of_tensors_travels_through_autoguidance() -> None:
     good, bad, cond, x = pair_denoiser(), pair_denoiser(), pair_of(3, 5), normal(3, 2, dtype=torch.float32)
     bad = replace(bad, net=nn.Module.requires_grad_(Pair(), False))
     u, c = bad.given(cond)(x, 0.4), good.given(cond)(x, 0.4)
-    found = autoguidance(good, bad=bad, guidance=2.0).given(cond)(x, 0.4)
+    found = Autoguidance(good, bad=bad, guidance=2.0).given(cond)(x, 0.4)
     torch.testing.assert_close(found.x0, u.x0 + 2 * (c.x0 - u.x0))
 
 
@@ -344,7 +344,7 @@ def test_gradients_of_x_alone_do_not_read_the_text_again() -> None:
     bound, x = model.given(model.read(["one", "two"])), normal(2, 1, 8, 8, dtype=torch.float32)
     with torch.inference_mode():
         bound(x, 0.5)
-    guided = loss_guidance(bound, loss=lambda x0: x0.square().flatten(1).sum(1))
+    guided = LossGuidance(bound, loss=lambda x0: x0.square().flatten(1).sum(1))
     for t in (0.7, 0.5, 0.2):
         assert torch.isfinite(guided(x, t).x0).all()
     assert calls == [2]
@@ -413,5 +413,5 @@ def test_numbers_that_a_device_has_not_are_worked_on_on_the_cpu(monkeypatch: pyt
     cpu = Tensor.cpu
     monkeypatch.setattr(shape, "WITHOUT_FLOAT64", {"cpu"})
     monkeypatch.setattr(Tensor, "cpu", lambda self: moved.append(self.device.type) or cpu(self))
-    assert shape.as_time(torch.ones(2)).dtype == F64 and shape.in_float64(torch.ones(1)).dtype == F64
+    assert shape.as_float64(torch.ones(2)).dtype == F64 and shape.in_float64(torch.ones(1)).dtype == F64
     assert moved == ["cpu", "cpu"]

@@ -150,7 +150,7 @@ def test_interpolation_goes_from_one_image_to_the_other(digits_run: str, digit: 
         (["--sampler", "huen"], ["unknown sampler 'huen'", "'heun'"]),
         (["--grid", "uniforn"], ["unknown time grid", "'uniform'"]),
         (["--set", "eta=0.5", "--sampler", "heun"], ["no option 'eta'"]),
-        (["--label", "1", "--labels", "2,3"], ["--labels is given 2 times"]),
+        (["--label", "1", "--labels", "2,3"], ["--labels and --label say the same"]),
         (["--resample", "3"], ["--resample", "--mask"]),
         (["--noise", "x.npz"], ["--input", "--noise"]),
         (["--weights", "best"], ["--weights must be ema or raw"]),
@@ -222,7 +222,7 @@ def test_bad_inversions_are_one_sentence(
     code = ask("edit", digits_run, "--noise", tmp_path / "n.npz", "--output", tmp_path / "x.png")
     refused(capsys, code, "3x4x4", "1x8x8")
     refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "at least 2")
-    refused(capsys, ask("reconstruct", digits_run, "--steps", "many"), "whole numbers")
+    refused(capsys, ask("reconstruct", digits_run, "--steps", "many"), "a whole number")
     refused(capsys, ask("reconstruct", digits_run, "--sampler", "sde"), "draws noise")
     refused(capsys, ask("reconstruct", points_run), "2-D points")
 

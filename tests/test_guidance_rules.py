@@ -19,11 +19,11 @@ from ebbflow.methods.guidance import (
     CONDITION_RULES,
     GUIDANCE,
     LOSSES,
+    Autoguidance,
+    ClassifierGuidance,
+    LossGuidance,
     NetClassifier,
-    autoguidance,
     classifier_free,
-    classifier_guidance,
-    loss_guidance,
 )
 from ebbflow.methods.guidance.apg import split
 from ebbflow.methods.oracles import FiniteData, Gaussian, GaussianMixture
@@ -273,12 +273,12 @@ def test_autoguidance_is_linear_in_two_models() -> None:
     cond, x = torch.tensor([0, 1, 2, 0, 1, 2]), states(Flow(), 0.6)
     g, b = good.given(cond)(x, 0.6), bad.given(cond)(x, 0.6)
     for w in (0.0, 0.5, 1.0, 3.0):
-        found = autoguidance(good, bad=bad, guidance=w).given(cond)(x, 0.6)
+        found = Autoguidance(good, bad=bad, guidance=w).given(cond)(x, 0.6)
         torch.testing.assert_close(found.x0, b.x0 + w * (g.x0 - b.x0))
         torch.testing.assert_close(Flow().mix(found.x0, found.eps, 0.6), x)
-    assert torch.equal(autoguidance(good, bad=bad, guidance=1.0).given(cond)(x, 0.6).x0, g.x0)
-    assert torch.equal(autoguidance(good, bad=bad, guidance=0.0).given(cond)(x, 0.6).x0, b.x0)
-    assert torch.equal(autoguidance(good, bad=good, guidance=7.0).given(cond)(x, 0.6).x0, g.x0)
+    assert torch.equal(Autoguidance(good, bad=bad, guidance=1.0).given(cond)(x, 0.6).x0, g.x0)
+    assert torch.equal(Autoguidance(good, bad=bad, guidance=0.0).given(cond)(x, 0.6).x0, b.x0)
+    assert torch.equal(Autoguidance(good, bad=good, guidance=7.0).given(cond)(x, 0.6).x0, g.x0)
 
 
 def test_autoguidance_by_an_unconditional_model_is_classifier_free() -> None:
@@ -296,13 +296,13 @@ def test_autoguidance_by_an_unconditional_model_is_classifier_free() -> None:
         def null(self, num: int) -> Tensor:
             raise ValueError("none")
 
-    found = autoguidance(mix, bad=Unconditional(), guidance=3.0).given(cond)(x, 0.6)
+    found = Autoguidance(mix, bad=Unconditional(), guidance=3.0).given(cond)(x, 0.6)
     close(found, classifier_free(mix, guidance=3.0).given(cond)(x, 0.6))
 
 
 def test_autoguidance_needs_one_path() -> None:
     with pytest.raises(ValueError, match="same path"):
-        autoguidance(cloud(Flow()), bad=cloud(Cosine()), guidance=2.0)
+        Autoguidance(cloud(Flow()), bad=cloud(Cosine()), guidance=2.0)
 
 
 # -- classifier guidance ---------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_autoguidance_needs_one_path() -> None:
 @each_path
 def test_the_mixture_guided_by_its_own_posterior_is_the_component(path: Path) -> None:
     mix, labels = cloud(path), torch.tensor([0, 1, 2, 0, 1, 2])
-    guided = classifier_guidance(mix, classifier=posterior(mix), labels=labels)
+    guided = ClassifierGuidance(mix, classifier=posterior(mix), labels=labels)
     for t in (0.02, 0.3, 0.7, 0.98, interior(6, seed=5)):
         x = states(path, t)
         close(guided(x, t), mix.given(labels)(x, t), tolerance=1e-7)
@@ -321,14 +321,14 @@ def test_the_mixture_guided_by_its_own_posterior_is_the_component(path: Path) ->
 def test_so_it_is_at_pure_noise_in_the_limit(path: Path) -> None:
     mix, labels = cloud(path), torch.tensor([0, 1, 2, 0, 1, 2])
     x = normal(6, 2, 3, 2) * float(path.at(1.0).sigma)
-    found = classifier_guidance(mix, classifier=posterior(mix), labels=labels)(x, 1.0)
+    found = ClassifierGuidance(mix, classifier=posterior(mix), labels=labels)(x, 1.0)
     close(found, mix.given(labels)(x, 1.0), tolerance=2e-2)
 
 
 def test_sampling_with_it_is_sampling_the_component() -> None:
     mix = mixture(Flow())
     x, times = normal(2000, 1), torch.linspace(1, 0, 41, dtype=F64)
-    guided = classifier_guidance(mix, classifier=posterior(mix), labels=torch.tensor([2]))
+    guided = ClassifierGuidance(mix, classifier=posterior(mix), labels=torch.tensor([2]))
     ends = [list(SAMPLERS["heun"](d, x, times))[-1].x for d in (guided, mix.given(torch.tensor([2])))]
     torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-3)
 
@@ -338,7 +338,7 @@ def test_the_shift_is_gamma_sigma_times_the_slope() -> None:
     mix, x = cloud(path), states(path, t)
     leaf = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(posterior(mix)(leaf, t, path)[:, 1].sum(), leaf)  # type: ignore[operator]
-    found = classifier_guidance(mix, classifier=posterior(mix), labels=labels, scale=gamma)(x, t)
+    found = ClassifierGuidance(mix, classifier=posterior(mix), labels=labels, scale=gamma)(x, t)
     torch.testing.assert_close(found.eps, mix(x, t).eps - gamma * path.at(t).sigma * slope)
     torch.testing.assert_close(path.mix(found.x0, found.eps, t), x)
 
@@ -346,7 +346,7 @@ def test_the_shift_is_gamma_sigma_times_the_slope() -> None:
 def test_scale_zero_and_outside_the_interval_change_nothing() -> None:
     mix, x = cloud(Flow()), states(Flow(), 0.9)
     for options in ({"scale": 0.0}, {"interval": (-1.0, 1.0)}):
-        found = classifier_guidance(mix, classifier=posterior(mix), labels=torch.tensor([1]), **options)(x, 0.9)
+        found = ClassifierGuidance(mix, classifier=posterior(mix), labels=torch.tensor([1]), **options)(x, 0.9)
         assert torch.equal(found.x0, mix(x, 0.9).x0)
 
 
@@ -355,8 +355,8 @@ def test_under_no_grad_nothing_keeps_a_graph() -> None:
     losses = LOSSES["colour"](torch.tensor([0.5]))
     with torch.no_grad():
         for guided in (
-            classifier_guidance(mix, classifier=posterior(mix), labels=torch.tensor([1])),
-            loss_guidance(mix, loss=losses),
+            ClassifierGuidance(mix, classifier=posterior(mix), labels=torch.tensor([1])),
+            LossGuidance(mix, loss=losses),
         ):
             found = guided(x, 0.5)
             assert not found.x0.requires_grad and not found.eps.requires_grad
@@ -390,7 +390,7 @@ def test_a_net_classifier_knows_only_how_common_classes_are_where_there_is_no_da
     net.head.bias.data = torch.tensor([1.0, 0.0, -1.0])
     found = NetClassifier(net=net)(normal(5, 1, 8, 8, dtype=torch.float32), 1.0, Flow())
     torch.testing.assert_close(found, net.head.bias.log_softmax(0).expand(5, 3))
-    guided = classifier_guidance(
+    guided = ClassifierGuidance(
         Gaussian(0.0, 1.0, Flow()), classifier=NetClassifier(net=net), labels=torch.tensor([0]), scale=3.0
     )
     found = guided(normal(5, 1, 8, 8, dtype=torch.float32), 1.0)
@@ -415,7 +415,7 @@ def test_on_gaussian_data_the_shift_has_a_closed_form(path: Path, emphasis: str)
         slope = c.alpha * 0.49 / (c.alpha**2 * 0.49 + c.sigma**2)
         k = {"early": c.sigma, "late": c.alpha, "none": (c.alpha**2 + c.sigma**2).sqrt()}[emphasis]
         loss = LOSSES["inpaint"](y, torch.ones(3, 2))
-        found = loss_guidance(gaussian(path), loss=loss, weight=0.8, emphasis=emphasis)(x, t)
+        found = LossGuidance(gaussian(path), loss=loss, weight=0.8, emphasis=emphasis)(x, t)
         torch.testing.assert_close(found.x0, estimate.x0 - 0.8 * k * slope * (estimate.x0 - y))
         torch.testing.assert_close(path.mix(found.x0, found.eps, t), x)
 
@@ -442,7 +442,7 @@ def test_every_ready_loss_falls_along_the_guidance_and_weight_one_does_not_overs
             before = loss(gaussian(Flow())(x, t).x0)  # type: ignore[operator]
             assert before.shape == (6,)
             for emphasis in ("early", "late", "none"):
-                found = loss_guidance(gaussian(Flow()), loss=loss, emphasis=emphasis)(x, t)  # type: ignore[arg-type]
+                found = LossGuidance(gaussian(Flow()), loss=loss, emphasis=emphasis)(x, t)  # type: ignore[arg-type]
                 assert bool((loss(found.x0) < before).all()), (name, t, emphasis)  # type: ignore[operator]
 
 
@@ -480,7 +480,7 @@ def test_guided_sampling_fills_in_the_other_half() -> None:
     x, times = normal(40, 1, 4, 4), torch.linspace(1, 0, 31, dtype=F64)
     for sign in (1.0, -1.0):
         loss = LOSSES["inpaint"](torch.full((1, 4, 4), sign, dtype=F64), mask)
-        guided = loss_guidance(mix, loss=loss, weight=3.0, emphasis="none")
+        guided = LossGuidance(mix, loss=loss, weight=3.0, emphasis="none")
         right = list(SAMPLERS["euler"](guided, x, times))[-1].x[..., 2:].mean(dim=(1, 2, 3))
         assert float((right.sign() == sign).double().mean()) == 1.0
 
@@ -491,20 +491,20 @@ def test_losses_and_emphases_refuse_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="width"):
         LOSSES["blur"](normal(1, 8, 8), width=0.0)
     with pytest.raises(ConfigError, match="Did you mean 'early'"):
-        loss_guidance(cloud(Flow()), loss=LOSSES["colour"](torch.tensor([0.0])), emphasis="erly")
+        LossGuidance(cloud(Flow()), loss=LOSSES["colour"](torch.tensor([0.0])), emphasis="erly")
     with pytest.raises(ValueError, match="at least 0"):
-        loss_guidance(cloud(Flow()), loss=LOSSES["colour"](torch.tensor([0.0])), weight=-1.0)
+        LossGuidance(cloud(Flow()), loss=LOSSES["colour"](torch.tensor([0.0])), weight=-1.0)
 
 
 def test_rules_nest() -> None:
     """A classifier on a guided model and a loss on both: each adds its own shift."""
     mix, labels = cloud(Flow()), torch.tensor([0, 1, 2, 0, 1, 2])
     base = classifier_free(mix, guidance=2.0).given(labels)
-    both = classifier_guidance(base, classifier=posterior(mix), labels=labels)
+    both = ClassifierGuidance(base, classifier=posterior(mix), labels=labels)
     x = states(Flow(), 0.6)
     shift = both(x, 0.6).x0 - base(x, 0.6).x0
     torch.testing.assert_close(shift, mix.given(labels)(x, 0.6).x0 - mix(x, 0.6).x0)
-    lossy = loss_guidance(both, loss=LOSSES["colour"](torch.tensor([0.0])), weight=0.5)(x, 0.6)
+    lossy = LossGuidance(both, loss=LOSSES["colour"](torch.tensor([0.0])), weight=0.5)(x, 0.6)
     assert bool(lossy.x0.isfinite().all()) and not torch.equal(lossy.x0, both(x, 0.6).x0)
     check_pair("velocity", Flow())
     torch.testing.assert_close(solve("velocity", lossy.eps - lossy.x0, x, 0.6, Flow()).x0, lossy.x0)

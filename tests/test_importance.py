@@ -373,7 +373,7 @@ def test_the_plot_says_what_is_the_same(tmp_path: FilePath, capsys: pytest.Captu
         (["--objectives", "eps:uniform:snrr"], "unknown weighting 'snrr'. Did you mean 'snr'"),
         (["--path", "flo"], "unknown path 'flo'. Did you mean 'flow'"),
         (["--objectives", "eps:uniform:uniform,eps:uniform:uniform"], "an objective is named twice"),
-        (["--output", "w.txt"], "cannot write '.txt'"),
+        (["--output", "w.txt"], "--output must be a file ending in"),
     ],
     ids=str,
 )

@@ -350,7 +350,7 @@ def ours(
     if model.is_conditional:
         denoiser = denoiser.given(model.read(PROMPTS if not model.facts.label_names else LABELS))
     denoiser = Clipped(inner=denoiser) if clip else denoiser
-    times = model.defaults.grid(model.denoiser.path, num_steps)
+    times = model.grid(model.denoiser.path, num_steps)
     name = sampler or {"ddpm": "ddim"}.get(model.defaults.sampler, model.defaults.sampler)
     return [step.x for step in SAMPLERS[name](denoiser, start(model), times, **options)]
 
@@ -420,7 +420,7 @@ def test_their_variants(opened: Opened, kind: str, tag: str, options: dict[str, 
     guidance, negative = (1.0, None) if kind == "FluxPipeline" else (4.0, None)
     states = theirs(pipe, model, 5, guidance, negative)[0]
     if tag == "their Euler":  # it keeps x / alpha
-        c = model.denoiser.path.at(model.defaults.grid(model.denoiser.path, 5)[1:])
+        c = model.denoiser.path.at(model.grid(model.denoiser.path, 5)[1:])
         states = [state * float(alpha) for state, alpha in zip(states, c.alpha, strict=True)]
     agree(ours(model, 5, guidance, negative), states)
 
@@ -463,7 +463,7 @@ def test_a_model_is_sampled_like_any_other(opened: Opened, kind: str) -> None:
     asked: dict[str, Any] = {"prompts": PROMPTS} if kind in TEXT else {"labels": LABELS} if model.label_names else {}
     made = model.sample(num=2, steps=3, seed=3, sampler="ddim", **asked)
     assert made.x.shape == (2, *model.dims) and made.images is not None
-    times = model.defaults.grid(model.denoiser.path, 3)  # type: ignore[operator]
+    times = model.grid(model.denoiser.path, 3)  # type: ignore[operator]
     eps = ef.Noise([3, 4]).draw(model.facts.state_dims)
     denoiser: Any = model.denoiser
     if model.defaults.guidance != 1 and model.is_conditional:
@@ -661,7 +661,7 @@ def test_every_sampler_walks_every_kind(opened: Opened, kind: str) -> None:
     _, model = opened(kind)
     for name in ("heun", "dpmpp_2m", "unipc", "ddpm"):
         extra = {"noise": ef.Noise([1, 2])} if SAMPLERS[name].takes_noise else {}
-        times = model.defaults.grid(model.denoiser.path, 4)
+        times = model.grid(model.denoiser.path, 4)
         last = list(SAMPLERS[name](bound(model), start(model), times, **extra))[-1].x
         assert torch.isfinite(last).all()
 

@@ -30,7 +30,7 @@ from ebbflow.requests.sampling import SampleRequest
 from ebbflow.runs import Model, Trainer, facts_of, generate, load_splits, open_run, task_of
 from ebbflow.runs.guides import open_guides
 from ebbflow.runs.latent_files import fingerprint, read_space, save_space
-from ebbflow.runs.sample import default_plan
+from ebbflow.runs.plan import default_plan
 from ebbflow.runs.tasks import AutoencoderTask
 from ebbflow.show import canvas
 from ebbflow.studies.evaluate import _denoising
@@ -523,11 +523,11 @@ def test_an_autoencoder_for_other_images_is_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = train(tmp_path / "run", trained, "--img-size", "16")
-    refused(capsys, code, "is made for images of 1x8x8", "'digits' has 1x16x16", "data.size")
+    refused(capsys, code, "is made for images of 1x8x8", "'digits' has 1x16x16", "--img-size")
     refused(capsys, train(tmp_path / "run", trained, "--data", "moons"), "'moons' holds points")
     tiny_diffusers(3, tmp_path / "vae")
     code = train(tmp_path / "run", f"hf:{tmp_path / 'vae'}")
-    refused(capsys, code, "takes images of 3 channels", "Set data.channels to 3")
+    refused(capsys, code, "takes images of 3 channels", "--channels 3")
     assert not (tmp_path / "run").exists()
 
 
@@ -545,8 +545,8 @@ def test_what_is_no_autoencoder_is_refused(
     refused(capsys, train(new, part), "does not describe an autoencoder")
     refused(capsys, train(new, f"hf:{tmp_path / 'empty'}"), "cannot be loaded as a diffusers AutoencoderKL")
     refused(capsys, run_app(["sample", "--ckpt", str(trained), "--output", "a.png"]), "holds a trained autoencoder")
-    refused(capsys, train(trained, trained), "holds an autoencoder", "another folder")
-    refused(capsys, autoencode(run[0]), "holds a model", "another folder")
+    refused(capsys, train(trained, trained), "holds an autoencoder", "another --save-dir")
+    refused(capsys, autoencode(run[0]), "holds a model", "another --save-dir")
     refused(capsys, run_app(["train", "--set", "latent.autoencoder=3"]), "latent.autoencoder")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import mpmath
 import pytest
@@ -12,7 +13,7 @@ from conftest import F64, PATH_CASES, VALID_PAIRS, each_path, interior, is_valid
 from torch import Tensor
 
 from ebbflow.core.kernels import posterior
-from ebbflow.core.paths import DiscretePath, Path
+from ebbflow.core.paths import Cosine, DiscretePath, Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate, check_pair, solve
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser, NetDenoiser
@@ -140,6 +141,34 @@ def test_guidance_means_the_same_in_every_prediction(path: Path, prediction: str
     direct = solve(prediction, u + 3.5 * (c - u), x_t, t, path)
     torch.testing.assert_close(mixed.x0, direct.x0, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(mixed.eps, direct.eps, rtol=1e-9, atol=1e-9)
+
+
+@valid_pair
+@torch.no_grad()
+def test_an_estimate_is_the_same_value_however_it_is_read(path: Path, prediction: str) -> None:
+    out, other, x_t = normal(12, 3, 4, seed=3), normal(12, 3, 4, seed=4), normal(12, 3, 4, seed=5)
+    u, c = (solve(prediction, one, x_t, 0.6, path) for one in (out, other))
+    mixed, cut, moved = u.mixed(0.3, -0.7), u.each(lambda values: values[:5]), combine(u, c, 3.5)  # nothing is read yet
+    with torch.enable_grad():
+        known = solve(prediction, out, x_t, 0.6, path)
+    changed, by_value = replace(u, x0=c.x0), Estimate(x0=u.x0, eps=u.eps)
+    assert torch.equal(u.x0, known.x0) and torch.equal(u.eps, known.eps)
+    assert torch.equal(changed.x0, c.x0) and torch.equal(changed.eps, u.eps)
+    assert torch.equal(changed.mixed(1, 1), c.x0 + u.eps)
+    assert torch.equal(cut.x0, u.x0[:5]) and torch.equal(cut.eps, u.eps[:5])
+    torch.testing.assert_close(mixed, 0.3 * u.x0 - 0.7 * u.eps, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moved.x0, combine(by_value, c, 3.5).x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moved.eps, combine(u, by_value, 3.5).eps + 3.5 * (c.eps - u.eps), rtol=1e-9, atol=1e-9)
+
+
+def test_an_estimate_keeps_the_gradients_of_where_it_was_made() -> None:
+    out, x_t = normal(2, 3), normal(2, 3, seed=1).requires_grad_()
+    with torch.no_grad():
+        without = solve("v", out, x_t, 0.6, Cosine())
+    assert not without.x0.requires_grad and not without.mixed(1, 1).requires_grad
+    with torch.enable_grad():
+        within = solve("v", out, x_t, 0.6, Cosine())
+    assert within.x0.requires_grad
 
 
 @registered_path

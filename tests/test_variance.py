@@ -253,7 +253,7 @@ def ancestral(run: FilePath, tmp_path: FilePath, variance: str) -> int:
 def test_every_variance_samples_a_learned_run(learned: FilePath, tmp_path: FilePath, variance: str) -> None:
     assert ancestral(learned, tmp_path, variance) == 0
     assert (
-        ef.sample(learned, num=2, labels=[1], sampler="ddpm", num_steps=2, options={"variance": variance})
+        ef.sample(learned, num=2, labels=[1], sampler="ddpm", steps=2, options={"variance": variance})
         .x.isfinite()
         .all()
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def _row(name: str, entry: Any) -> dict[str, Any]:
             "options": {k: p.default for k, p in entry.options.items()},
         }
     elif is_dataclass(entry):
-        row["options"] = {f.name: f.default for f in fields(entry)}
+        row["options"] = {f.name: f.default for f in fields(entry) if f.init and f.default is not MISSING}
     return row
 
 

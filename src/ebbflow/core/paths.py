@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.entries import require_positive
-from ebbflow.core.shape import as_time, per_sample
+from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.core.table_curve import TableCurve
 
 REMEMBERED = 4096  # times at which a path keeps its coefficients
@@ -92,10 +92,10 @@ class Path(ABC):
         if not isinstance(t, Tensor):
             return self._remembered.get(t) or self.at_each([t])[0]
         if t.requires_grad or t.is_inference() or torch.is_inference_mode_enabled():
-            return self._at(as_time(t))
+            return self._at(as_float64(t))
         last, version, c = self.__dict__.get("_latest", (None, 0, None))
         if last is not t or version != t._version:
-            c = self._at(as_time(t))
+            c = self._at(as_float64(t))
             self.__dict__["_latest"] = t, t._version, c  # replaced as one: threads may share a path
         return cast(Coefficients, c)
 
@@ -146,7 +146,7 @@ class Path(ABC):
 
     def time_of(self, log_snr: float | Tensor) -> Tensor:
         """The t in [0, 1] whose log-SNR is `log_snr`; values outside the path's range give the nearer end."""
-        t = self.unshifted_time_of(as_time(log_snr)).clamp(0, 1)
+        t = self.unshifted_time_of(as_float64(log_snr)).clamp(0, 1)
         return warp(t, 1 / self.shift)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -42,50 +42,92 @@ class Estimate:
         """This estimate with another x0, and the eps that goes with it at `c`: (x_t - alpha x0) / sigma."""
         return replace(self, x0=x0, eps=(x_t - per_sample(c.alpha, x_t) * x0) / per_sample(c.sigma, x_t))
 
+    def mixed(self, first: float, second: float) -> Tensor:
+        """first x0 + second eps."""
+        return weighted(first, self.x0, second, self.eps)
+
+    def towards(self, other: Estimate, w: float) -> Estimate:
+        """x0 and eps moved by w of the way to another estimate's; the rest is the other's."""
+        return replace(other, x0=torch.lerp(self.x0, other.x0, w), eps=torch.lerp(self.eps, other.eps, w))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Estimate:
+        """This estimate with every tensor that it holds changed alike: cut, cast or detached."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(values) for name, values in held.items() if values is not None})
+
+
+Solution = tuple[float, float, float, float]
+
+
+class _Solved(Estimate):
+    """An estimate of a net's output at a single time, whose x0 and eps are worked out when they are read: a mix of the
+    two is one mix of the output and x_t, and costs as little as x0 alone."""
+
+    _parts: tuple[Tensor, Tensor, Solution] | None = None
+
+    @classmethod
+    def of(cls, out: Tensor, x_t: Tensor, solution: Solution) -> _Solved:
+        """The estimate that (`out`, `x_t`) has by `solution`."""
+        made = object.__new__(cls)
+        made.__dict__["_parts"] = out, x_t, solution
+        return made
+
+    def __getattr__(self, name: str) -> Tensor:
+        if self._parts is None or name not in ("x0", "eps"):
+            raise AttributeError(name)
+        value = self.mixed(1, 0) if name == "x0" else self.mixed(0, 1)
+        self.__dict__[name] = value
+        return value
+
+    def mixed(self, first: float, second: float) -> Tensor:
+        if self._parts is None:
+            return super().mixed(first, second)
+        out, x_t, (x0_out, x0_x, eps_out, eps_x) = self._parts
+        return weighted(first * x0_out + second * eps_out, out, first * x0_x + second * eps_x, x_t)
+
+    def towards(self, other: Estimate, w: float) -> Estimate:
+        theirs = other._parts if isinstance(other, _Solved) else None
+        if self._parts is None or theirs is None or self._parts[2] != theirs[2]:
+            return super().towards(other, w)
+        (out, x_t, solution), (other_out, other_x, _) = self._parts, theirs
+        x_t = x_t if other_x is x_t else torch.lerp(x_t, other_x, w)
+        return _Solved.of(torch.lerp(out, other_out, w), x_t, solution)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Estimate:
+        if self._parts is None:
+            return super().each(change)
+        out, x_t, solution = self._parts
+        return _Solved.of(change(out), change(x_t), solution)
+
 
 Pair = tuple[Tensor, Tensor]
 Prediction = Callable[[Coefficients], Pair]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Eps:
+def eps(c: Coefficients) -> Pair:
     """The noise itself: (0, 1). Ho et al. (2020), 2006.11239."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return torch.zeros_like(c.alpha), torch.ones_like(c.alpha)
+    return torch.zeros_like(c.alpha), torch.ones_like(c.alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class X0:
+def x0(c: Coefficients) -> Pair:
     """The data itself: (1, 0)."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
+    return torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class V:
+def v(c: Coefficients) -> Pair:
     """v = alpha eps - sigma x0: (-sigma, alpha). Salimans & Ho (2022), 2202.00512; the flow velocity only on the cosine
     path, up to pi/2."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return -c.sigma, c.alpha
+    return -c.sigma, c.alpha
 
 
-@dataclass(frozen=True, kw_only=True)
-class Velocity:
+def velocity(c: Coefficients) -> Pair:
     """dx_t/dt = alpha' x0 + sigma' eps: (alpha', sigma'); eps - x0 on the flow path. Liu et al. (2022), 2209.03003."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return c.alpha_dot, c.sigma_dot
+    return c.alpha_dot, c.sigma_dot
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
+def score(c: Coefficients) -> Pair:
     """grad log p(x_t | x0) = -eps / sigma: (0, -1/sigma). Song et al. (2020), 2011.13456."""
-
-    def __call__(self, c: Coefficients) -> Pair:
-        return torch.zeros_like(c.alpha), -1 / c.sigma
+    return torch.zeros_like(c.alpha), -1 / c.sigma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +151,11 @@ class EDM:
 
 
 PREDICTIONS: dict[str, Prediction] = {
-    "eps": Eps(),
-    "x0": X0(),
-    "v": V(),
-    "velocity": Velocity(),
-    "score": Score(),
+    "eps": eps,
+    "x0": x0,
+    "v": v,
+    "velocity": velocity,
+    "score": score,
     "edm": EDM(),
 }
 
@@ -137,8 +179,8 @@ def solve(prediction: Choice | Prediction, out: Tensor, x_t: Tensor, t: float | 
     """
     c, chosen = path.at(t), prediction_of(prediction)
     if not isinstance(t, Tensor):
-        x0_out, x0_x, eps_out, eps_x = _solution(chosen, c)
-        return Estimate(x0=weighted(x0_out, out, x0_x, x_t), eps=weighted(eps_out, out, eps_x, x_t))
+        found = _Solved.of(out, x_t, _solution(chosen, c))
+        return Estimate(x0=found.x0, eps=found.eps) if torch.is_grad_enabled() or x_t.requires_grad else found
     a, b = chosen(c)
     d = a * c.sigma - b * c.alpha
     return Estimate(
@@ -147,13 +189,13 @@ def solve(prediction: Choice | Prediction, out: Tensor, x_t: Tensor, t: float | 
     )
 
 
-def _solution(prediction: Prediction, c: Coefficients) -> tuple[float, float, float, float]:
+def _solution(prediction: Prediction, c: Coefficients) -> Solution:
     """What the output and x_t weigh in x0, and what they weigh in eps, at a single time; remembered with it."""
     if prediction not in c.derived:
         a, b = prediction(c)
         d = a * c.sigma - b * c.alpha
         c.derived[prediction] = tuple(float(k) for k in (c.sigma / d, -b / d, -c.alpha / d, a / d))
-    found: tuple[float, float, float, float] = c.derived[prediction]
+    found: Solution = c.derived[prediction]
     return found
 
 

@@ -13,9 +13,9 @@ def in_float64(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).to(torch.float64)
 
 
-def as_time(t: float | Tensor) -> Tensor:
-    """`t` as a float64 tensor, whatever it was; schedules are never computed in a lower precision."""
-    return in_float64(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
+def as_float64(value: float | Tensor) -> Tensor:
+    """`value` as a float64 tensor, whatever it was; schedules are never computed in a lower precision."""
+    return in_float64(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def per_sample(coefficient: Tensor, x: Tensor) -> Tensor:
@@ -54,5 +54,6 @@ def combined(*terms: tuple[float, Tensor]) -> Tensor:
     (first, x), (second, y), *rest = terms
     total = weighted(first, x, second, y)
     for weight, z in rest:
-        total = torch.add(total, z, alpha=weight)
+        owned = total is not x and total is not y and total.dtype == z.dtype
+        total = total.add_(z, alpha=weight) if owned else torch.add(total, z, alpha=weight)
     return total

@@ -224,27 +224,21 @@ def _even(num_steps: int) -> Tensor:
     return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class UniformGrid:
+def uniform_grid(path: Path, num_steps: int) -> Tensor:
     """Equal steps in t from 1 to 0."""
-
-    def __call__(self, path: Path, num_steps: int) -> Tensor:
-        return _even(num_steps)
+    return _even(num_steps)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrailingGrid:
+def trailing_grid(path: Path, num_steps: int) -> Tensor:
     """Entries T, T - T/N, ... of a table of T, rounded to whole entries, then 0 (Lin et al., 2023, section 3.3,
     2305.08891)."""
-
-    def __call__(self, path: Path, num_steps: int) -> Tensor:
-        table = num_table_steps(path)
-        if num_steps > table:
-            raise ValueError(
-                f"grid 'trailing' visits entries of a table of {table}; got {num_steps} steps. Use fewer, or grid "
-                "'uniform'."
-            )
-        return torch.round(_even(num_steps) * table) / table
+    table = num_table_steps(path)
+    if num_steps > table:
+        raise ValueError(
+            f"grid 'trailing' visits entries of a table of {table}; got {num_steps} steps. Use fewer, or grid "
+            "'uniform'."
+        )
+    return torch.round(_even(num_steps) * table) / table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,31 +260,22 @@ class KarrasGrid:
         return _grid(path.time_of(-2 * self.rho * torch.linspace(high, low, num_steps, dtype=torch.float64).log()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogSNRGrid:
+def log_snr_grid(path: Path, num_steps: int) -> Tensor:
     """Equal steps in log-SNR between sigma / alpha = 80 and 0.002, then 0 (Lu et al., 2022, 2211.01095)."""
-
-    def __call__(self, path: Path, num_steps: int) -> Tensor:
-        high, low = (math.log(level) for level in _sigma_range(path))
-        return _grid(path.time_of(-2 * torch.linspace(high, low, num_steps, dtype=torch.float64)))
+    high, low = (math.log(level) for level in _sigma_range(path))
+    return _grid(path.time_of(-2 * torch.linspace(high, low, num_steps, dtype=torch.float64)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class CosineGrid:
+def cosine_grid(path: Path, num_steps: int) -> Tensor:
     """Equal steps in the angle atan(sigma / alpha): the uniform grid of the cosine path, carried to any path by its
     log-SNR."""
-
-    def __call__(self, path: Path, num_steps: int) -> Tensor:
-        start = torch.atan(torch.exp(-path.log_snr(1.0) / 2))
-        return _grid(path.time_of(-2 * torch.tan(_even(num_steps)[:-1] * start).log()))
+    start = torch.atan(torch.exp(-path.log_snr(1.0) / 2))
+    return _grid(path.time_of(-2 * torch.tan(_even(num_steps)[:-1] * start).log()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuadraticGrid:
+def quadratic_grid(path: Path, num_steps: int) -> Tensor:
     """t = (1 - i/N)^2: small steps near the data (Song et al., 2020, appendix D.2, 2010.02502)."""
-
-    def __call__(self, path: Path, num_steps: int) -> Tensor:
-        return _even(num_steps) ** 2
+    return _even(num_steps) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,12 +302,12 @@ def _sigma_range(path: Path) -> tuple[float, float]:
 
 
 TIME_GRIDS: dict[str, TimeGrid] = {
-    "uniform": UniformGrid(),
-    "trailing": TrailingGrid(),
+    "uniform": uniform_grid,
+    "trailing": trailing_grid,
     "karras": KarrasGrid(),
-    "log_snr": LogSNRGrid(),
-    "cosine": CosineGrid(),
-    "quadratic": QuadraticGrid(),
+    "log_snr": log_snr_grid,
+    "cosine": cosine_grid,
+    "quadratic": quadratic_grid,
     "shifted": ShiftedGrid(),
 }
 

@@ -23,28 +23,19 @@ from ebbflow.core.times import TimeSampler, time_sampler
 Weight = Callable[[Coefficients, Tensor], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Uniform:
+def uniform(c: Coefficients, d: Tensor) -> Tensor:
     """1 on the net's own output: L_simple for eps (Ho et al., 2020, eq. 14), the rectified-flow loss for velocity."""
-
-    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
-        return d**2
+    return d**2
 
 
-@dataclass(frozen=True, kw_only=True)
-class SNR:
+def snr(c: Coefficients, d: Tensor) -> Tensor:
     """SNR on the x0 loss, which is 1 on the eps loss: L_simple in whatever prediction."""
-
-    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
-        return c.alpha**2
+    return c.alpha**2
 
 
-@dataclass(frozen=True, kw_only=True)
-class TruncatedSNR:
+def truncated_snr(c: Coefficients, d: Tensor) -> Tensor:
     """max(SNR, 1) on the x0 loss (Salimans & Ho, 2022, section 4, 2202.00512)."""
-
-    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
-        return torch.maximum(c.alpha**2, c.sigma**2)
+    return torch.maximum(c.alpha**2, c.sigma**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +73,10 @@ class Sigmoid:
         return c.alpha**2 * torch.sigmoid(self.bias - c.log_snr)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CosineSmooth:
+def cosine_smooth(c: Coefficients, d: Tensor) -> Tensor:
     """sech(L / 2) on the eps loss: the smooth bump that a cosine schedule gives (Kingma & Gao, 2023, table 1,
     2303.00848)."""
-
-    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
-        return c.alpha**2 * 2 * c.alpha * c.sigma / (c.alpha**2 + c.sigma**2)
+    return c.alpha**2 * 2 * c.alpha * c.sigma / (c.alpha**2 + c.sigma**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,23 +100,20 @@ class P2:
         return c.alpha**2 * (self.k + torch.exp(c.log_snr)) ** -self.gamma
 
 
-@dataclass(frozen=True, kw_only=True)
-class Debiased:
+def debiased(c: Coefficients, d: Tensor) -> Tensor:
     """1 / sqrt(SNR) on the eps loss (Yu et al., 2023, 2310.08442)."""
-
-    def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
-        return c.alpha * c.sigma
+    return c.alpha * c.sigma
 
 
 WEIGHTS: dict[str, Weight] = {
-    "uniform": Uniform(),
-    "snr": SNR(),
-    "truncated_snr": TruncatedSNR(),
+    "uniform": uniform,
+    "snr": snr,
+    "truncated_snr": truncated_snr,
     "min_snr": MinSNR(),
     "sigmoid": Sigmoid(),
-    "cosine_smooth": CosineSmooth(),
+    "cosine_smooth": cosine_smooth,
     "p2": P2(),
-    "debiased": Debiased(),
+    "debiased": debiased,
 }
 
 

@@ -15,6 +15,7 @@ from ebbflow.conditioning.pretrained import quiet
 from ebbflow.config import SampleConfig
 from ebbflow.core.condition import Cond
 from ebbflow.core.paths import PATHS, DiscretePath, Path
+from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import ConfigError, choose
 from ebbflow.interop.pipelines import PIPELINES, Call, Pipeline, call_unet
 from ebbflow.interop.readers import Classes, Prompts
@@ -90,12 +91,11 @@ def _net_alone(source: Source, path: Path | str | None, prediction: str | None, 
             "Give `path` and `prediction`, such as path='vp_discrete', prediction='eps'."
         )
     chosen = choose(PATHS, path, "path")() if isinstance(path, str) else path
-    is_table = isinstance(chosen, DiscretePath)
     schedule = Schedule(
         path=chosen,
         prediction=prediction,
         clock=RawSteps(num_steps=chosen.num_steps) if isinstance(chosen, DiscretePath) else "time",
-        grid="trailing" if is_table else "uniform",
+        grid=TIME_GRIDS["trailing" if isinstance(chosen, DiscretePath) else "uniform"],
         most_steps=chosen.num_steps if isinstance(chosen, DiscretePath) else 1000,
     )
     net = source.read(library("diffusers").UNet2DModel)
@@ -155,7 +155,6 @@ def _model(
     defaults = SampleConfig(
         sampler=kind.sampler,
         num_steps=min(kind.num_steps, schedule.most_steps),
-        grid=schedule.grid,  # type: ignore[arg-type]
         guidance=kind.guidance,
         clip=schedule.clip and space is None,
         options={"variance": schedule.variance} if kind.sampler == "ddpm" else {},
@@ -168,6 +167,7 @@ def _model(
         examples=tuple(range(len(names)))[:NUM_EXAMPLES],
         space=space,
         defaults=defaults,
+        grid=schedule.grid,
         is_guidable=denoiser.null_trained,
         device=source.device,
     )

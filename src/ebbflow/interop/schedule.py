@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, Path, VPDiscrete
-from ebbflow.core.shape import as_time
+from ebbflow.core.shape import as_float64
 from ebbflow.core.times import TimeGrid
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.told import Clock, RawSteps
@@ -120,7 +120,7 @@ class Schedule:
     path: Path
     prediction: str
     clock: str | Clock
-    grid: str | TimeGrid
+    grid: TimeGrid
     most_steps: int
     clip: bool = False
     variance: str = "small"
@@ -138,7 +138,7 @@ def read_schedule(scheduler: Any, *, num_tokens: int, plain: bool) -> Schedule:
     config, num_steps = scheduler.config, scheduler.config.get("num_train_timesteps")
     if type(scheduler).__name__ == FLOW:
         grid = FlowTimes(scheduler=scheduler, num_tokens=num_tokens, plain=plain)
-        clock: str | Clock = "time" if num_steps == 1000 else lambda path, t: num_steps * as_time(t)
+        clock: str | Clock = "time" if num_steps == 1000 else lambda path, t: num_steps * as_float64(t)
         return Schedule(path=Flow(), prediction="velocity", clock=clock, grid=grid, most_steps=num_steps)
     alpha_bars = getattr(scheduler, "alphas_cumprod", None)
     if alpha_bars is None or "beta_schedule" not in config:

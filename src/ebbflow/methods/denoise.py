@@ -101,7 +101,7 @@ class Wrapped(Conditional):
     """A denoiser around another one, whose path, null condition and reading of conditions it keeps; it takes conditions
     where the other does."""
 
-    inner: Denoiser
+    inner: Denoiser = field(kw_only=False)
 
     @property
     def path(self) -> Path:  # type: ignore[override]

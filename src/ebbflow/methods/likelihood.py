@@ -17,7 +17,7 @@ from torch import Tensor
 from ebbflow.core.kernels import log_density, log_level, posterior, step_divergence
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import in_float64
+from ebbflow.core.shape import as_float64, in_float64
 from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.ancestral import Variance, step_variance
@@ -105,14 +105,14 @@ def variational_bound(
         kernel = posterior(t, s)
         if s.sigma > 0:
             small = kernel.small
-            log_variance = step_variance(kernel, estimate, variance).log().to(x0)
+            log_variance = as_float64(step_variance(kernel, estimate, variance)).log().to(x0)
             shift = kernel.from_x0 * (estimate.x0 - x0)
             terms = step_divergence(shift, torch.tensor(math.log(small), dtype=x0.dtype), log_variance)
             steps = steps + terms.flatten(1).sum(1)
         else:
             if variance != "optimal":
                 kernel = replace(kernel, small=kernel.large if small is None else small)
-            log_variance = step_variance(kernel, estimate, variance).log().to(x0)
+            log_variance = as_float64(step_variance(kernel, estimate, variance)).log().to(x0)
             decoder = -(log_level if levels else log_density)(x0, estimate.x0, log_variance).flatten(1).sum(1)
     return Bound(prior=(top.alpha / top.sigma * x0).pow(2).flatten(1).sum(1) / 2, steps=steps, decoder=decoder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TimeGrid, time_grid
-from ebbflow.errors import choose
+from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import SAMPLERS, Step
+
+LARGEST = 1e9  # of a sampler's option; what is larger leaves float32 on the way
 
 
 def walk(
@@ -74,9 +77,11 @@ def check_sampler(sampler: str, options: Mapping[str, object]) -> None:
         ValueError: a value out of range.
     """
     chosen = choose(SAMPLERS, sampler, "sampler")
+    chosen.check_names(options)
     for name, value in options.items():
-        if name in chosen.options:
-            checked_value(f"`{name}` of sampler {sampler!r}", value, chosen.options[name].default)
+        checked_value(f"`{name}` of sampler {sampler!r}", value, chosen.options[name].default)
+        if isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
+            raise ConfigError(f"`{name}` of sampler {sampler!r} is too large: {value}.")
     if options:
         times = torch.tensor([0.9, 0.6, 0.3, 0.0], dtype=torch.float64)
         for _ in walk_from(_Answer(), torch.ones(1, 1), times, Noise([0]), sampler=sampler, options=options):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.entries import Choice, entry, spelt
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Prediction, path_name, prediction_of
-from ebbflow.core.shape import as_time
+from ebbflow.core.shape import as_float64
 
 Scale = Callable[[Coefficients], Tensor]
 Clock = Callable[[Path, float | Tensor], Tensor]
@@ -36,7 +36,7 @@ def log_snr(path: Path, t: float | Tensor) -> Tensor:
 
 def time(path: Path, t: float | Tensor) -> Tensor:
     """1000 t."""
-    return 1000 * as_time(t)
+    return 1000 * as_float64(t)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RawSteps:
             raise ValueError(f"`num_steps` must be at least 1, got {self.num_steps}.")
 
     def __call__(self, path: Path, t: float | Tensor) -> Tensor:
-        return (self.num_steps * as_time(t) - 1).clamp(min=0) + self.first
+        return (self.num_steps * as_float64(t) - 1).clamp(min=0) + self.first
 
 
 def raw_steps(*, num_steps: int = 1000, first: int = 0) -> RawSteps:

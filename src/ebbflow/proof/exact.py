@@ -20,7 +20,7 @@ from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate, solve
-from ebbflow.core.shape import as_time, per_sample
+from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import Sampler
@@ -98,7 +98,7 @@ class Layered(Denoiser):
         return torch.cat([x, *[x[: self.block]] * len(self.predictions)])
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        self.asked.append(float(as_time(t).min()))
+        self.asked.append(float(as_float64(t).min()))
         known = self.oracle(x_t, t)
         parts = [Estimate(x0=known.x0[: self.num], eps=known.eps[: self.num])]
         for index, prediction in enumerate(self.predictions):

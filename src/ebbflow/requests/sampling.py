@@ -64,7 +64,9 @@ class Sampling:
     ] = None
     guidance: Annotated[float | None, Doc("w of u + w (c - u): 1 is conditional, 0 unconditional.")] = None
     clip: Annotated[bool | None, Doc("Keep every x0 on the way inside [-1, 1].")] = None
-    batch_size: Annotated[int, Doc("Samples a network evaluation."), Ge(1)] = 64
+    batch_size: Annotated[
+        int | None, Doc("Samples a network evaluation. Default: 64, or 4 of a diffusers model of large images."), Ge(1)
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +116,13 @@ class Guiding:
 class Seeds:
     """Samples."""
 
-    num: Annotated[int | None, Doc("How many samples in all. Default: 1 for one label, 8 a class, or 64."), Ge(1)] = (
-        None
-    )
+    num: Annotated[
+        int | None,
+        Doc(
+            "How many samples in all. Default: 1 for one label, 8 a class, or 64; of a diffusers model 1 a class, or 4."
+        ),
+        Ge(1),
+    ] = None
     seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
     seeds: Annotated[
         tuple[int, ...] | None, Doc("Seeds one by one, such as 0-63; sample i depends on its seed alone.")

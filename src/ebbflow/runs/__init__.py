@@ -4,7 +4,8 @@ with."""
 from ebbflow.runs.build import build_denoiser, build_objective, facts_of, load_splits
 from ebbflow.runs.folder import Run, open_run
 from ebbflow.runs.model import Model
-from ebbflow.runs.sample import Plan, Samples, generate
+from ebbflow.runs.plan import Plan
+from ebbflow.runs.sample import Samples, generate
 from ebbflow.runs.tasks import task_of
 from ebbflow.runs.trainer import Progress, Trainer
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened
-from ebbflow.runs.sample import Plan, Samples, bind, changes_of, check, conditions_of, deal, default_plan, results
+from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, deal, default_plan
+from ebbflow.runs.sample import Samples, bind, results
 
 SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
 
@@ -231,9 +234,9 @@ NOISE_KEYS = {"sampler": "sampler", "grid": "grid", "num_steps": "steps", "guida
 
 def write_noise(path: Path, noise: Tensor, plan: Plan) -> None:
     """Write the states at the start of a plan's grid, and how they were found, as an .npz file."""
+    known = {key: getattr(plan, key) for key in NOISE_KEYS} | {"grid": json.dumps(plan.named_grid)}
     with whole_file(path) as partial, partial.open("wb") as file:
-        settings = {key: np.array(getattr(plan, key)) for key in NOISE_KEYS}
-        np.savez_compressed(file, noise=noise.numpy(), **settings)  # type: ignore[arg-type]
+        np.savez_compressed(file, noise=noise.numpy(), **{key: np.array(one) for key, one in known.items()})  # type: ignore[arg-type]
 
 
 def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
@@ -247,6 +250,8 @@ def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             noise = torch.from_numpy(file["noise"]).float()
             settings = {name: file[key].item() for key, name in NOISE_KEYS.items()}
+            with suppress(ValueError):  # older files hold a bare name
+                settings["grid"] = json.loads(settings["grid"])
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
     except Exception as error:  # zip, header and key errors of many types

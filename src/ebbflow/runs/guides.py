@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,19 +20,20 @@ from ebbflow.methods.guidance import (
     CONDITION_RULES,
     EMPHASES,
     LOSSES,
+    Autoguidance,
+    ClassifierGuidance,
     Loss,
+    LossGuidance,
     NoisyClassifier,
-    autoguidance,
-    classifier_guidance,
-    loss_guidance,
 )
+from ebbflow.requests.reading import Wrong, convert
 from ebbflow.requests.sampling import Guiding
 from ebbflow.runs.classifier import open_classifier
 from ebbflow.runs.latent_files import fingerprint
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.pictures import read_picture
 
-BRANCH_OPTIONS = ("guidance", "negative", "interval", "rescale", "batched")
+BRANCH_OPTIONS = ("cond", "guidance", "negative", "interval", "rescale", "batched")
 BELONGS_TO = {
     "classifier_scale": "classifier",
     "loss_weight": "loss",
@@ -91,11 +92,11 @@ class Guides:
         model first, then the classifier, then the loss."""
         bound = self._conditioned(denoiser, guidance, cond, negative, interval, rescale)
         if self.classifier is not None and labels is not None:
-            bound = classifier_guidance(
+            bound = ClassifierGuidance(
                 bound, classifier=self.classifier, labels=labels, scale=self.classifier_scale, interval=interval
             )
         if self.loss is not None:
-            bound = loss_guidance(
+            bound = LossGuidance(
                 bound, loss=self.loss, weight=self.loss_weight, emphasis=self.loss_emphasis, interval=interval
             )
         return bound
@@ -110,7 +111,7 @@ class Guides:
         rescale: float,
     ) -> Denoiser:
         if self.bad is not None:
-            guided = autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
+            guided = Autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
             return guided if cond is None else guided.given(cond)
         if guidance == 1 or (cond is None and negative is None):
             return denoiser if cond is None else conditional(denoiser).given(cond)
@@ -120,16 +121,28 @@ class Guides:
 
 
 def check_options(given: Mapping[str, Any], function: Any, what: str, taken: tuple[str, ...]) -> None:
-    """Refuse options that `function` does not take by keyword, or that are given in another way.
+    """Refuse options that `function` does not take by keyword, that are given in another way, or are of another type.
 
     Raises:
         ConfigError: such an option.
     """
-    parameters = list(inspect.signature(function).parameters)[1:]
+    parameters, kinds = list(inspect.signature(function).parameters)[1:], _kinds(function)
     known = [name for name in parameters if name not in taken]
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             raise ConfigError(f"{what} has no option {name!r}. {nearest(name, known) if known else 'It has none.'}")
+        try:
+            convert(kinds.get(name, Any), value)
+        except Wrong as wrong:
+            raise ConfigError(f"`{name}` of {what} {wrong}") from None
+
+
+def _kinds(function: Any) -> dict[str, Any]:
+    """The types of its parameters; none of a plugin's whose names are imported for a type checker alone."""
+    try:
+        return get_type_hints(function)
+    except NameError:
+        return {}
 
 
 def open_guides(model: Opened, request: Guiding) -> Guides:

@@ -13,6 +13,8 @@ from torch import Tensor
 from ebbflow.conditioning import DataFacts
 from ebbflow.config import RunConfig, SampleConfig
 from ebbflow.core.condition import Cond, Condition
+from ebbflow.core.entries import Choice
+from ebbflow.core.times import TimeGrid
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.latent import LatentSpace
@@ -56,6 +58,7 @@ class Opened:
         examples: what is sampled when nothing is said.
         space: None where the model works on the data itself.
         defaults: how it is sampled when nothing is said.
+        grid: where its steps lie when nothing is said, in the place of that of `defaults`.
         is_guidable: whether its null condition was trained.
         device: where it lives.
         run: the run and checkpoint on disk, None for a model from elsewhere.
@@ -69,6 +72,7 @@ class Opened:
     examples: tuple[Condition, ...] = ()
     space: Space | None = None
     defaults: SampleConfig = SampleConfig()
+    grid: Choice | TimeGrid | None = None
     is_guidable: bool = True
     device: torch.device = torch.device("cpu")
     run: Run | None = None

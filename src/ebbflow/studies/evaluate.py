@@ -30,10 +30,12 @@ from ebbflow.metrics.yardstick import Features, Made, yardstick_of
 from ebbflow.progress import Stage, Work
 from ebbflow.requests.shared import Judge
 from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest, Precision
+from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
+from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
-from ebbflow.runs.sample import Plan, Samples, changes_of, check, default_plan, generate, grid_of
+from ebbflow.runs.sample import Samples, generate, grid_of
 from ebbflow.training.engine import in_precision, pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
@@ -207,6 +209,8 @@ def dealt(model: Opened, splits: Splits, num: int) -> list[Condition] | None:
     known: list[Condition] = list(data.captions or ())
     if kind == "vector" and data.vectors is not None:
         known = [tuple(row) for row in data.vectors.tolist()]
+    if not known and model.run is not None and model.label_names:
+        known = list(range(len(model.label_names)))  # a conditioner of ours words the names of classes
     if not known:
         raise ConfigError(
             f"{model.name} takes a {kind} for each sample, and the data {data.name!r} has none to deal out; measured "
@@ -244,8 +248,8 @@ def _settings(
         "net_precision": request.precision,
         "sampler": plan.sampler,
         "steps": plan.num_steps,
-        "grid": plan.grid,
-        **({"times": grid_of(model, plan).tolist()} if plan.is_learned else {}),
+        "grid": plan.named_grid,
+        **({"times": grid_of(model, plan).tolist()} if plan.named_grid in (None, LEARNED) else {}),
         "options": plan.options,
         "guidance": plan.guidance,
         "rescale": plan.rescale,
@@ -271,9 +275,10 @@ def _guides(plan: Plan) -> dict[str, Any]:
 
 def _name(request: EvaluateRequest, plan: Plan) -> str:
     features = "" if request.features == "auto" else f"-{slug(request.features.split(':')[0])}"
+    grid = slug(spelt(plan.named_grid or "own"))
     return (
-        f"{plan.sampler}{plan.num_steps}-{slug(spelt(plan.grid))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
-        f"{request.weights}{features}"
+        f"{plan.sampler}{plan.num_steps}-{grid}-w{plan.guidance:g}-n{request.num}-s{request.seed}-{request.weights}"
+        f"{features}"
     )
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebbflow.core.condition import Cond
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance.branches import Branches, Interval
+from ebbflow.methods.guidance.branches import Branches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,28 +54,3 @@ def split(x: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
 
 def _norm(x: Tensor) -> Tensor:
     return per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp(min=torch.finfo(x.dtype).tiny), x)
-
-
-def apg(
-    denoiser: Denoiser,
-    *,
-    guidance: float,
-    negative: Cond | None = None,
-    interval: Interval = None,
-    rescale: float = 0.0,
-    batched: bool | None = None,
-    eta: float = 0.0,
-    norm_threshold: float | None = None,
-) -> APG:
-    """`denoiser` guided by c + (w - 1) (orthogonal + eta parallel part of c - u) in x0; see `APG` and `Branches` for
-    the arguments."""
-    return APG(
-        inner=denoiser,
-        guidance=guidance,
-        negative=negative,
-        interval=interval,
-        rescale=rescale,
-        batched=batched,
-        eta=eta,
-        norm_threshold=norm_threshold,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Autoguidance(Conditional):
         ValueError: the two are on different paths.
     """
 
-    good: Denoiser
+    good: Denoiser = field(kw_only=False)
     bad: Denoiser
     guidance: float
     interval: Interval = None
@@ -68,8 +68,3 @@ class Autoguidance(Conditional):
             return self.bad(x_t, t)
         good = self.good(x_t, t)
         return active.pick(combine(self.bad(x_t, t), good, self.guidance), good)
-
-
-def autoguidance(denoiser: Denoiser, *, bad: Denoiser, guidance: float, interval: Interval = None) -> Autoguidance:
-    """`denoiser` guided away from a worse one by bad + w (good - bad); see `Autoguidance` for the arguments."""
-    return Autoguidance(good=denoiser, bad=bad, guidance=guidance, interval=interval)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -28,7 +27,7 @@ Interval = tuple[float, float] | None
 def combine(u: Estimate, c: Estimate, guidance: float) -> Estimate:
     """u + w (c - u) in x0 and eps alike; what the branches know of their variance is the conditional branch's."""
     w = guidance if abs(guidance) <= LARGEST else math.copysign(math.inf, guidance)
-    return replace(c, x0=torch.lerp(u.x0, c.x0, w), eps=torch.lerp(u.eps, c.eps, w))
+    return u.towards(c, w)
 
 
 def check_interval(interval: Interval) -> None:
@@ -141,7 +140,7 @@ class Branches(Wrapped):
             return self._branch(False, num)(x_t, t), self._branch(True, num)(x_t, t)
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
         both = self._both(num)(torch.cat([x_t, x_t]), times)
-        return _rows_of(both, slice(0, num)), _rows_of(both, slice(num, None))
+        return both.each(lambda values: values[:num]), both.each(lambda values: values[num:])
 
     def _both(self, num: int) -> Denoiser:
         """The model with both conditions bound, the negative ones first."""
@@ -149,16 +148,6 @@ class Branches(Wrapped):
             rows = cat_rows([self._condition(False, num), self._condition(True, num)])
             self._bound[True, -num] = conditional(self.inner).given(rows)
         return self._bound[True, -num]
-
-
-def _rows_of(estimate: Estimate, rows: slice) -> Estimate:
-    return each_tensor(estimate, lambda values: values[rows])
-
-
-def each_tensor(estimate: Estimate, change: Callable[[Tensor], Tensor]) -> Estimate:
-    """An estimate with every tensor that it holds changed alike."""
-    held = {name: values for name, values in vars(estimate).items() if values is not None}
-    return replace(estimate, **{name: change(values) for name, values in held.items()})
 
 
 def _spread_ratio(x: Tensor, other: Tensor) -> Tensor:

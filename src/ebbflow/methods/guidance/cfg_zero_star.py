@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import as_time, per_sample
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance.branches import Branches, Interval
+from ebbflow.core.shape import as_float64, per_sample
+from ebbflow.methods.guidance.branches import Branches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,7 @@ class CFGZeroStar(Branches):
             raise ValueError(f"`zero_above` must be a time in [0, 1], got {self.zero_above}.")
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        if self.zero_above is not None and bool((as_time(t) > self.zero_above).all()):
+        if self.zero_above is not None and bool((as_float64(t) > self.zero_above).all()):
             return standing_still(self.path, x_t, t)
         return super().__call__(x_t, t)
 
@@ -66,26 +64,3 @@ def _rates(path: Path, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Te
         per_sample(k, x) for k in (c.alpha, c.sigma, alpha_dot, sigma_dot, determinant)
     )
     return alpha, sigma, alpha_dot, sigma_dot, determinant
-
-
-def cfg_zero_star(
-    denoiser: Denoiser,
-    *,
-    guidance: float,
-    negative: Cond | None = None,
-    interval: Interval = None,
-    rescale: float = 0.0,
-    batched: bool | None = None,
-    zero_above: float | None = None,
-) -> CFGZeroStar:
-    """`denoiser` guided by s u + w (c - s u), s = <c, u> / ||u||^2, in velocities; see `CFGZeroStar` and `Branches` for
-    the arguments."""
-    return CFGZeroStar(
-        inner=denoiser,
-        guidance=guidance,
-        negative=negative,
-        interval=interval,
-        rescale=rescale,
-        batched=batched,
-        zero_above=zero_above,
-    )

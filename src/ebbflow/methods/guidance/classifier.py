@@ -12,9 +12,9 @@ from torch import Tensor
 from ebbflow.core.entries import Choice
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import as_time, per_sample
+from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.core.times import TimeSampler, time_sampler
-from ebbflow.methods.denoise import Denoiser, Wrapped
+from ebbflow.methods.denoise import Wrapped
 from ebbflow.methods.guidance.branches import Interval, check_interval, inside
 from ebbflow.methods.told import CLOCKS, SCALES
 
@@ -130,18 +130,6 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _not_pure_noise(path: Path, t: float | Tensor) -> Tensor:
     """`t`, or where there is next to no data in x_t the nearest time where there is."""
-    t = as_time(t)
+    t = as_float64(t)
     low = path.log_snr(t) < LOG_SNR_FLOOR
     return torch.where(low, path.time_of(LOG_SNR_FLOOR).to(t.device), t) if bool(low.any()) else t
-
-
-def classifier_guidance(
-    denoiser: Denoiser,
-    *,
-    classifier: NoisyClassifier,
-    labels: Tensor,
-    scale: float = 1.0,
-    interval: Interval = None,
-) -> ClassifierGuidance:
-    """`denoiser` guided by score + gamma grad log p(y | x_t); see `ClassifierGuidance` for the arguments."""
-    return ClassifierGuidance(inner=denoiser, classifier=classifier, labels=labels, scale=scale, interval=interval)

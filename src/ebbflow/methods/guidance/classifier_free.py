@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ebbflow.core.condition import Cond
 from ebbflow.core.predictions import Estimate
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.guidance.branches import Branches, Interval, combine
+from ebbflow.methods.guidance.branches import Branches, combine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +26,3 @@ class ClassifierFree(Branches):
 
     def guided(self, u: Estimate, c: Estimate, x_t: Tensor, t: float | Tensor) -> Estimate:
         return combine(u, c, self.guidance)
-
-
-def classifier_free(
-    denoiser: Denoiser,
-    *,
-    guidance: float,
-    negative: Cond | None = None,
-    interval: Interval = None,
-    rescale: float = 0.0,
-    batched: bool | None = None,
-) -> ClassifierFree:
-    """`denoiser` guided by u + w (c - u); see `ClassifierFree` for the arguments. Bind the condition with
-    `.given(cond)`."""
-    return ClassifierFree(
-        inner=denoiser, guidance=guidance, negative=negative, interval=interval, rescale=rescale, batched=batched
-    )

@@ -12,8 +12,8 @@ from ebbflow.core.paths import Coefficients
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.errors import choose
-from ebbflow.methods.denoise import Denoiser, Wrapped
-from ebbflow.methods.guidance.branches import Interval, check_interval, each_tensor, inside
+from ebbflow.methods.denoise import Wrapped
+from ebbflow.methods.guidance.branches import Interval, check_interval, inside
 from ebbflow.methods.guidance.losses import Loss
 
 EMPHASES: dict[str, Callable[[Coefficients], Tensor]] = {
@@ -61,13 +61,6 @@ class LossGuidance(Wrapped):
             x = x_t.detach().requires_grad_()
             estimate = self.inner(x, t)
             (slope,) = torch.autograd.grad(self.loss(estimate.x0).sum(), x)
-        c, plain = self.path.at(t), each_tensor(estimate, Tensor.detach)
+        c, plain = self.path.at(t), estimate.each(Tensor.detach)
         x0 = plain.x0 - self.weight * per_sample(EMPHASES[self.emphasis](c), x_t) * slope
         return active.pick(plain.with_x0(x0, x_t, c), plain)
-
-
-def loss_guidance(
-    denoiser: Denoiser, *, loss: Loss, weight: float = 1.0, emphasis: str = "none", interval: Interval = None
-) -> LossGuidance:
-    """`denoiser` guided by x0 - zeta k(t) grad loss(x0(x_t)); see `LossGuidance` for the arguments."""
-    return LossGuidance(inner=denoiser, loss=loss, weight=weight, emphasis=emphasis, interval=interval)

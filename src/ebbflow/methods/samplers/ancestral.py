@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 from ebbflow.core.kernels import Posterior, posterior
 from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import combined, in_float64, weighted
+from ebbflow.core.shape import combined, in_float64
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, in_unit_interval, remix, sampler
 
@@ -62,20 +63,20 @@ def ddpm(
             x = estimate.x0
         else:
             kernel = posterior(t, s)
-            mean = weighted(kernel.from_x_t, x, kernel.from_x0, estimate.x0)
-            std = step_variance(kernel, estimate, variance).sqrt()
-            z = noise.like(x)
-            x = torch.add(mean, z, alpha=float(std)) if std.ndim == 0 else mean + std.to(x) * z
+            var, z = step_variance(kernel, estimate, variance), noise.like(x)
+            if isinstance(var, Tensor):
+                z, var = var.sqrt().to(x) * z, 1.0
+            x = combined((kernel.from_x_t, x), (kernel.from_x0, estimate.x0), (math.sqrt(var), z))
         yield Step(s.t, x, estimate)
 
 
-def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> Tensor:
-    """The variance of an ancestral step, shape () or that of the estimate.
+def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> float | Tensor:
+    """The variance of an ancestral step, a number or of the shape of the estimate.
 
     Raises:
         ValueError: unknown choice, or one that the denoiser cannot serve.
     """
-    small, large = (torch.tensor(value, dtype=torch.float64) for value in (kernel.small, kernel.large))
+    small, large = kernel.small, kernel.large
     if variance in ("small", "large"):
         return small if variance == "small" else large
     if variance == "optimal":
@@ -87,6 +88,6 @@ def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> 
             raise ValueError(
                 "variance 'learned' needs a net trained with objective.variance=learned. Use 'small' or 'large'."
             )
-        low, high = float(small.log()), float(large.log())
+        low, high = (math.log(max(value, sys.float_info.min)) for value in (small, large))
         return torch.exp(low + (high - low) * in_float64(estimate.log_variance_fraction))
     raise ValueError(f"`variance` must be small, large, optimal or learned, got {variance!r}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import weighted
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.methods.denoise import Denoiser
 
@@ -74,12 +73,12 @@ def levels_of(path: Path, times: Tensor) -> list[Level]:
 
 def remix(estimate: Estimate, s: Level) -> Tensor:
     """alpha_s x0 + sigma_s eps; exactly x0 at clean data."""
-    return estimate.x0 if s.sigma == 0 else weighted(s.alpha, estimate.x0, s.sigma, estimate.eps)
+    return estimate.x0 if s.sigma == 0 else estimate.mixed(s.alpha, s.sigma)
 
 
 def slope(estimate: Estimate, t: Level) -> Tensor:
     """dx/dt = alpha' x0 + sigma' eps at level `t`."""
-    return weighted(t.alpha_dot, estimate.x0, t.sigma_dot, estimate.eps)
+    return estimate.mixed(t.alpha_dot, t.sigma_dot)
 
 
 def must_be_ddim(t: Level, s: Level) -> bool:
@@ -135,6 +134,13 @@ class Sampler:
         """Whether it accepts `noise`."""
         return "noise" in inspect.signature(self.run).parameters
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise a ConfigError for an option that this sampler does not have."""
+        for name in names:
+            if name not in self.options:
+                near = nearest(name, list(self.options)) if self.options else "It has none."
+                raise ConfigError(f"sampler {self.name!r} has no option {name!r}. {near}")
+
     def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, **options: object) -> Iterator[Step]:
         """Walk from `x`, the state at times[0], shape (B, *dims), down `times`; `x` is never changed in place.
 
@@ -142,12 +148,7 @@ class Sampler:
             ConfigError: an option that this sampler does not have.
             ValueError: a grid that does not fall, or an option out of range.
         """
-        known = [*self.options, *(["noise"] if self.takes_noise else [])]
-        for name in options:
-            if name not in known:
-                raise ConfigError(
-                    f"sampler {self.name!r} has no option {name!r}. {nearest(name, known) if known else 'It has none.'}"
-                )
+        self.check_names(options.keys() - {"noise"} if self.takes_noise else options)
         if self.stochastic and options.get("noise") is None:
             raise ValueError(f"sampler {self.name!r} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample.")
         return torch.no_grad()(self.run)(denoise, x, levels_of(denoise.path, times), **options)

@@ -18,6 +18,7 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, sampler
 
 Norms = Literal["typical", "sample"]
+MOST_STEPS = 10_000
 
 
 @sampler(order=1, evaluations=lambda n, corrector_steps=1: n + (n - 1) * corrector_steps, stochastic=True)
@@ -68,6 +69,8 @@ def _norm(x: Tensor) -> Tensor:
 def _check(corrector_steps: int, snr: float, norms: str) -> None:
     if corrector_steps < 0:
         raise ValueError(f"`corrector_steps` must be 0 or more, got {corrector_steps}.")
+    if corrector_steps > MOST_STEPS:
+        raise ValueError(f"`corrector_steps` must be at most {MOST_STEPS}, got {corrector_steps}.")
     if not 0 < snr < 1:
         raise ValueError(f"`snr` must be in (0, 1), got {snr}.")
     if norms not in ("typical", "sample"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
-from ebbflow.core.shape import combined, weighted
+from ebbflow.core.shape import combined
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, remix, sampler
 
@@ -61,7 +61,7 @@ def sde(
         elif scale == 0 and not t.is_regular:
             x = remix(estimate, s)
         elif t.is_regular and math.isfinite(squared):
-            drift = weighted(t.alpha_dot, estimate.x0, t.sigma_dot + squared / (2 * t.sigma), estimate.eps)
+            drift = estimate.mixed(t.alpha_dot, t.sigma_dot + squared / (2 * t.sigma))
             x = combined((1, x), (-h, drift), (math.sqrt(squared * h), noise.like(x)))
         else:
             kernel = posterior(t, s)
