@@ -17,7 +17,7 @@ test-long: .venv/installed-test
 
 check: .venv/installed-dev
 	$(BIN)/ruff check src tests benchmarks examples docs
-	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs/make_reference.py
 	$(BIN)/mypy
 
 bench: .venv/installed-test
