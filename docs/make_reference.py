@@ -12,8 +12,8 @@ from ebbflow.methods.samplers import Sampler
 
 TARGET = Path(__file__).with_name("reference.md")
 WORDS = {
-    "samplers": "`--sampler`, options such as `--set eta=0.5`; order is of the error in the largest step, evaluations are "
-    "of the net for n steps",
+    "samplers": "`--sampler`, options such as `--set eta=0.5`; order is of the error in the largest step, "
+    "evaluations are of the net for n steps",
     "paths": "`path.kind`, options such as `--set path.shift=3`; x_t = alpha x0 + sigma eps",
     "predictions": "`objective.prediction`, options such as `--set objective.prediction.sigma_data=1`; (a, b) of the "
     "target a x0 + b eps",
@@ -87,8 +87,8 @@ def page() -> str:
     lines = [
         "# Reference",
         "",
-        "Everything that can be chosen, with the numbers that can be set and their defaults. A module of yours adds to it "
-        "with `--import`; see [your own](your_own.md). Made by `python docs/make_reference.py` from the code.",
+        "Everything that can be chosen, with the numbers that can be set and their defaults. A module of yours adds to "
+        "it with `--import`; see [your own](your_own.md). Made by `python docs/make_reference.py` from the code.",
         "",
     ]
     for kind, entries in _catalogue().items():
