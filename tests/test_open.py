@@ -168,6 +168,21 @@ def test_what_is_wrong_is_said_in_the_words_of_python(name: str, opened: Opened)
     assert "--" not in str(caught.value), "flags are the command line's"
 
 
+def test_every_call_names_what_is_near(opened: Opened) -> None:
+    model, x0 = opened("label"), torch.zeros(1, 8, 8)
+    calls: dict[str, Callable[[], object]] = {
+        "steps": lambda: ef.sample(model, step=3),
+        "strength": lambda: model.edit(x0, strenght=0.5),
+        "resample": lambda: ef.edit(model, x0, resamples=2),
+        "guidance": lambda: ef.evaluate(model, guidence=2),
+        "samplers": lambda: ef.compare([model], sampler="heun"),
+        "features": lambda: ef.evaluate_images("pictures", feature="pca"),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ConfigError, match=f"unknown argument .* Did you mean '{name}'"):
+            call()
+
+
 @pytest.mark.parametrize(
     ("function", "request_class"),
     [

@@ -132,3 +132,24 @@ def test_make_knows_what_the_readme_calls() -> None:
         if line.startswith("make ")
     ]
     assert called and set(called) <= set(targets)
+
+
+def rows_under(heading: str) -> list[list[str]]:
+    """The rows of a table of CONTRIBUTING.md, as cells, without its head."""
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in section.splitlines() if row[:2] == "| "][1:]
+
+
+def test_the_map_of_the_house_is_the_one_that_is_tested() -> None:
+    from test_house import FLOORS, SOURCE
+
+    drawn = {
+        room.rstrip("/").removesuffix(".py"): int(floor)
+        for floor, rooms, _ in rows_under("Where things live")
+        for room in re.findall(r"`([\w/.]+)`", rooms)
+    }
+    assert {room: floor for room, floor in drawn.items() if floor} == FLOORS
+    for _, _, places in rows_under("Adding a thing is one place"):
+        for place in re.findall(r"`([\w/]+(?:\.py|/))`", places):
+            found = [folder / place for folder in (SOURCE, SOURCE / "methods" / "guidance", ROOT)]
+            assert any(path.exists() for path in found), f"CONTRIBUTING.md: {place} is not there"
