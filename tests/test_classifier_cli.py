@@ -19,7 +19,7 @@ from ebbflow.methods.guidance import NetClassifier
 from ebbflow.runs import Model, Plan, generate
 from ebbflow.runs.classifier import open_classifier
 from ebbflow.runs.guides import Guides, open_loss
-from ebbflow.runs.sample import check, default_plan
+from ebbflow.runs.plan import check, default_plan
 
 UNET = ("--set", "net.channels=[8,16]")
 TINY = ["--set", "train.held_out_size=64", "--set", "train.batch_size=32", "--set", "train.warmup_steps=0"]
@@ -169,7 +169,7 @@ def test_classifier_of_other_data_is_refused(runs: Runs, tmp_path: Path, capsys:
     assert sample(runs["plain"], tmp_path / "x.png", "--classifier", str(tmp_path / "large")) == 2
     assert "is for data of 1x16x16, this model makes 1x8x8" in capsys.readouterr().err
     assert sample(runs["points"], tmp_path / "x.png", "--classifier", str(runs["clf"])) == 2
-    assert "is for data of 1x8x8, this run makes 2" in capsys.readouterr().err
+    assert "is for data of 1x8x8, this model makes 2" in capsys.readouterr().err
 
 
 # -- worse models, rules, untrained nulls -----------------------------------------------------------------------------

@@ -435,7 +435,7 @@ def test_learned_grids_are_searched_kept_sampled_and_compared(
     made = ["sample", "--ckpt", str(run), "--num", "4", "--output", str(tmp_path / "a.npz")]
     assert run_app([*made, "--grid", "learned", "--steps", "3"]) == 0
     assert run_app([*made, "--grid", "learned", "--steps", "5"]) == 2
-    assert "it has 2, 3, 4" in (said := capsys.readouterr().err) and "ebbflow search-grid --ckpt" in said
+    assert "it has 2, 3, 4" in (said := capsys.readouterr().err) and "`ebbflow search-grid`" in said
 
 
 def test_bad_searches_are_one_sentence(flow: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import inspect
 import json
 import re
@@ -55,6 +56,32 @@ def test_arrows_only_go_down(path: Path) -> None:
         assert below < above or other == here or below == above != 1, (
             f"{path} (floor {above}) imports {other} (floor {below})"
         )
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules of ebbflow that one imports when it runs, at its top or inside a function; types alone do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    known = {
+        ".".join(["ebbflow", *m.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__") for m in MODULES
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ebbflow."):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    names = {m: ".".join(["ebbflow", *m.relative_to(SOURCE).with_suffix("").parts]) for m in MODULES}
+    graph = {n.removesuffix(".__init__"): imported_modules(m) for m, n in names.items() if n != "ebbflow.__init__"}
+    own = {name: {other for other in others if other != name} for name, others in graph.items()}
+    order = list(graphlib.TopologicalSorter(own).static_order())
+    assert len(order) == len(graph)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))

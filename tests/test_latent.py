@@ -30,7 +30,7 @@ from ebbflow.requests.sampling import SampleRequest
 from ebbflow.runs import Model, Trainer, facts_of, generate, load_splits, open_run, task_of
 from ebbflow.runs.guides import open_guides
 from ebbflow.runs.latent_files import fingerprint, read_space, save_space
-from ebbflow.runs.sample import default_plan
+from ebbflow.runs.plan import default_plan
 from ebbflow.runs.tasks import AutoencoderTask
 from ebbflow.show import canvas
 from ebbflow.studies.evaluate import _denoising

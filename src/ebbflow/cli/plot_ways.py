@@ -12,7 +12,7 @@ from ebbflow.errors import ConfigError
 if TYPE_CHECKING:
     from ebbflow.requests.sampling import DenoisingCommand, ToySamplerCommand, TrajectoriesCommand, WayCommand
     from ebbflow.runs.model import Model
-    from ebbflow.runs.sample import Plan
+    from ebbflow.runs.plan import Plan
     from ebbflow.show.strips import Trace
 
 
@@ -51,7 +51,7 @@ def trajectories(request: TrajectoriesCommand) -> None:
     """Draw the ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
     from ebbflow.requests.sampling import SampleRequest
     from ebbflow.runs.opened import held_out_of
-    from ebbflow.runs.sample import plan_of
+    from ebbflow.runs.plan import plan_of
     from ebbflow.show import canvas
     from ebbflow.show.strips import draw_trajectories
 
@@ -74,7 +74,7 @@ def _planned(request: WayCommand) -> tuple[Model, Plan]:
     """The model and the plan of its samples, of no condition where none was asked for."""
     from ebbflow.requests.sampling import SampleRequest
     from ebbflow.runs.opened import require_images
-    from ebbflow.runs.sample import plan_of
+    from ebbflow.runs.plan import plan_of
 
     model = opened(request)
     require_images(model, "this picture")

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     )
     from ebbflow.runs.edit import Reconstruction
     from ebbflow.runs.model import Model
-    from ebbflow.runs.sample import Plan, Samples
+    from ebbflow.runs.plan import Plan
+    from ebbflow.runs.sample import Samples
 
 
 def sample(request: SampleCommand) -> None:
     """Sample a trained model with any sampler, grid, number of steps and guidance."""
+    from ebbflow.runs.plan import plan_of
     from ebbflow.runs.results import check_output, write
-    from ebbflow.runs.sample import generate, plan_of
+    from ebbflow.runs.sample import generate
 
     check_output(request.output, request.trajectory)
     model = opened(request)
@@ -236,7 +238,7 @@ def reconstruct(request: ReconstructCommand) -> None:
     from ebbflow.requests.sampling import Sampling
     from ebbflow.runs.edit import reconstructions
     from ebbflow.runs.opened import held_out_of, require_images
-    from ebbflow.runs.sample import changes_of, default_plan
+    from ebbflow.runs.plan import changes_of, default_plan
     from ebbflow.show import canvas
 
     if request.output is not None:

@@ -4,7 +4,8 @@ with."""
 from ebbflow.runs.build import facts_of, load_splits
 from ebbflow.runs.folder import open_run
 from ebbflow.runs.model import Model
-from ebbflow.runs.sample import Plan, generate
+from ebbflow.runs.plan import Plan
+from ebbflow.runs.sample import generate
 from ebbflow.runs.tasks import task_of
 from ebbflow.runs.trainer import Progress, Trainer
 

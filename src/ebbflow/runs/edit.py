@@ -25,7 +25,8 @@ from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened
-from ebbflow.runs.sample import Plan, Samples, bind, changes_of, check, conditions_of, deal, default_plan, results
+from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, deal, default_plan
+from ebbflow.runs.sample import Samples, bind, results
 
 SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
 

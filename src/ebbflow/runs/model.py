@@ -19,8 +19,9 @@ from ebbflow.requests.sampling import EditRequest, SampleRequest
 from ebbflow.runs.edit import Inverter, edit_image, edit_of, edit_plan, paste_back
 from ebbflow.runs.opened import Opened, require_images
 from ebbflow.runs.pictures import read_mask, read_picture
+from ebbflow.runs.plan import plan_of
 from ebbflow.runs.results import SampleSet, collect
-from ebbflow.runs.sample import Samples, generate, plan_of
+from ebbflow.runs.sample import Samples, generate
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -14,7 +14,8 @@ from torch import Tensor
 from ebbflow.core.condition import Condition
 from ebbflow.errors import ConfigError
 from ebbflow.runs.opened import Opened
-from ebbflow.runs.sample import Plan, Samples
+from ebbflow.runs.plan import Plan
+from ebbflow.runs.sample import Samples
 from ebbflow.show import canvas
 from ebbflow.show.plots import scatter
 

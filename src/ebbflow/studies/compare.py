@@ -32,7 +32,8 @@ from ebbflow.requests.studies import CompareRequest, EvaluateRequest
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened
-from ebbflow.runs.sample import Plan, generate, grid_of
+from ebbflow.runs.plan import Plan
+from ebbflow.runs.sample import generate, grid_of
 from ebbflow.show import canvas
 from ebbflow.show.plots import thumbnail
 from ebbflow.studies.compare_facts import (

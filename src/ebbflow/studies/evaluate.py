@@ -33,8 +33,9 @@ from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest, Pre
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
+from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
-from ebbflow.runs.sample import Plan, Samples, changes_of, check, default_plan, generate, grid_of
+from ebbflow.runs.sample import Samples, generate, grid_of
 from ebbflow.training.engine import in_precision, pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
@@ -274,9 +275,10 @@ def _guides(plan: Plan) -> dict[str, Any]:
 
 def _name(request: EvaluateRequest, plan: Plan) -> str:
     features = "" if request.features == "auto" else f"-{slug(request.features.split(':')[0])}"
+    grid = slug(spelt(plan.named_grid or "own"))
     return (
-        f"{plan.sampler}{plan.num_steps}-{slug(spelt(plan.named_grid or 'own'))}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
-        f"{request.weights}{features}"
+        f"{plan.sampler}{plan.num_steps}-{grid}-w{plan.guidance:g}-n{request.num}-s{request.seed}-{request.weights}"
+        f"{features}"
     )
 
 

@@ -18,7 +18,8 @@ from ebbflow.progress import Stage, Work
 from ebbflow.requests.studies import SearchGridRequest
 from ebbflow.runs.derived import store_grids
 from ebbflow.runs.opened import Opened
-from ebbflow.runs.sample import Plan, bind, check
+from ebbflow.runs.plan import Plan, check
+from ebbflow.runs.sample import bind
 
 
 def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[str, Any]]]:

@@ -25,8 +25,9 @@ from ebbflow.runs.build import (
 )
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import opened_with
+from ebbflow.runs.plan import deal, default_plan
 from ebbflow.runs.results import collect
-from ebbflow.runs.sample import deal, default_plan, generate
+from ebbflow.runs.sample import generate
 from ebbflow.runs.tasks.base import RunTask
 from ebbflow.training.engine import device_of
 from ebbflow.training.held_out import HeldOut

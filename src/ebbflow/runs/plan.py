@@ -1,0 +1,284 @@
+"""Plans: what to sample and how, with nothing left open, from a request and the model that it is of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from ebbflow.conditioning import label_indices
+from ebbflow.core.condition import Condition
+from ebbflow.core.entries import Choice
+from ebbflow.errors import ConfigError
+from ebbflow.methods.sampling import check_sampler
+from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
+from ebbflow.runs.derived import LEARNED
+from ebbflow.runs.guides import Guides, open_guides
+from ebbflow.runs.opened import Opened
+
+T = TypeVar("T")
+NONE = "none"  # the label that stands for no condition
+POINTS = 1000  # points of a scatter when no number is said
+FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
+LARGE = 3 * 64 * 64  # values of such a sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to sample and how, with nothing left open.
+
+    Args:
+        seeds: one a sample.
+        conditions: what each sample is to be (the index of a class, a prompt, a vector); None for no condition.
+        negative: what guidance moves away from, None for the null condition.
+        guidance: w of u + w (c - u); 1 is the conditional model, 0 the unconditional one.
+        interval: log-SNR window of the guidance.
+        rescale: phi in [0, 1] of the guidance.
+        guides: what else guides.
+        clip: keep every x0 on the way inside [-1, 1]; of images only.
+        sampler, num_steps, grid, options: as in `methods.sampling.walk`; a grid may also be "learned".
+        batch_size: samples a network evaluation.
+    """
+
+    seeds: tuple[int, ...]
+    conditions: tuple[Condition, ...] | None = None
+    negative: Condition | None = None
+    guidance: float = 1.0
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+    guides: Guides = Guides()
+    clip: bool = False
+    sampler: str = "heun"
+    num_steps: int = 10
+    grid: Any = "uniform"
+    options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The class of each sample; None where they are not all classes."""
+        found = tuple(one for one in self.conditions or () if isinstance(one, int))
+        return found if found and len(found) == len(self.seeds) else None
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether its grid was searched for the model."""
+        return isinstance(self.grid, str) and self.grid == LEARNED
+
+    @property
+    def named_grid(self) -> Choice | None:
+        """Its grid as a file can hold it; None for a model's own one, which has no name."""
+        return self.grid if isinstance(self.grid, str | Mapping) else None
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches its samples are made in."""
+        return -(-len(self.seeds) // self.batch_size)
+
+    def rows(self, rows: slice) -> Plan:
+        """The plan of some of its samples."""
+        return replace(
+            self, seeds=self.seeds[rows], conditions=None if self.conditions is None else self.conditions[rows]
+        )
+
+    def batches(self) -> Iterator[Plan]:
+        """The plans of its batches."""
+        for first in range(0, len(self.seeds), self.batch_size):
+            yield self.rows(slice(first, first + self.batch_size))
+
+
+# -- from a request ----------------------------------------------------------------------------------------------------
+
+
+def plan_of(model: Opened, request: SampleRequest) -> Plan:
+    """What a request means for a model, checked.
+
+    With no condition asked for, each class (or a few captions or vectors of the data) gets a row; the label "none"
+    asks for no condition. Samples are dealt to the conditions in equal blocks.
+
+    Raises:
+        ConfigError, ValueError: what the model cannot do, or settings that contradict each other.
+        CheckpointError: a classifier or worse model that is not there.
+    """
+    guides = open_guides(model, request)
+    rows = conditions_of(model, request, guides.label_names)
+    seeds = _seeds(model, request, rows)
+    plan = replace(
+        default_plan(model, seeds=seeds, conditions=deal(rows, len(seeds)) if rows else None),
+        guides=guides,
+        rescale=request.rescale,
+        interval=request.interval,
+        negative=_negative(model, request),
+        **changes_of(request),
+    )
+    if request.guidance is None and guides.bad is not None:
+        plan = replace(plan, guidance=model.defaults.guidance)
+    check(model, plan)
+    return plan
+
+
+def default_plan(model: Opened, *, seeds: Sequence[int], conditions: Sequence[Condition] | None = None) -> Plan:
+    """How a model is sampled when nothing else is said."""
+    sample = model.defaults
+    plan = Plan(
+        seeds=tuple(seeds),
+        conditions=None if conditions is None else tuple(conditions),
+        sampler=sample.sampler,
+        num_steps=sample.num_steps,
+        grid=sample.grid if model.grid is None else model.grid,
+        options=dict(sample.options),
+        clip=sample.clip,
+        batch_size=FEW if model.run is None and math.prod(model.dims) > LARGE else 64,
+    )
+    guided = conditions is not None and model.is_conditional and model.is_guidable
+    return replace(plan, guidance=sample.guidance) if guided else plan
+
+
+def changes_of(request: Sampling) -> dict[str, Any]:
+    """The fields of a plan that a request sets; another sampler drops the options of the model's own."""
+    options = {key: value for key, value in (request.options or {}).items() if not key.startswith("grid.")}
+    of_grid = {key.removeprefix("grid."): value for key, value in (request.options or {}).items() if "." in key}
+    grid: Any = request.grid
+    if of_grid:
+        if request.grid is None:
+            raise ConfigError("options of a grid, such as grid.rho=5, need the `grid` that they are of.")
+        grid = {"kind": request.grid, **of_grid}
+    given = {
+        "sampler": request.sampler,
+        "num_steps": request.steps,
+        "grid": grid,
+        "options": options if request.options is not None or request.sampler is not None else None,
+        "guidance": request.guidance,
+        "clip": request.clip,
+        "batch_size": request.batch_size,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str] = ()) -> tuple[Condition, ...]:
+    """What is to be made, row by row; () for no condition.
+
+    Args:
+        model: its examples are taken where the request names nothing.
+        request: at most one of labels, prompts and vectors.
+        label_names: the classes of a classifier that guides, for a model that knows none.
+
+    Raises:
+        ConfigError: more than one kind, or something that an unconditional model cannot take.
+        ValueError: an unknown label.
+    """
+    given = {"labels": request.labels, "prompts": request.prompts, "vectors": request.vectors}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(f'`{name}`' for name in named)} all choose what to make. Give one.")
+    names = model.label_names or tuple(label_names)
+    if not named:
+        return model.examples if model.is_conditional else tuple(range(len(label_names)))
+    asked = given[named[0]]
+    if not asked or (asked == (NONE,) and NONE not in names):
+        return ()
+    if not model.is_conditional and not (label_names and request.labels):
+        what = named[0].rstrip("s")
+        raise ConfigError(f"this model is unconditional: it cannot take {what}s. Leave `{named[0]}` out.")
+    if request.labels is not None:
+        if not names:
+            raise ConfigError("this model knows no labels. Leave `labels` out.")
+        return tuple(label_indices(request.labels, names))
+    return tuple(request.prompts or tuple(tuple(map(float, vector)) for vector in request.vectors or ()))
+
+
+def _seeds(model: Opened, request: SampleRequest, rows: Sequence[Condition]) -> tuple[int, ...]:
+    if request.seeds is None:
+        single = (request.labels, request.prompts, request.vectors) != (None, None, None) and len(rows) == 1
+        few = model.run is None and model.facts.is_image
+        default = (
+            1 if single else (len(rows) or FEW) if few else 8 * len(rows) or (64 if model.facts.is_image else POINTS)
+        )
+        return tuple(range(request.seed, request.seed + (request.num or default)))
+    if request.seed:
+        raise ConfigError("`seed` and `seeds` both choose seeds. Give one.")
+    if request.num is not None and request.num != len(request.seeds):
+        raise ConfigError(f"`num` is {request.num}, and {len(request.seeds)} `seeds` are given. Leave `num` out.")
+    return tuple(request.seeds)
+
+
+def _negative(model: Opened, request: Guiding) -> Condition | None:
+    label, prompt = request.negative_label, request.negative_prompt
+    if label is not None and prompt is not None:
+        raise ConfigError("`negative_label` and `negative_prompt` both say what to avoid. Give one.")
+    if label is None:
+        return prompt
+    if not model.label_names:
+        raise ConfigError("this model knows no labels. Leave `negative_label` out.")
+    return label_indices([label], model.label_names)[0]
+
+
+def deal(items: Sequence[T], num: int) -> tuple[T, ...]:
+    """`num` times an item, in equal blocks in the order given.
+
+    Raises:
+        ConfigError: no items.
+    """
+    if not items:
+        raise ConfigError("an empty list of conditions was given. Give at least one, or none at all.")
+    return tuple(items[i * len(items) // num] for i in range(num))
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def check(model: Opened, plan: Plan) -> None:
+    """Refuse what a model cannot do, and settings that contradict each other.
+
+    Raises:
+        ConfigError: an unknown sampler or option, a condition or guidance for an unconditional model, a negative
+            condition without guidance, a classifier without labels, settings without effect.
+        ValueError: an option out of range.
+    """
+    guides = plan.guides
+    check_sampler(plan.sampler, plan.options)
+    if plan.clip and (not model.facts.is_image or model.space is not None):
+        raise ConfigError("clipping is of images in [-1, 1], and this model makes points or latents. Leave `clip` out.")
+    if plan.conditions is not None and len(plan.conditions) != len(plan.seeds):
+        raise ConfigError(
+            f"one condition a seed is wanted, got {len(plan.conditions)} conditions and {len(plan.seeds)} seeds."
+        )
+    if guides.classifier is not None and plan.labels is None:
+        raise ConfigError("classifier guidance needs the classes to guide to. Give `labels`.")
+    if not model.is_conditional:
+        _check_unconditional(plan)
+    if guides.bad is not None and (guides.names_rule or plan.negative is not None or plan.rescale):
+        raise ConfigError(
+            "autoguidance is a rule of its own. Leave `guidance_rule`, `guidance_options`, `negative_label` and "
+            "`rescale` out."
+        )
+    if plan.guidance == 1:
+        _check_unguided(plan)
+
+
+def _check_unconditional(plan: Plan) -> None:
+    if plan.conditions is not None and plan.guides.classifier is None:
+        raise ConfigError(
+            "this model is unconditional: it cannot take labels, prompts or vectors. Leave `labels` out, or give a "
+            "`classifier`."
+        )
+    if plan.negative is not None:
+        raise ConfigError("this model is unconditional: it cannot take a negative condition. Leave it out.")
+    if plan.guides.bad is None and (plan.guidance != 1 or plan.guides.names_rule):
+        raise ConfigError(
+            "this model is unconditional: there is nothing to guide. Leave `guidance` out, or guide it by a "
+            "`classifier`, a worse model (`autoguide`) or a `loss`."
+        )
+
+
+def _check_unguided(plan: Plan) -> None:
+    guides = plan.guides
+    if plan.negative is not None:
+        what = "prompt" if isinstance(plan.negative, str) else "label"
+        raise ConfigError(f"a negative {what} acts through guidance, which is off at `guidance` 1. Try `guidance` 2.")
+    if guides.bad is not None or guides.names_rule or plan.rescale:
+        what = (
+            "autoguidance" if guides.bad is not None else f"rule {guides.rule!r}" if guides.names_rule else "`rescale`"
+        )
+        raise ConfigError(f"{what} acts through guidance, which is off at `guidance` 1. Try `guidance` 2.")
