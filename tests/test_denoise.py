@@ -24,7 +24,10 @@ from ebbflow.methods.guidance import CONDITION_RULES, Autoguidance, LossGuidance
 from ebbflow.methods.likelihood import log_likelihood
 from ebbflow.methods.oracles import GaussianMixture
 from ebbflow.methods.told import CLOCKS, SCALES, RawSteps
+from ebbflow.methods.variance import measure_variance
+from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.nets import NETS, Context
+from ebbflow.progress import finish
 
 FLOW = PATH_CASES["flow"]
 MEANS = torch.tensor([[-1.5, 0.5], [1.0, 1.0], [0.3, -1.2]], dtype=F64)
@@ -217,6 +220,18 @@ def test_a_pair_of_tensors_travels_through_every_rule(rule: str, batched: bool) 
         torch.testing.assert_close(guided.given(row)(x[i : i + 1], 0.5).x0, guided(x, 0.5).x0[i : i + 1])
     one = guided.given({name: value[:1] for name, value in cond.items()})(x, 0.5)
     assert one.x0.shape == x.shape, "a single row is for all"
+
+
+def test_a_pair_of_tensors_travels_through_what_is_measured_of_a_model() -> None:
+    model, x0, cond = pair_denoiser(), normal(5, 2, dtype=torch.float32), pair_of(5, 5)
+    together, apart = (
+        (finish(denoising_errors(model, x0, cond, log_snrs=(0.0,), batch_size=size))[0]["x0_mse"],
+         measure_variance(model, x0, cond, batch_size=size).variance[3])
+        for size in (5, 2)
+    )  # fmt: skip
+    assert together == pytest.approx(apart, rel=1e-5)
+    other = finish(denoising_errors(model, x0, pair_of(5, 9), log_snrs=(0.0,)))[0]["x0_mse"]
+    assert other != pytest.approx(together[0], rel=1e-3)
 
 
 def test_a_pair_of_tensors_travels_through_autoguidance() -> None:

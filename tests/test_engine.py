@@ -314,8 +314,23 @@ def test_a_batch_brings_its_own_noise_and_weights() -> None:
         ([], "came to their end after 0"),
         (iter([X, X]), "came to their end after 2"),
         (DataLoader([X[0], X[1]], batch_size=None), None),
+        (X, "one batch stands where many are wanted"),
+        ({"x0": X}, "one batch stands where many are wanted"),
     ],
-    ids=["three", "keys", "objects", "number", "text", "condition", "empty", "nothing", "exhausted", "unbatched"],
+    ids=[
+        "three",
+        "keys",
+        "objects",
+        "number",
+        "text",
+        "condition",
+        "empty",
+        "nothing",
+        "exhausted",
+        "unbatched",
+        "one",
+        "dict",
+    ],
 )
 def test_what_is_no_batch_is_named(batches: Any, words: str | None) -> None:
     if words is None:

@@ -81,6 +81,8 @@ def batches_from(batches: Batches, start: int, read: Read | None = None) -> Iter
     Raises:
         ValueError: nothing in it, an iterator that is used up, or things that are no batches.
     """
+    if isinstance(batches, Tensor | np.ndarray | Mapping | Batch):
+        raise ValueError("one batch stands where many are wanted. Give a list of it, or a DataLoader that cuts it.")
     step = start
     while True:
         began = step

@@ -21,6 +21,7 @@ from ebbflow.metrics.moments import Moments, moments
 from ebbflow.metrics.scores import frechet_of, manifold, spread_rows
 from ebbflow.metrics.yardstick import Made
 from ebbflow.progress import Stage, Work
+from ebbflow.show.strips import toy
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -196,8 +197,7 @@ class Trial:
             x = self.shown(x)
             seen.append(self.features_of(x))
             first.append(x[: max(0, NUM_SHOWN - done)])
-        classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
-        return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=torch.cat(first))
+        return Made.of(seen, torch.cat(first))
 
     def shown(self, x: Tensor) -> Tensor:
         """Samples as a picture file would hold them: float32, images clamped and rounded to 256 levels.
@@ -256,19 +256,13 @@ def states(
     """The state after each step of a recipe; "toy" is the notes' x <- x - eps(x, t)."""
     if recipe.sampler == "toy":
         times = grid_times(denoiser, grid, recipe.num_steps)
-        yield from toy(denoiser, pure_noise(denoiser, Noise(seeds).draw(dims).to(device), times), times)
-        return
-    how = {"sampler": recipe.sampler, "num_steps": recipe.num_steps, "grid": grid}
-    for step in walk(denoiser, dims, seeds, device=device, **how):  # type: ignore[arg-type]
+        steps = toy(denoiser, pure_noise(denoiser, Noise(seeds).draw(dims).to(device), times), times)
+    else:
+        steps = walk(
+            denoiser, dims, seeds, sampler=recipe.sampler, num_steps=recipe.num_steps, grid=grid, device=device
+        )
+    for step in steps:
         yield step.x
-
-
-@torch.no_grad()
-def toy(denoiser: Denoiser, x: Tensor, times: Tensor) -> Generator[Tensor, None, None]:
-    """x <- x - eps(x, t) at every time but the last: the notes' toy, which is no sampler."""
-    for t in times[:-1].tolist():
-        x = x - denoiser(x, t).eps
-        yield x
 
 
 def repeats(

@@ -27,6 +27,7 @@ from ebbflow.studies.claims.base import (
     repeats,
 )
 from ebbflow.studies.claims.draw import curves, pictures, rows_of
+from ebbflow.studies.evaluate import in_net_precision
 
 DRAW_STEPS = 20  # of both models where randomness is looked at
 NUM_REPEATS = 6
@@ -68,24 +69,11 @@ def differences(trial: Trial, side: Side) -> dict[str, tuple[float, float]]:
     changed = {
         "nothing": ended(bound, x, times, side.ode),
         f"batches of {OTHER_BATCH}": torch.cat(parts),
-        "bf16 net": ended(side.given(labels, in_bf16(side)), x, times, side.ode),
+        "bf16 net": ended(side.given(labels, in_net_precision(side.denoiser, torch.bfloat16)), x, times, side.ode),
         "solver dpmpp_2m": ended(bound, x, times, "dpmpp_2m"),
         "twice the steps": ended(bound, x, finer, side.ode),
     }
     return {what: distances(base, other) for what, other in changed.items()}
-
-
-def in_bf16(side: Side) -> Denoiser:
-    """The model with its net in bfloat16; a denoiser without a net as it is."""
-    from dataclasses import replace
-
-    from ebbflow.methods.denoise import NetDenoiser
-    from ebbflow.training.engine import in_precision
-
-    denoiser = side.denoiser
-    if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
-        return denoiser
-    return replace(denoiser, net=in_precision(denoiser.net, torch.bfloat16))
 
 
 def ended(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str) -> Tensor:
