@@ -170,9 +170,9 @@ def test_noising_step_by_step_is_noising_in_one_go(path: Any) -> None:
 def test_the_toy_subtracts_the_noise_at_every_time() -> None:
     oracle, x = Gaussian(0.0, 1.0, FLOW), normal(3, 2)
     times = torch.tensor([1.0, 0.5, 0.0], dtype=F64)
-    *_, found = toy(oracle, x, times)
+    *_, step = toy(oracle, x, times)
     once = x - oracle(x, 1.0).eps
-    assert torch.equal(found, once - oracle(once, 0.5).eps)
+    assert torch.equal(step.x, once - oracle(once, 0.5).eps)
 
 
 def code_lines(function: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path as FilePath
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,10 @@ from ebbflow.methods.guidance import CONDITION_RULES, Autoguidance, LossGuidance
 from ebbflow.methods.likelihood import log_likelihood
 from ebbflow.methods.oracles import GaussianMixture
 from ebbflow.methods.told import CLOCKS, SCALES, RawSteps
+from ebbflow.methods.variance import measure_variance
+from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.nets import NETS, Context
+from ebbflow.progress import finish
 
 FLOW = PATH_CASES["flow"]
 MEANS = torch.tensor([[-1.5, 0.5], [1.0, 1.0], [0.3, -1.2]], dtype=F64)
@@ -218,6 +222,18 @@ def test_a_pair_of_tensors_travels_through_every_rule(rule: str, batched: bool) 
     assert one.x0.shape == x.shape, "a single row is for all"
 
 
+def test_a_pair_of_tensors_travels_through_what_is_measured_of_a_model() -> None:
+    model, x0, cond = pair_denoiser(), normal(5, 2, dtype=torch.float32), pair_of(5, 5)
+    together, apart = (
+        (finish(denoising_errors(model, x0, cond, log_snrs=(0.0,), batch_size=size))[0]["x0_mse"],
+         measure_variance(model, x0, cond, batch_size=size).variance[3])
+        for size in (5, 2)
+    )  # fmt: skip
+    assert together == pytest.approx(apart, rel=1e-5)
+    other = finish(denoising_errors(model, x0, pair_of(5, 9), log_snrs=(0.0,)))[0]["x0_mse"]
+    assert other != pytest.approx(together[0], rel=1e-3)
+
+
 def test_a_pair_of_tensors_travels_through_autoguidance() -> None:
     good, bad, cond, x = pair_denoiser(), pair_denoiser(), pair_of(3, 5), normal(3, 2, dtype=torch.float32)
     bad = replace(bad, net=nn.Module.requires_grad_(Pair(), False))
@@ -283,7 +299,7 @@ def test_what_has_both_methods_is_conditional_and_a_wrapper_asks_what_it_holds()
 # -- reading a condition once ----------------------------------------------------------------------
 
 
-def text_denoiser() -> tuple[NetDenoiser, list[int]]:
+def text_denoiser() -> tuple[Any, list[int]]:
     """A small text model and the number of texts at each call of its encoder."""
     torch.manual_seed(0)
     facts = DataFacts(dims=(1, 8, 8), is_image=True, captions=("a", "b"))
@@ -294,14 +310,14 @@ def text_denoiser() -> tuple[NetDenoiser, list[int]]:
             nn.init.normal_(parameter, std=0.05)
     calls: list[int] = []
     conditioner.encoder.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
-    model = NetDenoiser(net=net.eval(), path=FLOW, make_null=conditioner.null, make_cond=conditioner.read)
+    model = NetDenoiser(net=net.eval(), path=FLOW, make_null=conditioner.null)
     return model, calls
 
 
 @torch.no_grad()
 def test_a_text_is_read_once_however_many_steps_are_walked() -> None:
     model, calls = text_denoiser()
-    x, cond = normal(4, 1, 8, 8, dtype=torch.float32), model.read(["one", "two", "one", "three"])
+    x, cond = normal(4, 1, 8, 8, dtype=torch.float32), model.net.conditioner.read(["one", "two", "one", "three"])
     bound = model.given(cond)
     for step in range(1, 6):
         found = bound(x, step / 6)
@@ -315,20 +331,20 @@ def test_a_text_is_read_once_however_many_steps_are_walked() -> None:
             guided(x, step / 6)
         assert len(calls) == (1 if batched else 2), "each branch reads its condition once"
     calls.clear()
-    single = model.given(model.read(["one"]))
+    single = model.given(model.net.conditioner.read(["one"]))
     torch.testing.assert_close(single(x, 0.5).x0[:1], single(x[:1], 0.5).x0, rtol=1e-4, atol=1e-5)
     assert calls == [1], "one text for all samples is read as one"
 
 
 def test_a_condition_is_read_again_when_the_weights_change_and_where_gradients_reach_them() -> None:
     model, calls = text_denoiser()
-    x, bound = normal(2, 1, 8, 8, dtype=torch.float32), model.given(model.read(["one", "two"]))
+    x, bound = normal(2, 1, 8, 8, dtype=torch.float32), model.given(model.net.conditioner.read(["one", "two"]))
     with torch.no_grad():
         first = bound(x, 0.5).x0
         for parameter in model.net.conditioner.parameters():
             parameter.mul_(1.5)
         second = bound(x, 0.5).x0
-        fresh = model.given(model.read(["one", "two"]))(x, 0.5).x0
+        fresh = model.given(model.net.conditioner.read(["one", "two"]))(x, 0.5).x0
     assert not torch.allclose(first, second) and torch.equal(second, fresh)
     assert len(calls) == 3
     bound(x, 0.5).x0.sum().backward()
@@ -341,7 +357,7 @@ def test_a_condition_is_read_again_when_the_weights_change_and_where_gradients_r
 def test_gradients_of_x_alone_do_not_read_the_text_again() -> None:
     model, calls = text_denoiser()
     model.net.requires_grad_(False)
-    bound, x = model.given(model.read(["one", "two"])), normal(2, 1, 8, 8, dtype=torch.float32)
+    bound, x = model.given(model.net.conditioner.read(["one", "two"])), normal(2, 1, 8, 8, dtype=torch.float32)
     with torch.inference_mode():
         bound(x, 0.5)
     guided = LossGuidance(bound, loss=lambda x0: x0.square().flatten(1).sum(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from ebbflow.metrics.measure import Sets, block_errors, jackknife, measure, memorisation
+from ebbflow.data import load_dataset
+from ebbflow.metrics.features import coordinates
+from ebbflow.metrics.measure import block_errors, jackknife, measure, memorisation
 from ebbflow.metrics.moments import Moments, accumulated, moments
 from ebbflow.metrics.scores import (
     METRICS,
@@ -24,6 +27,7 @@ from ebbflow.metrics.scores import (
     nearest_distances,
     spread_rows,
 )
+from ebbflow.metrics.yardstick import Features, Yardstick
 
 F64 = torch.float64
 
@@ -221,7 +225,7 @@ def test_memorisation_is_zero_for_copies_and_one_for_fresh_data() -> None:
     assert memorisation(fresh, train, held_out[:0])["nearest_ratio"] is None
 
 
-def sets_of(num: int, repeats: int, *, labels: bool = True) -> Sets:
+def yardstick_for(num: int, repeats: int, *, labels: bool = True) -> tuple[Comparison, int, Comparison]:
     x = draw(num * repeats, 4, seed=30)
     y = torch.arange(num * repeats) % 2
     comparison = Comparison(
@@ -232,12 +236,12 @@ def sets_of(num: int, repeats: int, *, labels: bool = True) -> Sets:
         labels=y if labels else None,
         num_classes=2 if labels else 0,
     )
-    return Sets(comparison=comparison, num=num, other=draw(num, 4, seed=32))
+    return comparison, num, replace(comparison, generated=draw(num, 4, seed=32), classes=None, labels=None)
 
 
 def test_measure_gives_every_metric_and_a_floor() -> None:
-    found = measure(sets_of(100, 1))
-    assert found.keys() >= {*METRICS, "frechet_floor", "standard_errors", "floor", "floor_num", "repeats"}
+    found = measure(*yardstick_for(100, 1))
+    assert found.keys() >= {*METRICS, "frechet_floor", "standard_errors", "floor", "repeats"}
     assert found["label_accuracy"] == pytest.approx(0.9)
     assert found["label_accuracy_by_class"] == pytest.approx([0.8, 1.0])
     assert found["standard_errors"]["label_accuracy"] == pytest.approx(0.03)
@@ -246,12 +250,12 @@ def test_measure_gives_every_metric_and_a_floor() -> None:
 
 
 def test_unlabelled_data_has_no_label_values() -> None:
-    found = measure(sets_of(100, 1, labels=False))
+    found = measure(*yardstick_for(100, 1, labels=False))
     assert (found["label_accuracy"], found["class_distance"], found["label_accuracy_by_class"]) == (None, None, None)
 
 
 def test_repeats_give_mean_and_error_of_the_mean() -> None:
-    found = measure(sets_of(50, 4))
+    found = measure(*yardstick_for(50, 4))
     values = [row["frechet"] for row in found["repeats"]]
     assert len(set(values)) == 4
     assert found["frechet"] == pytest.approx(np.mean(values))
@@ -259,9 +263,20 @@ def test_repeats_give_mean_and_error_of_the_mean() -> None:
 
 
 def test_too_little_real_data_gives_no_floor() -> None:
-    sets = sets_of(100, 1)
-    found = measure(Sets(comparison=sets.comparison, num=100, other=sets.other[:3]))
+    comparison, num, _ = yardstick_for(100, 1)
+    reference = load_dataset("digits").held_out
+    features = Features(map=coordinates(reference), classifier=None)
+
+    def floor(num: int) -> Comparison | None:
+        found = draw(num, 4, seed=32)
+        return Yardstick(
+            features=features, reference=reference, real=comparison.real, other=found, other_classes=None,
+            other_labels=None,
+        ).floor  # fmt: skip
+
+    found = measure(comparison, num, floor(4))
     assert found["floor"] is None and found["frechet_floor"] is None
+    assert measure(comparison, num, floor(8))["frechet_floor"] > 0
 
 
 def test_jackknife_of_a_mean_is_the_textbook_error() -> None:

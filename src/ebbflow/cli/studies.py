@@ -170,13 +170,13 @@ def claims(request: ClaimsRequest) -> None:
 
     Finished claims are kept beside the page: the same command goes on where it was stopped.
     """
-    from ebbflow.runs import open_run
+    from ebbflow.runs.opened import Opened
     from ebbflow.studies.claims.pair import examine
-    from ebbflow.training.engine import keep_large_blocks, pick_device
+    from ebbflow.training.engine import keep_large_blocks
 
     keep_large_blocks()
-    pair = open_run(request.diffusion), open_run(request.flow)
-    parts = examine(*pair, request, device=pick_device(request.device), command=this_command())
+    diffusion, flow = (Opened.from_run(folder, device=request.device) for folder in (request.diffusion, request.flow))
+    parts = examine(diffusion, flow, request, command=this_command())
     result = shown(parts, "stopped; the same command goes on after the last finished claim.", lines=True)
     if request.json:
         print_json(result)

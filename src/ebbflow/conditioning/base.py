@@ -36,6 +36,12 @@ class Conditioner(nn.Module):
     def forward(self, cond: Tensor) -> Context:
         return self.encode(cond)
 
+    def context_of(self, rows: Tensor) -> Context:
+        """A vector a sample, (B, K dim), as it is, or as K tokens for cross-attention."""
+        if self.spec.injection == "cross_attention":
+            return Context(tokens=rows.unflatten(1, (-1, self.spec.dim)))
+        return Context(vector=rows)
+
     def drop(self, cond: Tensor, probability: float, generator: torch.Generator) -> Tensor:
         """`cond` with each row on its own replaced by the null with `probability`."""
         gone = torch.rand(len(cond), generator=generator) < probability
@@ -155,3 +161,19 @@ class Conditioned:
             raise ValueError(f"`dim` must be at least 1, got {self.dim}.")
         if not 0 <= self.drop < 1:
             raise ValueError(f"`drop` must be in [0, 1), got {self.drop}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByTokens(Conditioned):
+    """Conditioning that cross-attention sees as a few tokens.
+
+    Args:
+        num_tokens: tokens a condition, for cross-attention.
+    """
+
+    num_tokens: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_tokens < 1:
+            raise ValueError(f"`num_tokens` must be at least 1, got {self.num_tokens}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ebbflow.conditioning.base import Conditioned, Conditioner, DataFacts
+from ebbflow.conditioning.base import ByTokens, Conditioner, DataFacts
 from ebbflow.core.condition import Condition
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
@@ -44,14 +44,11 @@ class LabelConditioner(Conditioner):
 
     def encode(self, cond: Tensor) -> Context:
         cond = cond.to(self.table.weight.device)
-        rows = self.table(torch.where(cond < 0, self.num_classes, cond))
-        if self.spec.injection == "cross_attention":
-            return Context(tokens=rows.unflatten(1, (self.num_tokens, self.spec.dim)))
-        return Context(vector=rows)
+        return self.context_of(self.table(torch.where(cond < 0, self.num_classes, cond)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConditioning(Conditioned):
+class LabelConditioning(ByTokens):
     """By class label, with a learned null for classifier-free guidance.
 
     Args:
@@ -60,13 +57,6 @@ class LabelConditioning(Conditioned):
         num_tokens: tokens a label, for cross-attention.
         drop: probability with which training drops a sample's label.
     """
-
-    num_tokens: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_tokens < 1:
-            raise ValueError(f"`num_tokens` must be at least 1, got {self.num_tokens}.")
 
     def build(self, facts: DataFacts) -> LabelConditioner:
         """A `LabelConditioner`.

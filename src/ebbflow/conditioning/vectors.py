@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ebbflow.conditioning.base import Conditioned, Conditioner, DataFacts
+from ebbflow.conditioning.base import ByTokens, Conditioner, DataFacts
 from ebbflow.conditioning.labels import in_range
 from ebbflow.core.condition import Condition
 from ebbflow.data import Dataset
@@ -65,10 +65,7 @@ class VectorConditioner(Conditioner):
 
     def encode(self, cond: Tensor) -> Context:
         values = cond.to(self.nothing)
-        rows = torch.where(values[:, :1] > 0, self.embed(values[:, 1:]), self.nothing)
-        if self.spec.injection == "cross_attention":
-            return Context(tokens=rows.unflatten(1, (self.num_tokens, self.spec.dim)))
-        return Context(vector=rows)
+        return self.context_of(torch.where(values[:, :1] > 0, self.embed(values[:, 1:]), self.nothing))
 
 
 def _present(vectors: Tensor) -> Tensor:
@@ -76,7 +73,7 @@ def _present(vectors: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorConditioning(Conditioned):
+class VectorConditioning(ByTokens):
     """By a vector: the one-hot vector of the label, or numbers that the data brings, with a learned null.
 
     Sampling takes any vector, such as a mixture of classes.
@@ -90,12 +87,6 @@ class VectorConditioning(Conditioned):
     """
 
     source: Source = "label"
-    num_tokens: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_tokens < 1:
-            raise ValueError(f"`num_tokens` must be at least 1, got {self.num_tokens}.")
 
     def build(self, facts: DataFacts) -> VectorConditioner:
         """A `VectorConditioner`.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Coefficients, Path
 
+Number = TypeVar("Number", float, Tensor)
 HALF_LEVEL = 1 / 255  # half the distance of two of the 256 levels of x = u8 / 127.5 - 1
 
 
@@ -72,35 +73,26 @@ def forward_chain(path: Path, x0: Tensor, times: Tensor, noise: Noise) -> Iterat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posterior:
-    """q(x_s | x_t, x0) = N(from_x_t x_t + from_x0 x0, small I) for s < t.
+class Posterior(Generic[Number]):
+    """q(x_s | x_t, x0) = N(from_x_t x_t + from_x0 x0, small I) for s < t: of one pair (t, s) as numbers, or of many as
+    float64 tensors of the shape of t.
 
     Args:
         small: s2(t|s) sigma_s^2 / sigma_t^2, the posterior variance (DDPM's beta-tilde).
         large: s2(t|s) = sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, the variance of the forward step (DDPM's beta).
     """
 
-    from_x_t: float
-    from_x0: float
-    small: float
-    large: float
+    from_x_t: Number
+    from_x0: Number
+    small: Number
+    large: Number
 
 
-@dataclass(frozen=True, kw_only=True)
-class Posteriors:
-    """`Posterior` for many pairs (t, s) at once; float64 tensors of the shape of t."""
-
-    from_x_t: Tensor
-    from_x0: Tensor
-    small: Tensor
-    large: Tensor
-
-
-def posteriors(t: Coefficients, s: Coefficients) -> Posteriors:
+def posteriors(t: Coefficients, s: Coefficients) -> Posterior[Tensor]:
     """The kernels from each `t` to its `s` by Gaussian conditioning (Ho et al., 2020, eq. 6-7, 2006.11239; Kingma et
     al., 2021, eq. 25, 2107.00630)."""
     step, shrink = transition(s, t), (s.sigma / t.sigma) ** 2
-    return Posteriors(
+    return Posterior(
         from_x_t=step.scale * shrink,
         from_x0=s.alpha * step.variance / t.sigma**2,
         small=step.variance * shrink,
@@ -118,7 +110,7 @@ class Scales(Protocol):
     def sigma(self) -> float | Tensor: ...
 
 
-def posterior(t: Scales, s: Scales) -> Posterior:
+def posterior(t: Scales, s: Scales) -> Posterior[float]:
     """The kernel of one pair as plain numbers; see `posteriors`."""
     alpha_t, sigma_t, alpha_s, sigma_s = float(t.alpha), float(t.sigma), float(s.alpha), float(s.sigma)
     scale, shrink = alpha_t / alpha_s, (sigma_s / sigma_t) ** 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,42 +22,6 @@ from ebbflow.metrics.scores import (
 )
 
 NUM_BLOCKS = 10
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sets:
-    """A comparison over one or more measurements, with real data to measure the floor on.
-
-    Args:
-        comparison: its generated side holds all measurements, one after the other.
-        num: generated rows a measurement.
-        other: features (n, D) of real data outside the reference.
-        other_classes, other_labels: the classifier's classes of those, and their own; None without labels.
-    """
-
-    comparison: Comparison
-    num: int
-    other: Tensor
-    other_classes: Tensor | None = None
-    other_labels: Tensor | None = None
-
-    def measurement(self, index: int) -> Comparison:
-        """The comparison with the generated rows of measurement `index`."""
-        rows = slice(index * self.num, (index + 1) * self.num)
-        c = self.comparison
-        return replace(
-            c,
-            generated=c.generated[rows],
-            classes=None if c.classes is None else c.classes[rows],
-            labels=None if c.labels is None else c.labels[rows],
-        )
-
-    @property
-    def floor(self) -> Comparison | None:
-        """Real data in the place of generated rows, as many as there are; None where they are too few."""
-        if len(self.other) <= self.other.shape[1]:
-            return None
-        return replace(self.comparison, generated=self.other, classes=self.other_classes, labels=self.other_labels)
 
 
 def check_num(num: int, dim: int, reference_size: int) -> None:
@@ -83,27 +47,36 @@ def table(comparison: Comparison) -> dict[str, float | None]:
     return {name: metric(comparison) for name, metric in METRICS.items()}
 
 
-def measure(sets: Sets) -> dict[str, Any]:
+def measure(c: Comparison, num: int, floor: Comparison | None) -> dict[str, Any]:
     """Every metric, its floor and its standard error.
-
-    The floor is the same table for real data of the other split in the place of samples. A classifier knows the data it
-    was trained on a little better than unseen data, and the floor between the two splits holds that gap as well.
 
     With one measurement the errors come from leaving out blocks of its samples; with several the values are means over
     them and the errors those of the mean.
+
+    Args:
+        c: its generated side holds all measurements, one after the other.
+        num: generated rows a measurement.
+        floor: real data of the other split in the place of samples, or None. A classifier knows the data it was trained
+            on a little better than unseen data, and the floor between the two splits holds that gap as well.
     """
-    every = [table(sets.measurement(i)) for i in range(len(sets.comparison.generated) // sets.num)]
-    values, errors = (every[0], block_errors(sets.measurement(0))) if len(every) == 1 else means(every)
-    floor = None if sets.floor is None else table(sets.floor)
+    parts = [_rows_of(c, slice(start, start + num)) for start in range(0, len(c.generated), num)]
+    every = [table(part) for part in parts]
+    values, errors = (every[0], block_errors(parts[0])) if len(every) == 1 else means(every)
+    below = None if floor is None else table(floor)
     return {
         **values,
-        "frechet_floor": None if floor is None else floor["frechet"],
+        "frechet_floor": None if below is None else below["frechet"],
         "standard_errors": errors,
-        "floor": floor,
-        "floor_num": len(sets.other),
+        "floor": below,
         "repeats": every,
-        "label_accuracy_by_class": accuracy_by_class(sets.comparison),
+        "label_accuracy_by_class": accuracy_by_class(c),
     }
+
+
+def _rows_of(c: Comparison, rows: slice) -> Comparison:
+    """The comparison with some of the generated rows."""
+    classes, labels = (None if values is None else values[rows] for values in (c.classes, c.labels))
+    return replace(c, generated=c.generated[rows], classes=classes, labels=labels)
 
 
 def means(every: Sequence[Mapping[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from ebbflow.data import Dataset
 from ebbflow.metrics.features import Classifier, FeatureMap, features_of
-from ebbflow.metrics.measure import Sets
 from ebbflow.metrics.scores import Comparison
 from ebbflow.progress import Work
 
@@ -39,6 +39,12 @@ class Made:
     classes: Tensor | None
     first: Tensor
 
+    @classmethod
+    def of(cls, seen: Sequence[Mapping[str, Tensor]], first: Tensor) -> Made:
+        """Samples out of what `Features.of` gave of their batches."""
+        both = {kind: torch.cat([one[kind] for one in seen]) for kind in ("features", "classes") if kind in seen[0]}
+        return cls(features=both["features"], classes=both.get("classes"), first=first)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Yardstick:
@@ -59,9 +65,9 @@ class Yardstick:
     other_classes: Tensor | None
     other_labels: Tensor | None
 
-    def sets(self, made: Made, labels: tuple[int, ...] | None, num: int) -> Sets:
-        """Samples beside the reference, in measurements of `num`; `labels` is what each was asked to be."""
-        comparison = Comparison(
+    def comparison(self, made: Made, labels: tuple[int, ...] | None) -> Comparison:
+        """Samples beside the reference; `labels` is what each was asked to be."""
+        return Comparison(
             real=self.real,
             generated=made.features,
             real_classes=self.reference.labels,
@@ -69,13 +75,14 @@ class Yardstick:
             labels=None if labels is None else torch.tensor(labels),
             num_classes=self.reference.num_classes,
         )
-        others = {"other_classes": self.other_classes, "other_labels": self.other_labels}
-        return Sets(comparison=comparison, num=num, other=self.other, **others)
 
     @cached_property
     def floor(self) -> Comparison | None:
-        """Real data in the place of samples; None where it is too little."""
-        return self.sets(Made(features=self.other, classes=None, first=self.other), None, 1).floor
+        """Real data in the place of samples; None where it is too little for a covariance of full rank."""
+        if len(self.other) <= self.other.shape[1]:
+            return None
+        real = self.comparison(Made(features=self.other, classes=self.other_classes, first=self.other), None)
+        return replace(real, labels=self.other_labels)
 
 
 def yardstick_of(features: Features, reference: Dataset, other: Dataset) -> Work[Yardstick]:

@@ -21,6 +21,7 @@ from ebbflow.runs.pictures import read_picture
 from ebbflow.runs.plan import Plan, plan_of
 from ebbflow.runs.results import SampleSet, collect, made_of
 from ebbflow.runs.sample import Samples, generate
+from ebbflow.training.batches import as_floats
 
 Watch = Callable[[Iterator[Samples], int], Iterator[Samples]]
 
@@ -63,18 +64,21 @@ class Model(Opened):
         return between(self, plan, self.image(first), self.image(second))
 
     def image(self, image: str | Path | Tensor) -> Tensor:
-        """A picture file, or a tensor in [-1, 1], as float32 (1, *dims).
+        """A picture file, a tensor in [-1, 1], or one of bytes, as float32 (1, *dims).
 
         Raises:
-            ConfigError: a tensor of another shape.
+            ConfigError: a tensor of another shape, or neither.
+            ValueError: whole numbers that are no bytes.
             DataError: a picture that cannot be read.
         """
         if isinstance(image, str | Path):
             return read_picture(Path(image), self.dims)[0]
+        if not isinstance(image, Tensor):
+            raise ConfigError(f"an image is a picture file or a tensor, got {type(image).__name__}.")
         x = image if image.ndim == len(self.dims) + 1 else image[None]
         if tuple(x.shape) != (1, *self.dims):
             raise ConfigError(f"one image of shape {self.dims} in [-1, 1] is wanted, got {tuple(image.shape)}.")
-        return x.float()
+        return as_floats(x, torch.float32)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same model elsewhere or in another precision; the weights are moved, not copied.

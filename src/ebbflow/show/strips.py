@@ -157,23 +157,24 @@ def trace(
     return traced(x, float(times[0]), walk_from(denoiser, x, times, noise, sampler=sampler, options=options))
 
 
-def toy_trace(
-    denoiser: Denoiser, dims: tuple[int, ...], seeds: Sequence[int], times: Tensor, device: torch.device | str = "cpu"
-) -> Trace:
+@torch.no_grad()
+def toy(denoiser: Denoiser, x: Tensor, times: Tensor) -> Iterator[Step]:
     """The sampler that suggests itself and fails: x_s = x_t - eps(x_t), all of the predicted noise at every step.
 
     The first step already leaves what should be x0 / alpha; every further one takes noise away that is no longer there.
     """
+    for t, s in pairwise(times.tolist()):
+        estimate = denoiser(x, t)
+        x = x - estimate.eps
+        yield Step(s, x, estimate)
 
-    @torch.no_grad()
-    def steps(x: Tensor) -> Iterator[Step]:
-        for t, s in pairwise(times.tolist()):
-            estimate = denoiser(x, t)
-            x = x - estimate.eps
-            yield Step(s, x, estimate)
 
+def toy_trace(
+    denoiser: Denoiser, dims: tuple[int, ...], seeds: Sequence[int], times: Tensor, device: torch.device | str = "cpu"
+) -> Trace:
+    """The trace of the `toy` from pure noise."""
     start = pure_noise(denoiser, Noise(seeds).draw(dims).to(device), times)
-    return traced(start, float(times[0]), steps(start))
+    return traced(start, float(times[0]), toy(denoiser, start, times))
 
 
 def _columns(num: int, most: int) -> list[int]:
@@ -181,24 +182,31 @@ def _columns(num: int, most: int) -> list[int]:
     return sorted({round(i * (num - 1) / max(1, min(num, most) - 1)) for i in range(min(num, most))})
 
 
+Row = Callable[[int, list[int]], Tensor]  # a sample and some of the times -> uint8 images of it at those
+
+
+def _pairs(times: Sequence[float], num: int, most: int, upper: tuple[str, Row], lower: tuple[str, Row]) -> Image.Image:
+    """Two named rows a sample, and a column for up to `most` of the times."""
+    columns = _columns(len(times), most)
+    return canvas.grid(
+        torch.cat([row(i, columns) for i in range(num) for _, row in (upper, lower)]),
+        columns=len(columns),
+        row_names=[upper[0], lower[0]] * num,
+        column_names=[f"t = {times[k]:.2g}" if k == columns[0] else f"{times[k]:.2g}" for k in columns],
+    )
+
+
+def _states(path: Path, way: Trace, decode: Decode) -> Row:
+    return lambda i, columns: torch.cat(
+        [as_seen(path, way.states[k, i : i + 1], way.times[k], decode) for k in columns]
+    )
+
+
 def draw_denoising(path: Path, way: Trace, decode: Decode = itself, most: int = 12) -> Image.Image:
     """Two rows a sample, the state and the x0 predicted from it, and a column for up to `most` of the times; `decode`
     makes images of a latent run's states."""
-    columns = _columns(len(way.times), most)
-    tiles = [
-        part
-        for i in range(way.states.shape[1])
-        for part in (
-            torch.cat([as_seen(path, way.states[k, i : i + 1], way.times[k], decode) for k in columns]),
-            as_image(way.x0[columns, i], decode),
-        )
-    ]
-    return canvas.grid(
-        torch.cat(tiles),
-        columns=len(columns),
-        row_names=["x_t", "x0(x_t)"] * way.states.shape[1],
-        column_names=[f"t = {way.times[k]:.2g}" if k == columns[0] else f"{way.times[k]:.2g}" for k in columns],
-    )
+    upper, num = ("x_t", _states(path, way, decode)), way.states.shape[1]
+    return _pairs(way.times, num, most, upper, ("x0(x_t)", lambda i, columns: as_image(way.x0[columns, i], decode)))
 
 
 def denoising_frames(path: Path, way: Trace, decode: Decode = itself) -> list[Image.Image]:
@@ -213,21 +221,9 @@ def denoising_frames(path: Path, way: Trace, decode: Decode = itself) -> list[Im
 
 def draw_toy(path: Path, toy: Trace, real: Trace, name: str, decode: Decode = itself, most: int = 11) -> Image.Image:
     """A pair of rows a sample from the same noise: the toy sampler above the real one, called `name`."""
-    columns = _columns(len(real.times), most)
-    tiles = [
-        part
-        for i in range(real.states.shape[1])
-        for part in (
-            as_image(toy.states[columns, i], decode),
-            torch.cat([as_seen(path, real.states[k, i : i + 1], real.times[k], decode) for k in columns]),
-        )
-    ]
-    return canvas.grid(
-        torch.cat(tiles),
-        columns=len(columns),
-        row_names=["x - eps", name] * real.states.shape[1],
-        column_names=[f"t = {real.times[k]:.2g}" if k == columns[0] else f"{real.times[k]:.2g}" for k in columns],
-    )
+    lower, num = (name, _states(path, real, decode)), real.states.shape[1]
+    upper = ("x - eps", lambda i, columns: as_image(toy.states[columns, i], decode))
+    return _pairs(real.times, num, most, upper, lower)
 
 
 def draw_trajectories(ways: Mapping[str, Trace], data: Tensor | None = None, limit: float = 2.0) -> Image.Image:

@@ -44,7 +44,7 @@ from ebbflow.studies.compare_facts import (
     names_of,
     require_comparable,
 )
-from ebbflow.studies.evaluate import Subject, features_for, plan_for, sides_of, splits_of, subject_of
+from ebbflow.studies.evaluate import features_for, plan_for, sides_of, splits_of, weights_hash
 from ebbflow.studies.report import Report
 
 STRIP = 10  # samples of a cell that are shown
@@ -108,21 +108,19 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
     names, device = names_of(models), models[0].device
     splits = splits_of(next((model for model in models if model.run is not None), models[0]), request)
     reference, other = sides_of(splits, request.reference, request.num)
-    subjects = [subject_of(model, "fp32") for model in models]
     plans = [_plans(model, splits, request) for model in models]
     features = yield from features_for(splits, request.features, request.num, len(reference), device)
     yardstick = yield from yardstick_of(features, reference, other)
+    hashes = [weights_hash(model) for model in models]
     settings = [
-        _setting(i, subject, plan, request, yardstick)
-        for i, subject in enumerate(subjects)
-        for plan in plans[i]
-    ]  # fmt: skip
+        _setting(i, models[i], hashes[i], plan, request, yardstick) for i, own in enumerate(plans) for plan in own
+    ]
     kept = read_cells(store)
     notes = [*_notes(models, request), *_outdated(settings, kept, store)]
     missing = [setting for setting in settings if setting.key not in kept]
     total, done = sum(setting.cost for setting in missing), 0
     for number, setting in enumerate(missing, start=len(settings) - len(missing) + 1):
-        work = _measure(subjects[setting.index].model, names[setting.index], setting, yardstick)
+        work = _measure(models[setting.index], names[setting.index], setting, yardstick)
         note = f"{number} of {len(settings)}, {names[setting.index]} {_short(setting.plan)}"
         cell = yield from retold(work, _share_of("cells", note, done, setting.cost, total))
         append_cell(store, cell)
@@ -134,7 +132,7 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
         floor=None if yardstick.floor is None else table(yardstick.floor),
         within=request.within,
         settings=_settings(models, request, yardstick),
-        runs=facts_of_models(subjects),
+        runs=facts_of_models(models, hashes),
         differences=config_differences(models),
         notes=notes,
         is_image=models[0].facts.is_image,
@@ -173,12 +171,12 @@ def _plans(model: Opened, splits: Splits, request: CompareRequest) -> list[Plan]
     return found
 
 
-def _setting(i: int, subject: Subject, plan: Plan, request: CompareRequest, yardstick: Yardstick) -> Setting:
+def _setting(i: int, model: Opened, weights: str, plan: Plan, request: CompareRequest, yardstick: Yardstick) -> Setting:
     """The key stands for everything that decides a cell's numbers, the machine's kind and the batch size for its
     seconds."""
-    sampler, model = SAMPLERS[plan.sampler], subject.model
+    sampler = SAMPLERS[plan.sampler]
     name = key_of(
-        subject.sha256,
+        weights,
         (plan.sampler, plan.num_steps, spelt(plan.grid), _times(model, plan), plan.guidance, plan.conditions is None),
         (plan.seeds[0], plan.seeds[-1], plan.batch_size, *(("clip",) if plan.clip else ())),
         ("fp32", model.device.type, torch.get_num_threads()),
@@ -223,9 +221,8 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
         seen.append(yardstick.features.of(batch.seen))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
-    both = {kind: torch.cat([one[kind] for one in seen]) for kind in seen[0]}
-    samples = Made(features=both["features"], classes=both.get("classes"), first=torch.cat(first))
-    c = yardstick.sets(samples, plan.labels, made).comparison
+    samples = Made.of(seen, torch.cat(first))
+    c = yardstick.comparison(samples, plan.labels)
     cell = _cell(model, setting, name, counter.rows / made, seconds, made)
     return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(samples.first, model.facts.is_image))
 

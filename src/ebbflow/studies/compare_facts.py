@@ -12,7 +12,6 @@ from ebbflow.core.predictions import path_name
 from ebbflow.errors import ConfigError
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.same_data import require_same_data
-from ebbflow.studies.evaluate import Subject
 
 
 def is_guidable(model: Opened) -> bool:
@@ -30,18 +29,17 @@ def require_comparable(models: Sequence[Opened]) -> None:
             raise ConfigError(f"{data_of(first)} and {data_of(model)} cannot be compared: give models of one data.")
 
 
-def facts_of_models(subjects: Sequence[Subject]) -> dict[str, dict[str, Any]]:
-    """A few facts of each model, by its name."""
-    return dict(zip(names_of([one.model for one in subjects]), map(_facts, subjects), strict=True))
+def facts_of_models(models: Sequence[Opened], hashes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A few facts of each model, by its name; `hashes` are of their weights."""
+    return dict(zip(names_of(models), map(_facts, models, hashes), strict=True))
 
 
-def _facts(subject: Subject) -> dict[str, Any]:
-    model = subject.model
+def _facts(model: Opened, weights: str) -> dict[str, Any]:
     net = getattr(model.denoiser, "net", None)
     known = {
         "parameters": sum(p.numel() for p in net.parameters()) if isinstance(net, nn.Module) else None,
         "path": path_name(model.denoiser.path),
-        "weights sha256": subject.sha256[:12],
+        "weights sha256": weights[:12],
     }
     if model.run is None:
         return {"model": model.name, **known}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,17 @@ from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import encoded
-from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
 from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import FeatureMap
 from ebbflow.metrics.measure import check_num, measure, memorisation
-from ebbflow.metrics.yardstick import Features, Made, yardstick_of
+from ebbflow.metrics.yardstick import Features, Made, Yardstick, yardstick_of
 from ebbflow.progress import Stage, Work
 from ebbflow.requests.shared import Judge
-from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest, Precision
+from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
@@ -42,27 +41,19 @@ NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
-    """A model as it is measured.
-
-    Args:
-        model: in the precision that was asked for.
-        sha256: of its weights.
-    """
-
-    model: Opened
-    sha256: str
-
-
-def subject_of(model: Opened, precision: Precision) -> Subject:
-    """A model with its net in a precision; what is read of its checkpoint was read when it was opened."""
-    denoiser = model.denoiser
+def in_net_precision(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
+    """A denoiser with its net in a precision; one without a net as it is."""
     if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
-        return Subject(model=model, sha256=key_of(model.name, repr(model.dims)))
-    digest = tensor_hash(*(value for _, value in sorted(denoiser.net.state_dict().items())))
-    net = in_precision(denoiser.net, pick_precision(precision, model.device))
-    return Subject(model=model.with_denoiser(replace(denoiser, net=net)), sha256=digest)
+        return denoiser
+    return replace(denoiser, net=in_precision(denoiser.net, dtype))
+
+
+def weights_hash(model: Opened) -> str:
+    """The sha256 of a model's weights as they are in memory; of a model without a net, of its name and shape."""
+    net = getattr(model.denoiser, "net", None)
+    if not isinstance(net, torch.nn.Module):
+        return key_of(model.name, repr(model.dims))
+    return tensor_hash(*(value for _, value in sorted(net.state_dict().items())))
 
 
 def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> Work[dict[str, Any]]:
@@ -80,29 +71,23 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     maps.check_kind(request.features)
     splits = splits_of(model, request)
     reference, other = sides_of(splits, request.reference, request.num)
-    subject = subject_of(model, request.precision)
     plan = plan_for(model, splits, request)
     features = yield from features_for(splits, request.features, request.num, len(reference), model.device)
-    settings = _settings(subject, request, plan, features, reference)
+    settings = _settings(model, request, plan, features, reference)
+    measured = model.with_denoiser(in_net_precision(model.denoiser, pick_precision(request.precision, model.device)))
     folder = (Path("eval") / slug(model.name)) if model.run is None else model.run.folder / "eval"
     partial = folder / f".partial-{key_of(settings, code_hash())}"
-    yield from _sample(subject.model, plan, features, partial)
+    yield from _sample(measured, plan, features, partial)
     made = _read(partial)
     yardstick = yield from yardstick_of(features, reference, other)
-    errors = yield from _denoising(subject.model, splits.held_out)
+    errors = yield from _denoising(measured, splits.held_out)
     yield Stage("measure", 0, 1)
     file = folder / f"{_name(request, plan)}-{key_of(settings)}.json"
-    classifier = features.classifier
     result = {
-        "features": features.map.name,
-        "num": request.num,
-        **measure(yardstick.sets(made, plan.labels, request.num)),
-        **memorisation(made.first, splits.train.x, splits.held_out.x),
+        **_scores(made, yardstick, splits, plan.labels, request.num),
         "denoising": errors,
         **settings,
         "feature_facts": features.map.facts,
-        "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
-        "versions": versions(),
         "command": command,
         "seconds": round(time.perf_counter() - began, 1),
         "file": str(file),
@@ -110,6 +95,23 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     write_text(file, json.dumps(result, indent=2))
     shutil.rmtree(partial, ignore_errors=True)
     return result
+
+
+def _scores(
+    made: Made, yardstick: Yardstick, splits: Splits, labels: tuple[int, ...] | None, num: int
+) -> dict[str, Any]:
+    """Every number of samples, and what they were measured with."""
+    features, classifier = yardstick.features, yardstick.features.classifier
+    return {
+        "features": features.map.name,
+        "num": num,
+        **measure(yardstick.comparison(made, labels), num, yardstick.floor),
+        "floor_num": len(yardstick.other),
+        **memorisation(made.first, splits.train.x, splits.held_out.x),
+        "reference_num": len(yardstick.reference),
+        "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
+        "versions": versions(),
+    }
 
 
 def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
@@ -136,20 +138,13 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
         for rows in torch.arange(len(part)).split(request.batch_size):
             seen.append(features.of(part.x0(rows)))
             yield Stage("look at the pictures", sum(len(one["features"]) for one in seen), num)
-    made = _joined(seen, torch.cat([part.x for part in parts])[:NEAREST_NUM])
+    made = Made.of(seen, torch.cat([part.x for part in parts])[:NEAREST_NUM])
     yardstick = yield from yardstick_of(features, reference, other)
-    classifier = features.classifier
     return {
         "images": str(images),
         "data": request.data,
-        "features": features.map.name,
-        "num": num,
-        **measure(yardstick.sets(made, None, num)),
-        **memorisation(made.first, splits.train.x, splits.held_out.x),
         "split": request.reference,
-        "reference_num": len(reference),
-        "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
-        "versions": versions(),
+        **_scores(made, yardstick, splits, None, num),
     }
 
 
@@ -184,10 +179,9 @@ def sides_of(splits: Splits, reference: str, num: int) -> tuple[Dataset, Dataset
 
 def plan_for(model: Opened, splits: Splits, request: EvaluateRequest) -> Plan:
     """Consecutive seeds; conditions dealt in turn, so that every stretch of samples holds all of them alike."""
-    total = request.num * request.repeats
+    seeds = range(request.seed, request.seed + request.num * request.repeats)
     conditions = dealt(model, splits, request.num)
-    every = None if conditions is None else [conditions[i % request.num] for i in range(total)]
-    seeds = range(request.seed, request.seed + total)
+    every = None if conditions is None else conditions * request.repeats
     plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(request))
     check(model, plan)
     grid_of(model, plan)
@@ -236,15 +230,14 @@ def features_for(splits: Splits, kind: str, num: int, reference_size: int, devic
 
 
 def _settings(
-    subject: Subject, request: EvaluateRequest, plan: Plan, features: Features, reference: Dataset
+    model: Opened, request: EvaluateRequest, plan: Plan, features: Features, reference: Dataset
 ) -> dict[str, Any]:
     """Everything that decides the numbers."""
-    model = subject.model
     return {
         "run": model.name,
         "step": None if model.run is None else model.run.checkpoint.step,
         "weights": model.weights,
-        "weights_sha256": subject.sha256,
+        "weights_sha256": weights_hash(model),
         "net_precision": request.precision,
         "sampler": plan.sampler,
         "steps": plan.num_steps,
@@ -277,8 +270,8 @@ def _name(request: EvaluateRequest, plan: Plan) -> str:
     features = "" if request.features == "auto" else f"-{slug(request.features.split(':')[0])}"
     grid = slug(spelt(plan.named_grid or "own"))
     return (
-        f"{plan.sampler}{plan.num_steps}-{grid}-w{plan.guidance:g}-n{request.num}-s{request.seed}-{request.weights}"
-        f"{features}"
+        f"{plan.sampler}{plan.num_steps}-{grid}-w{plan.guidance:g}-n{request.num}-s{request.seed}-"
+        f"{request.weights}{features}"
     )
 
 
@@ -317,13 +310,7 @@ def _batches(partial: Path) -> list[dict[str, Tensor]]:
 
 def _read(partial: Path) -> Made:
     batches = _batches(partial)
-    return _joined(batches, torch.cat([batch["x"] for batch in batches]))
-
-
-def _joined(seen: Iterable[dict[str, Tensor]], first: Tensor) -> Made:
-    seen = list(seen)
-    classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
-    return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=first)
+    return Made.of(batches, torch.cat([batch["x"] for batch in batches]))
 
 
 def _denoising(model: Opened, held_out: Dataset) -> Work[list[Any]]:

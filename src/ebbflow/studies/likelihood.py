@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebbflow.core.condition import rows_of
+from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.core.paths import DiscretePath, Path
 from ebbflow.core.times import TIME_GRIDS, num_table_steps
@@ -46,17 +46,19 @@ def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[s
     if model.space is not None:
         raise ConfigError("this model works in a latent space, whose decoder gives images no likelihood.")
     data = held_out_of(model, request.data_dir, request.num)
-    parts: list[dict[str, Tensor]] = []
+    cond, parts = model.conditions_of(data), []
     for rows in torch.arange(len(data)).split(request.batch_size):
-        parts.append(_batch(model, data, rows, request))
+        parts.append(_batch(model, data, cond, rows, request))
         yield Stage("likelihood", int(rows[-1]) + 1, len(data))
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return _report(model, nats, request)
 
 
-def _batch(model: Opened, data: Dataset, rows: Tensor, request: LikelihoodRequest) -> dict[str, Tensor]:
+def _batch(
+    model: Opened, data: Dataset, cond: Cond | None, rows: Tensor, request: LikelihoodRequest
+) -> dict[str, Tensor]:
     """Nats a sample: "total" and, of the bound, its parts. Every draw depends on the seed and the sample's place."""
-    x0, device, cond = data.x0(rows).double(), model.device, model.conditions_of(data)
+    x0, device = data.x0(rows).double(), model.device
     wide = torch.float32 if device.type == "mps" else torch.float64  # the widest that the device has
     bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
     seeds = [derive_seed(request.seed, "likelihood", int(row)) for row in rows]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from ebbflow.core.condition import Cond, Condition
+from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.methods.denoise import Conditional, Denoiser, conditional, takes_condition
@@ -56,9 +55,6 @@ class Autoguidance(Conditional):
 
     def null(self, num: int) -> Cond:
         return conditional(self.good).null(num)
-
-    def read(self, wanted: Sequence[Condition]) -> Tensor:
-        return self.good.read(wanted)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         active = inside(self.path, t, self.interval)

@@ -63,14 +63,17 @@ def ddpm(
             x = estimate.x0
         else:
             kernel = posterior(t, s)
-            var, z = step_variance(kernel, estimate, variance), noise.like(x)
-            if isinstance(var, Tensor):
-                z, var = var.sqrt().to(x) * z, 1.0
-            x = combined((kernel.from_x_t, x), (kernel.from_x0, estimate.x0), (math.sqrt(var), z))
+            fresh = _weighed(noise.like(x), step_variance(kernel, estimate, variance))
+            x = combined((kernel.from_x_t, x), (kernel.from_x0, estimate.x0), fresh)
         yield Step(s.t, x, estimate)
 
 
-def step_variance(kernel: Posterior, estimate: Estimate, variance: Variance) -> float | Tensor:
+def _weighed(z: Tensor, variance: float | Tensor) -> tuple[float, Tensor]:
+    """sqrt(variance) z as a weight and a tensor."""
+    return (1, variance.sqrt().to(z) * z) if isinstance(variance, Tensor) else (math.sqrt(variance), z)
+
+
+def step_variance(kernel: Posterior[float], estimate: Estimate, variance: Variance) -> float | Tensor:
     """The variance of an ancestral step, a number or of the shape of the estimate.
 
     Raises:

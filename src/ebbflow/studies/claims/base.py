@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond, Condition
 from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.data import to_uint8
 from ebbflow.methods.denoise import Denoiser, conditional
@@ -20,6 +21,7 @@ from ebbflow.metrics.moments import Moments, moments
 from ebbflow.metrics.scores import frechet_of, manifold, spread_rows
 from ebbflow.metrics.yardstick import Made
 from ebbflow.progress import Stage, Work
+from ebbflow.show.strips import toy
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,6 +81,7 @@ class Side:
         name: "diffusion" or "flow".
         denoiser: float32, no condition bound.
         quick: the same in the precision that many samples are made in.
+        read: class indices in the form that both take.
         objective: what it was trained with.
         grid: where its steps lie.
         ode, sde: its deterministic and its random sampler, names of `SAMPLERS`.
@@ -87,10 +90,16 @@ class Side:
     name: str
     denoiser: Denoiser
     quick: Denoiser
+    read: Callable[[Sequence[Condition]], Cond] = torch.tensor
     objective: Objective
     grid: str
     ode: str
     sde: str
+
+    def given(self, labels: Tensor | None, denoiser: Denoiser | None = None) -> Denoiser:
+        """Its denoiser, or another with the same net, with classes bound, int64 (B,)."""
+        denoiser = self.denoiser if denoiser is None else denoiser
+        return denoiser if labels is None else conditional(denoiser).given(self.read(labels.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +177,6 @@ class Trial:
         """The classes that `num` samples are asked for, in turn, or None."""
         return None if self.labels is None else torch.arange(num) % self.num_classes
 
-    def bound(self, denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
-        """`denoiser` with classes bound, int64 (B,)."""
-        return denoiser if labels is None else conditional(denoiser).given(denoiser.read(labels.tolist()))
-
     def samples(self, side: Side, recipe: Recipe) -> Work[Made]:
         """`num` samples, made when they are first asked for."""
         if (side.name, recipe) not in self.made:
@@ -183,7 +188,7 @@ class Trial:
         guided = side.quick if recipe.guidance == 1 else classifier_free(side.quick, guidance=recipe.guidance)
         name = f"{side.name} {recipe.sampler}{recipe.num_steps}"
         for rows in torch.arange(self.num).split(self.batch_size):
-            bound, done = self.bound(guided, None if labels is None else labels[rows]), int(rows[0])
+            bound, done = side.given(None if labels is None else labels[rows], guided), int(rows[0])
             seeds = [self.seed + int(row) for row in rows]
             x = torch.empty(0)
             for i, state in enumerate(states(bound, self.dims, seeds, recipe, side.grid, self.device), start=1):
@@ -192,8 +197,7 @@ class Trial:
             x = self.shown(x)
             seen.append(self.features_of(x))
             first.append(x[: max(0, NUM_SHOWN - done)])
-        classes = torch.cat([one["classes"] for one in seen]) if "classes" in seen[0] else None
-        return Made(features=torch.cat([one["features"] for one in seen]), classes=classes, first=torch.cat(first))
+        return Made.of(seen, torch.cat(first))
 
     def shown(self, x: Tensor) -> Tensor:
         """Samples as a picture file would hold them: float32, images clamped and rounded to 256 levels.
@@ -252,19 +256,13 @@ def states(
     """The state after each step of a recipe; "toy" is the notes' x <- x - eps(x, t)."""
     if recipe.sampler == "toy":
         times = grid_times(denoiser, grid, recipe.num_steps)
-        yield from toy(denoiser, pure_noise(denoiser, Noise(seeds).draw(dims).to(device), times), times)
-        return
-    how = {"sampler": recipe.sampler, "num_steps": recipe.num_steps, "grid": grid}
-    for step in walk(denoiser, dims, seeds, device=device, **how):  # type: ignore[arg-type]
+        steps = toy(denoiser, pure_noise(denoiser, Noise(seeds).draw(dims).to(device), times), times)
+    else:
+        steps = walk(
+            denoiser, dims, seeds, sampler=recipe.sampler, num_steps=recipe.num_steps, grid=grid, device=device
+        )
+    for step in steps:
         yield step.x
-
-
-@torch.no_grad()
-def toy(denoiser: Denoiser, x: Tensor, times: Tensor) -> Generator[Tensor, None, None]:
-    """x <- x - eps(x, t) at every time but the last: the notes' toy, which is no sampler."""
-    for t in times[:-1].tolist():
-        x = x - denoiser(x, t).eps
-        yield x
 
 
 def repeats(

@@ -27,6 +27,7 @@ from ebbflow.studies.claims.base import (
     repeats,
 )
 from ebbflow.studies.claims.draw import curves, pictures, rows_of
+from ebbflow.studies.evaluate import in_net_precision
 
 DRAW_STEPS = 20  # of both models where randomness is looked at
 NUM_REPEATS = 6
@@ -57,35 +58,22 @@ def measure_deterministic(trial: Trial) -> Work[Finding]:
 def differences(trial: Trial, side: Side) -> dict[str, tuple[float, float]]:
     """The largest and the root mean square difference of samples from the same noise, by what was changed."""
     labels = trial.asked(trial.few)
-    bound = trial.bound(side.denoiser, labels)
+    bound = side.given(labels)
     x, times = trial.start(side, trial.few, DRAW_STEPS)
     base = ended(bound, x, times, side.ode)
     parts = [
-        ended(trial.bound(side.denoiser, None if labels is None else labels[rows]), x[rows], times, side.ode)
+        ended(side.given(None if labels is None else labels[rows]), x[rows], times, side.ode)
         for rows in torch.arange(trial.few).split(OTHER_BATCH)
     ]
     finer = grid_times(bound, side.grid, 2 * DRAW_STEPS)
     changed = {
         "nothing": ended(bound, x, times, side.ode),
         f"batches of {OTHER_BATCH}": torch.cat(parts),
-        "bf16 net": ended(trial.bound(in_bf16(side), labels), x, times, side.ode),
+        "bf16 net": ended(side.given(labels, in_net_precision(side.denoiser, torch.bfloat16)), x, times, side.ode),
         "solver dpmpp_2m": ended(bound, x, times, "dpmpp_2m"),
         "twice the steps": ended(bound, x, finer, side.ode),
     }
     return {what: distances(base, other) for what, other in changed.items()}
-
-
-def in_bf16(side: Side) -> Denoiser:
-    """The model with its net in bfloat16; a denoiser without a net as it is."""
-    from dataclasses import replace
-
-    from ebbflow.methods.denoise import NetDenoiser
-    from ebbflow.training.engine import in_precision
-
-    denoiser = side.denoiser
-    if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
-        return denoiser
-    return replace(denoiser, net=in_precision(denoiser.net, torch.bfloat16))
 
 
 def ended(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str) -> Tensor:
@@ -132,7 +120,7 @@ def measure_diversity(trial: Trial) -> Work[Finding]:
     for side in trial.sides:
         for sampler in (side.ode, side.sde):
             x, times = trial.start(side, trial.few, DRAW_STEPS)
-            bound = trial.bound(side.quick, trial.asked(trial.few))
+            bound = side.given(trial.asked(trial.few), side.quick)
             found = repeats(bound, x, times, sampler=sampler, num=NUM_REPEATS, seed=trial.seed, options={})
             yield Stage(f"{side.name} repeats", len(rows) + 1, 4)
             made = yield from trial.samples(side, Recipe(sampler=sampler, num_steps=DRAW_STEPS))
@@ -246,7 +234,7 @@ def measure_reconstruction(trial: Trial) -> Work[Finding]:
 
 def there_and_back(trial: Trial, side: Side, x0: Tensor, num_steps: int, sampler: str) -> Tensor:
     """Images inverted with the side's deterministic sampler, then sampled with `sampler` on the same grid."""
-    bound = trial.bound(side.denoiser, None if trial.labels is None else trial.labels[: len(x0)])
+    bound = side.given(None if trial.labels is None else trial.labels[: len(x0)])
     times = grid_times(bound, side.grid, num_steps)
     noise = last(invert(bound, x0, times, sampler=side.ode))
     return ended(bound, noise, times, sampler)

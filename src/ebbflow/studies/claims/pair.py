@@ -24,12 +24,15 @@ from ebbflow.progress import Work, retold
 from ebbflow.requests.studies import ClaimsRequest
 from ebbflow.runs.build import build_objective
 from ebbflow.runs.folder import Run, versions
+from ebbflow.runs.opened import Opened
 from ebbflow.runs.same_data import require_same_data, splits_of_run
 from ebbflow.show.canvas import save_picture
 from ebbflow.studies.claims import CLAIMS, Claim, Finding, Side, Trial
 from ebbflow.studies.claims.page import page
-from ebbflow.studies.evaluate import features_for, sides_of
-from ebbflow.training.engine import in_precision, pick_precision
+from ebbflow.studies.evaluate import features_for, in_net_precision, sides_of
+from ebbflow.training.engine import pick_precision
+
+NUM_ENTRIES = 256  # held-out entries that are kept at hand
 
 
 def _check(request: ClaimsRequest) -> None:
@@ -44,36 +47,44 @@ def _kept(request: ClaimsRequest) -> FilePath:
     return request.output.with_suffix(".json")
 
 
-def examine(
-    diffusion: Run, flow: Run, how: ClaimsRequest, *, device: torch.device, command: str = ""
-) -> Work[dict[str, Any]]:
-    """Measure the claims; returns {"settings", "claims"}, which it has written as a page.
+def examine(diffusion: Opened, flow: Opened, how: ClaimsRequest, *, command: str = "") -> Work[dict[str, Any]]:
+    """Measure the claims on two open runs; returns {"settings", "claims"}, which it has written as a page.
 
     Raises:
-        ConfigError: runs that do not make a pair, or too few samples.
+        ConfigError: models that are no runs or do not make a pair, or too few samples.
         DataError: the data is not what the runs were trained on.
     """
     _check(how)
-    check_pair_of_runs(diffusion, flow)
-    settings = _settings(diffusion, flow, how)
+    runs = run_of(diffusion), run_of(flow)
+    check_pair_of_runs(*runs)
+    settings = _settings(*runs, how)
     key = key_of(settings)
-    settings |= {"notes": remarks(diffusion, flow), "command": command, **machine()}
+    settings |= {"notes": remarks(*runs), "command": command, "machine": machine()}
     found = read_kept(_kept(how), key)
-    wanted = [name for name in CLAIMS if not how.only or name in how.only]
-    trial: Trial | None = None
-    for name in wanted:
-        if name in found:
-            continue
-        if trial is None:
-            trial = yield from trial_of(diffusion, flow, how, device)
-        found[name] = yield from _measured(name, CLAIMS[name], trial, how, command)
+    missing = [name for name in CLAIMS if (not how.only or name in how.only) and name not in found]
+    trial = (yield from trial_of(diffusion, flow, how)) if missing else None
+    for name in missing:
+        assert trial is not None
+        found[name] = yield from _measured(name, trial, how, command)
         _write(how, key, settings, found)
     return _write(how, key, settings, found)
 
 
-def _measured(name: str, claim: Claim, trial: Trial, how: ClaimsRequest, command: str) -> Work[dict[str, Any]]:
+def run_of(model: Opened) -> Run:
+    """The run of a model, whose training the claims speak of.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if model.run is None:
+        raise ConfigError(f"{model.name} is no run of ebbflow: its training, which the claims speak of, is not known.")
+    return model.run
+
+
+def _measured(name: str, trial: Trial, how: ClaimsRequest, command: str) -> Work[dict[str, Any]]:
     began = time.perf_counter()
-    finding = yield from retold(claim.measure(trial), lambda stage: replace(stage, name=f"{name}: {stage.name}"))
+    work = CLAIMS[name].measure(trial)
+    finding = yield from retold(work, lambda stage: replace(stage, name=f"{name}: {stage.name}"))
     return _record(finding, how, command, time.perf_counter() - began)
 
 
@@ -203,33 +214,32 @@ def _settings(diffusion: Run, flow: Run, how: ClaimsRequest) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
+def machine() -> str:
     """The machine, as far as it matters for seconds."""
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} of them used; other "
-        "work may have run beside it"
-    }
+    return (
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} of them used; other work may "
+        "have run beside it"
+    )
 
 
 # -- the trial ---------------------------------------------------------------------------------------------------------
 
 
-def trial_of(diffusion: Run, flow: Run, how: ClaimsRequest, device: torch.device) -> Work[Trial]:
+def trial_of(diffusion: Opened, flow: Opened, how: ClaimsRequest) -> Work[Trial]:
     """Both models, the data and the features, ready to be measured."""
-    splits = splits_of_run(diffusion, how.data_dir)
-    splits_of_run(flow, how.data_dir)
+    device = diffusion.device
+    splits, _ = (splits_of_run(run_of(model), how.data_dir) for model in (diffusion, flow))
     reference, other = sides_of(splits, "held_out", how.num)
-    one, two = side_of("diffusion", diffusion, how, device), side_of("flow", flow, how, device)
     features = yield from features_for(splits, how.features, how.num, len(reference), device)
     check_num(how.num, features.map.dim, len(reference))
     yardstick = yield from yardstick_of(features, reference, other)
-    some = reference.select(torch.arange(min(256, len(reference))))
+    some = reference.select(torch.arange(min(NUM_ENTRIES, len(reference))))
     return Trial(
-        diffusion=one,
-        flow=two,
+        diffusion=side_of("diffusion", diffusion, how),
+        flow=side_of("flow", flow, how),
         x0=some.x0(torch.arange(len(some))).to(device),
         device=device,
-        labels=some.labels if _labelled(diffusion) else None,
+        labels=some.labels if _labelled(run_of(diffusion)) else None,
         num_classes=some.num_classes,
         features_of=features.of,
         real=yardstick.real,
@@ -242,16 +252,14 @@ def trial_of(diffusion: Run, flow: Run, how: ClaimsRequest, device: torch.device
     )
 
 
-def side_of(name: str, run: Run, how: ClaimsRequest, device: torch.device) -> Side:
+def side_of(name: str, model: Opened, how: ClaimsRequest) -> Side:
     """One of the two models, twice: in float32 and in the precision that many samples are made in."""
-    denoiser = run.denoiser(device=device)
-    assert isinstance(denoiser.net, torch.nn.Module)
-    quick = replace(denoiser, net=in_precision(denoiser.net, pick_precision(how.precision, device)))
     return Side(
         name=name,
-        denoiser=denoiser,
-        quick=quick,
-        objective=build_objective(run.config),
+        denoiser=model.denoiser,
+        quick=in_net_precision(model.denoiser, pick_precision(how.precision, model.device)),
+        read=torch.tensor if model.reader is None else model.read,
+        objective=build_objective(run_of(model).config),
         grid="uniform" if name == "flow" else "trailing",
         ode="ddim",
         sde="sde" if name == "flow" else "ddpm",
