@@ -82,6 +82,7 @@ def test_choices_defaults_and_what_must_be_given_are_told(name: str) -> None:
             if flag.split()[0].split("/")[0] in (*entry.flags[:1], entry.name.upper(), f"{entry.name.upper()}...")
         )
         assert ("required" in text) == entry.required
+        assert entry.required == any(row[1] == text for row in sections(COMMANDS[name].cls).get("Required", []))
         if typing.get_origin(entry.kind) is typing.Literal:
             assert wants(entry.kind) == "|".join(map(str, typing.get_args(entry.kind)))
         elif isinstance(entry.default, (str, Path, int, float)) and not isinstance(entry.default, bool):

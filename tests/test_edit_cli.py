@@ -211,6 +211,34 @@ def test_from_an_image_to_its_noise_and_back(
     assert 5 < said["psnr"] < 40
 
 
+def test_edits_show_what_they_were_made_of_in_python_too(
+    digits_run: str, digit: Path, mask: Path, tmp_path: Path
+) -> None:
+    model = ef.open(digits_run)
+    made = model.edit(digit, mask=mask, num=2, steps=2)
+    assert list(made.before) == ["input", "kept"] and not made.after
+    assert (
+        ask(
+            "edit",
+            digits_run,
+            "--input",
+            digit,
+            "--mask",
+            mask,
+            "--num",
+            2,
+            "--steps",
+            2,
+            "--output",
+            tmp_path / "a.png",
+        )
+        == 0
+    )
+    assert np.array_equal(np.asarray(made.grid()), np.asarray(Image.open(tmp_path / "a.png")))
+    ways = model.interpolate(digit, digit, num=3, steps=2)
+    assert len(ways) == 3 and list(ways.before) == ["first"] and list(ways.after) == ["second"]
+
+
 def test_a_file_of_noise_keeps_the_options_of_its_grid(tmp_path: Path) -> None:
     from ebbflow.runs.edit import read_noise, write_noise
     from ebbflow.runs.model import Model

@@ -22,6 +22,7 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import check_sampler, walk
+from ebbflow.requests.reading import read_value
 from ebbflow.runs.build import build_objective
 
 FLOW = PATH_CASES["flow"]
@@ -54,16 +55,16 @@ def test_every_option_is_set_by_a_configuration_and_comes_back_from_json(key: st
     registry, what = REGISTRIES[key]
     section, field = key.split(".")
     value = getattr(registry[name], option) * 1.25 + 0.125 if name != "mode" else 0.5
-    layer = read_settings([f"{key}.{option}={value}", f"{key}={name}"])
+    layer = read_settings({f"{key}.{option}": value, key: name})
     config = parse({**layer, "path": {"kind": "vp"}})
     choice = getattr(getattr(config, section), field)
     assert choice == {"kind": name, option: value}
     assert getattr(entry(registry, choice, what), option) == value
     assert parse(json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ConfigError, match=f"`{option}` of {what} '{name}' must be a number, got 'much'"):
-        parse(read_settings([f"{key}={name}", f"{key}.{option}=much"]))
+        parse(read_settings({key: name, f"{key}.{option}": "much"}))
     with pytest.raises(ConfigError, match=rf"{what} '{name}' has no option '{option}s'\..*'{option}'"):
-        parse(read_settings([f"{key}={name}", f"{key}.{option}s=1"]))
+        parse(read_settings({key: name, f"{key}.{option}s": 1}))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,8 @@ def test_densities_follow_their_options(mean: float) -> None:
 
 
 def settings(*given: str, preset: str = "digits") -> RunConfig:
-    return parse(merge(read_preset(preset), read_settings(given)))
+    pairs = dict(one.split("=", 1) for one in given)
+    return parse(merge(read_preset(preset), read_settings({name: read_value(text) for name, text in pairs.items()})))
 
 
 def test_settings_of_any_depth_reach_the_objective() -> None:

@@ -22,7 +22,7 @@ import ebbflow
 from ebbflow import Noise, oracles
 from ebbflow.cli.app import _hyphened, app
 from ebbflow.cli.command import RequestCommand
-from ebbflow.cli.train import flags_of, lines_of
+from ebbflow.cli.train import flags_of
 from ebbflow.config import merge, parse, presets, read_preset, read_settings
 from ebbflow.core.kernels import ddpm_factors, posterior
 from ebbflow.core.paths import PATHS, Cosine, CosineDiscrete, Flow, LinearVariance, VPDiscrete
@@ -169,7 +169,7 @@ def test_every_command_is_one(text: str) -> None:
     request = command.read([_hyphened(a) for a in arguments])
     if isinstance(request, TrainRequest):
         is_one_of(request.preset, presets(), "preset")
-        settings = read_settings(lines_of(request.settings))
+        settings = read_settings(request.settings)
         parse(merge(read_preset(request.preset or "digits"), settings, flags_of(request)))
         return
     given = vars(request)

@@ -4,7 +4,7 @@ key and the cure."""
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, TypeVar
@@ -333,30 +333,26 @@ def read_toml(path: FilePath) -> Layer:
         raise ConfigError(f"configuration file {path} cannot be read: {error}.") from error
 
 
-def read_value(text: str) -> Any:
-    """A value as TOML writes it (3, 0.5, true, [1, 2]), or else the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def read_settings(settings: Sequence[str]) -> Layer:
-    """The layer of settings section.key=value, with as many keys as there are tables in each other; names come before
-    the options of what they name, in whatever order they are given.
+def read_settings(settings: Mapping[str, Any]) -> Layer:
+    """The layer of settings "section.key": value, with as many keys as there are tables in each other; names come
+    before the options of what they name, in whatever order they are given.
 
     Raises:
         ConfigError: not of that form.
     """
-    found = []
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        keys = name.strip().split(".")
-        if not equals or len(keys) < 2 or not all(keys):
-            raise ConfigError(f"a setting is section.key=value, for example train.lr=3e-4; got {setting!r}.")
-        found.append((keys, read_value(value.strip())))
-    found.sort(key=lambda one: (len(one[0]), one[0][-1] != "kind"))
+    found = sorted(_leaves(settings), key=lambda one: (len(one[0]), one[0][-1] != "kind"))
     return merge(*(_nested(keys, value) for keys, value in found))
+
+
+def _leaves(settings: Mapping[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in settings.items():
+        keys = (*before, *name.strip().split("."))
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, keys)
+        elif len(keys) < 2 or not all(keys):
+            raise ConfigError(f"a setting is section.key=value, for example train.lr=3e-4; got {'.'.join(keys)!r}.")
+        else:
+            yield keys, value
 
 
 def _nested(keys: Sequence[str], value: Any) -> Layer:

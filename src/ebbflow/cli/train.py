@@ -93,7 +93,7 @@ def resolved(kind: Kind, request: Settings, *below: Layer) -> tuple[Any, Splits]
     from ebbflow.runs import load_splits
 
     file = [] if request.config is None else [read_layer(request.config)]
-    config = parse_as(kind.config, merge(*below, *file, read_settings(lines_of(request.settings)), flags_of(request)))
+    config = parse_as(kind.config, merge(*below, *file, read_settings(request.settings), flags_of(request)))
     splits = load_splits(config)
     if request.epochs is not None:
         steps = math.ceil(request.epochs * len(splits.train) / config.train.batch_size)
@@ -131,17 +131,6 @@ def flags_of(request: Settings) -> Layer:
     if request.lr_decay_step or request.lr_decay_rate:
         layer.setdefault("train", {})["schedule"] = "step"
     return layer
-
-
-def lines_of(settings: dict[str, Any], before: str = "") -> list[str]:
-    """Settings, also nested ones of a request's file, as lines section.key=value."""
-    lines = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            lines += lines_of(value, f"{before}{name}.")
-        else:
-            lines.append(f"{before}{name}={json.dumps(value, default=str)}")
-    return lines
 
 
 def as_toml(sections: Layer) -> str:
