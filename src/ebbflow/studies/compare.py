@@ -201,7 +201,7 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
     """One cell; yields the share that is done. Memory grows with the number of samples by their features only."""
     plan, counter = setting.plan, Counter()
     seen: list[dict[str, Tensor]] = []
-    first, seconds, made = [], 0.0, 0
+    first, seconds, made, failed = [], 0.0, 0, None
     next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
     batches = generate(model.with_denoiser(Counted(inner=model.denoiser, counter=counter)), plan)
     while True:
@@ -216,28 +216,13 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
             continue
         made += len(x)
         if not bool(torch.isfinite(batch.state).all()):
-            return _cell(model, setting, name, counter.rows / made, seconds, made, failed="samples are not finite")
+            failed = "samples are not finite"
+            break
         seen.append(yardstick.features.of(batch.seen))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
-    samples = Made.of(seen, torch.cat(first))
-    c = yardstick.comparison(samples, plan.labels)
-    cell = _cell(model, setting, name, counter.rows / made, seconds, made)
-    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(samples.first, model.facts.is_image))
-
-
-def _cell(
-    model: Opened,
-    setting: Setting,
-    name: str,
-    evaluations: float,
-    seconds: float,
-    num: int,
-    *,
-    failed: str | None = None,
-) -> Cell:
-    plan, times = setting.plan, _times(model, setting.plan)
-    return Cell(
+    times = _times(model, plan)
+    cell = Cell(
         key=setting.key,
         setting=setting.name,
         run=name,
@@ -245,12 +230,16 @@ def _cell(
         grid=spelt(plan.grid),
         steps=plan.num_steps,
         guidance=plan.guidance,
-        evaluations=evaluations,
+        evaluations=counter.rows / made,
         seconds=seconds,
-        num=num,
+        num=made,
         failed=failed,
         times=None if times is None else tuple(times),
     )
+    if failed is not None:
+        return cell
+    c = yardstick.comparison(Made.of(seen, torch.cat(first)), plan.labels)
+    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(torch.cat(first), model.facts.is_image))
 
 
 def _strip(samples: Tensor, is_image: bool) -> str:
