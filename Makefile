@@ -16,8 +16,8 @@ test-long: .venv/installed-test
 	$(BIN)/python -m pytest -m long
 
 check: .venv/installed-dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs/make_reference.py
 	$(BIN)/mypy
 
 bench: .venv/installed-test

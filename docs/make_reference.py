@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields, is_dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,26 @@ from ebbflow.methods.samplers import Sampler
 
 TARGET = Path(__file__).with_name("reference.md")
 WORDS = {
-    "samplers": "`--sampler`; order is that of the error in the largest step, evaluations are of the net for n steps",
-    "paths": "`path.kind`; x_t = alpha x0 + sigma eps",
-    "predictions": "`objective.prediction`; the pair (a, b) of the target a x0 + b eps",
-    "grids": "`--grid`; where the steps of a sampler lie",
-    "times": "`objective.times`; how training draws t",
-    "weights": "`objective.weight`",
-    "guidance": "`--guidance-rule`, `--autoguide`, `--classifier`, `--loss`",
-    "losses": "`--loss`; what loss guidance may aim at",
-    "nets": "`net.kind`",
-    "conditionings": "`conditioning.kind`",
+    "samplers": "`--sampler`, options such as `--set eta=0.5`; order is of the error in the largest step, "
+    "evaluations are of the net for n steps",
+    "paths": "`path.kind`, options such as `--set path.shift=3`; x_t = alpha x0 + sigma eps",
+    "predictions": "`objective.prediction`, options such as `--set objective.prediction.sigma_data=1`; (a, b) of the "
+    "target a x0 + b eps",
+    "grids": "`--grid`, options such as `--set grid.rho=5`; where the steps of a sampler lie",
+    "times": "`objective.times`, options such as `--set objective.times.mean=0.5`; how training draws t",
+    "weights": "`objective.weight`, options such as `--set objective.weight.gamma=3`; which noise levels count",
+    "guidance": "`--guidance-rule` with `--guidance-set`, `--autoguide`, `--classifier`, `--loss`",
+    "losses": "`--loss` with `--loss-set`; what loss guidance may aim at",
+    "nets": "`net.kind`, options such as `--set net.depth=2`",
+    "conditionings": "`conditioning.kind`, options such as `--set conditioning.drop=0.2`",
     "autoencoders": "what a latent space may be made of",
     "datasets": "`--data`; an image folder or an .npz file will do as well",
     "metrics": "columns of `ebbflow evaluate`",
     "presets": "`--preset`",
 }
+HIDDEN = {
+    "guidance": ("cond", "negative", "interval", "rescale", "batched")
+}  # every rule has them, by flags of their own
 
 
 def cell(text: object) -> str:
@@ -43,26 +49,27 @@ def as_formula(count: Any) -> str:
     return f"{slope if slope != 1 else ''}n{sign}" if slope else "varies"
 
 
-def options_of(entry: Any) -> str:
-    """What can be set, with its default."""
+def options_of(kind: str, entry: Any) -> str:
+    """What can be set, with its default; what has none is given in another way."""
     if isinstance(entry, Sampler):
-        pairs = [(name, p.default) for name, p in entry.options.items()]
+        pairs = {name: p.default for name, p in entry.options.items()}
     elif is_dataclass(entry):
-        pairs = [
-            (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
-            for f in fields(entry)
-            if f.init
-        ]
+        known = [f for f in fields(entry) if f.init]
+        pairs = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in known}
+    elif kind == "losses":
+        pairs = {p.name: p.default for p in signature(entry).parameters.values()}
     else:
         return ""
-    return ", ".join(f"`{name}`" if value is MISSING else f"`{name}={value}`" for name, value in pairs)
+    none = (MISSING, Parameter.empty)
+    shown = {name: value for name, value in pairs.items() if value not in none and name not in HIDDEN.get(kind, ())}
+    return ", ".join(f"`{name}={value}`" for name, value in shown.items())
 
 
 def table(kind: str, entries: dict[str, Any]) -> list[str]:
     """The section of one registry."""
     samplers = kind == "samplers"
     head = ["name", *(["order", "evaluations", "noise"] if samplers else []), "options", "what it is"]
-    options = {name: options_of(entry) for name, entry in entries.items()}
+    options = {name: options_of(kind, entry) for name, entry in entries.items()}
     if not any(options.values()):
         head.remove("options")
     lines = [f"## {kind}", "", WORDS.get(kind, "") + ".", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -80,7 +87,8 @@ def page() -> str:
     lines = [
         "# Reference",
         "",
-        "Everything that can be chosen. Made by `python docs/make_reference.py` from the code.",
+        "Everything that can be chosen, with the numbers that can be set and their defaults. A module of yours adds to "
+        "it with `--import`; see [your own](your_own.md). Made by `python docs/make_reference.py` from the code.",
         "",
     ]
     for kind, entries in _catalogue().items():

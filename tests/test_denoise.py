@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path as FilePath
+from typing import Any
 
 import pytest
 import torch
@@ -298,7 +299,7 @@ def test_what_has_both_methods_is_conditional_and_a_wrapper_asks_what_it_holds()
 # -- reading a condition once ----------------------------------------------------------------------
 
 
-def text_denoiser() -> tuple[NetDenoiser, list[int]]:
+def text_denoiser() -> tuple[Any, list[int]]:
     """A small text model and the number of texts at each call of its encoder."""
     torch.manual_seed(0)
     facts = DataFacts(dims=(1, 8, 8), is_image=True, captions=("a", "b"))
@@ -309,14 +310,14 @@ def text_denoiser() -> tuple[NetDenoiser, list[int]]:
             nn.init.normal_(parameter, std=0.05)
     calls: list[int] = []
     conditioner.encoder.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
-    model = NetDenoiser(net=net.eval(), path=FLOW, make_null=conditioner.null, make_cond=conditioner.read)
+    model = NetDenoiser(net=net.eval(), path=FLOW, make_null=conditioner.null)
     return model, calls
 
 
 @torch.no_grad()
 def test_a_text_is_read_once_however_many_steps_are_walked() -> None:
     model, calls = text_denoiser()
-    x, cond = normal(4, 1, 8, 8, dtype=torch.float32), model.read(["one", "two", "one", "three"])
+    x, cond = normal(4, 1, 8, 8, dtype=torch.float32), model.net.conditioner.read(["one", "two", "one", "three"])
     bound = model.given(cond)
     for step in range(1, 6):
         found = bound(x, step / 6)
@@ -330,20 +331,20 @@ def test_a_text_is_read_once_however_many_steps_are_walked() -> None:
             guided(x, step / 6)
         assert len(calls) == (1 if batched else 2), "each branch reads its condition once"
     calls.clear()
-    single = model.given(model.read(["one"]))
+    single = model.given(model.net.conditioner.read(["one"]))
     torch.testing.assert_close(single(x, 0.5).x0[:1], single(x[:1], 0.5).x0, rtol=1e-4, atol=1e-5)
     assert calls == [1], "one text for all samples is read as one"
 
 
 def test_a_condition_is_read_again_when_the_weights_change_and_where_gradients_reach_them() -> None:
     model, calls = text_denoiser()
-    x, bound = normal(2, 1, 8, 8, dtype=torch.float32), model.given(model.read(["one", "two"]))
+    x, bound = normal(2, 1, 8, 8, dtype=torch.float32), model.given(model.net.conditioner.read(["one", "two"]))
     with torch.no_grad():
         first = bound(x, 0.5).x0
         for parameter in model.net.conditioner.parameters():
             parameter.mul_(1.5)
         second = bound(x, 0.5).x0
-        fresh = model.given(model.read(["one", "two"]))(x, 0.5).x0
+        fresh = model.given(model.net.conditioner.read(["one", "two"]))(x, 0.5).x0
     assert not torch.allclose(first, second) and torch.equal(second, fresh)
     assert len(calls) == 3
     bound(x, 0.5).x0.sum().backward()
@@ -356,7 +357,7 @@ def test_a_condition_is_read_again_when_the_weights_change_and_where_gradients_r
 def test_gradients_of_x_alone_do_not_read_the_text_again() -> None:
     model, calls = text_denoiser()
     model.net.requires_grad_(False)
-    bound, x = model.given(model.read(["one", "two"])), normal(2, 1, 8, 8, dtype=torch.float32)
+    bound, x = model.given(model.net.conditioner.read(["one", "two"])), normal(2, 1, 8, 8, dtype=torch.float32)
     with torch.inference_mode():
         bound(x, 0.5)
     guided = LossGuidance(bound, loss=lambda x0: x0.square().flatten(1).sum(1))

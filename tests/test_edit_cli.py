@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import ebbflow as ef
 from ebbflow.cli.app import run_app
+from ebbflow.conditioning import DataFacts
 from ebbflow.data import load_dataset
 
 TINY = ["--set", "net.channels=[8]", "--set", "train.held_out_every=0", "--set", "train.sample_every=0"]
@@ -207,6 +209,21 @@ def test_from_an_image_to_its_noise_and_back(
     again, original = pixels(out)[0, ..., 0].astype(float), np.asarray(Image.open(digit)).astype(float)
     assert 10 * math.log10(255**2 / ((again - original) ** 2).mean()) == pytest.approx(said["psnr"], abs=0.3)
     assert 5 < said["psnr"] < 40
+
+
+def test_a_file_of_noise_keeps_the_options_of_its_grid(tmp_path: Path) -> None:
+    from ebbflow.runs.edit import read_noise, write_noise
+    from ebbflow.runs.model import Model
+    from ebbflow.runs.plan import Plan
+
+    model = Model(
+        denoiser=ef.oracles.Gaussian(0.0, 0.5, ef.PATHS["flow"]()), facts=DataFacts(dims=(1, 4, 4), is_image=True)
+    )
+    for grid in ("uniform", {"kind": "karras", "rho": 5.0}):
+        write_noise(tmp_path / "n.npz", torch.zeros(1, 1, 4, 4), Plan(seeds=(0,), grid=grid))
+        assert read_noise(tmp_path / "n.npz", model)[1]["grid"] == grid
+    write_noise(tmp_path / "n.npz", torch.zeros(1, 1, 4, 4), Plan(seeds=(0,), grid=lambda path, num_steps: None))
+    assert read_noise(tmp_path / "n.npz", model)[1]["grid"] is None, "the model's own"
 
 
 def test_bad_inversions_are_one_sentence(

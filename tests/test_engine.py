@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import normal
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -308,11 +310,27 @@ def test_a_batch_brings_its_own_noise_and_weights() -> None:
         ([torch.tensor(3.0)], "got a single number"),
         (["text"], "got str"),
         ([(X, 3)], "must be a tensor or a dict of tensors, got int"),
+        ([X[:0]], "no samples in it"),
         ([], "came to their end after 0"),
         (iter([X, X]), "came to their end after 2"),
         (DataLoader([X[0], X[1]], batch_size=None), None),
+        (X, "one batch stands where many are wanted"),
+        ({"x0": X}, "one batch stands where many are wanted"),
     ],
-    ids=["three", "keys", "objects", "number", "text", "condition", "nothing", "exhausted", "unbatched"],
+    ids=[
+        "three",
+        "keys",
+        "objects",
+        "number",
+        "text",
+        "condition",
+        "empty",
+        "nothing",
+        "exhausted",
+        "unbatched",
+        "one",
+        "dict",
+    ],
 )
 def test_what_is_no_batch_is_named(batches: Any, words: str | None) -> None:
     if words is None:
@@ -320,6 +338,12 @@ def test_what_is_no_batch_is_named(batches: Any, words: str | None) -> None:
         return
     with pytest.raises(ValueError, match=words):
         trained(Plain(), batches)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_may_not_be_written_are_data_too() -> None:
+    """As numpy's memory maps and columns of a table are; torch warned."""
+    assert torch.equal(as_batch(np.broadcast_to(X.numpy(), X.shape)).x0, X)
 
 
 def test_wrong_parts_are_refused() -> None:
@@ -332,6 +356,19 @@ def test_wrong_parts_are_refused() -> None:
         fit(of(net), Objective(Flow(), prediction="x0"), [X], optimiser, num_steps=1)
     with pytest.raises(ValueError, match="`accumulate` must be at least 1"):
         Engine(accumulate=0)
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_an_engine_says_its_precision_and_why(multiplies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies)
+    said = Engine(device="cpu").said(torch.device("cpu"))
+    wanted = (
+        "bfloat16: this CPU multiplies it; engine.precision=fp32 turns it off"
+        if multiplies
+        else "float32: this CPU does not multiply bfloat16"
+    )
+    assert said == wanted
+    assert replace(CPU, precision="bf16").said(torch.device("cpu")) == "bfloat16, as engine.precision=bf16 asks"
 
 
 # -- any net, any optimiser -------------------------------------------------------------------------------------------
@@ -416,6 +453,18 @@ def test_old_gradients_do_not_count() -> None:
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_full_is_one_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors has an error of its own for it, which was called a bug of ours."""
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_tensors({"x": X}, tmp_path / "x.safetensors")
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
 
 def trainer_of(splits: Splits, folder: Path, **train: Any) -> Trainer:

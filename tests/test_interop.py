@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import Stream
+from PIL import Image
 from torch import Tensor
 
 import ebbflow as ef
+from ebbflow.cli.app import run_app
 from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, VPDiscrete
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError
@@ -788,3 +790,58 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
     exec(example.replace("FOLDER_OR_NAME", str(tmp_path)), names)
     assert names["samples"].x.shape == (2, 3, 16, 16) and torch.isfinite(names["images"]).all()
     torch.testing.assert_close(names["images"], names["samples"].x, rtol=0.1, atol=0.1)
+
+
+# -- on the command line ----------------------------------------------------------------------------------------------
+
+
+def captioned(folder: Path, num: int) -> Path:
+    folder.mkdir()
+    x = torch.randint(0, 256, (num, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for i, image in enumerate(x.numpy()):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+    rows = [json.dumps({"file_name": f"{i:03d}.png", "text": PROMPTS[i % 2]}) for i in range(num)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    """What a command answers as JSON."""
+    capsys.readouterr()
+    assert run_app([*map(str, arguments), "--device", "cpu", "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_pipeline_of_text_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(stable_diffusion, tmp_path / "text")
+    sample = ["sample", "--ckpt", "hf:text", "--steps", 2]
+    assert asked(capsys, *sample, "--prompt", PROMPTS[0], "--output", "one.png")["num"] == 1
+    assert asked(capsys, *sample, "--output", "some.npz")["num"] == 4, "few where nothing is said"
+    evaluate = ["evaluate", "--ckpt", "hf:text", "--steps", 2, "--num", 120]
+    found = asked(capsys, *evaluate, "--data", captioned(tmp_path / "pictures", 240), "--reference", "train")
+    assert found["frechet"] > 0 and len(found["times"]) == 3 and Path(found["file"]).is_file()
+    assert run_app([*map(str, evaluate), "--data", "digits"]) == 2
+    assert "has none to deal out" in capsys.readouterr().err
+
+
+def test_pipelines_are_measured_and_compared_with_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(
+        lambda: diffusers.DDIMPipeline(unet=unet(in_channels=1, out_channels=1), scheduler=ddim()), tmp_path / "plain"
+    )
+    saved(lambda: dit(num_classes=10), tmp_path / "classes")
+    small = ["--set", "net.channels=[8,16]", "--set", "net.num_heads=2", "--set", "train.sample_every=0"]
+    assert (
+        run_app(["train", "--max-steps", "2", "--save-dir", "run", "--device", "cpu", "--batch-size", "4", *small]) == 0
+    )
+    few = ["--steps", 2, "--num", 200]
+    for name in ("plain", "classes"):
+        assert asked(capsys, "evaluate", "--ckpt", f"hf:{name}", "--data", "digits", *few)["frechet"] > 0
+    for models in (["hf:plain", "run"], ["run", "hf:plain"]):
+        found = asked(capsys, "compare", *models, "--samplers", "ddim", "--guidance", "1,2", *few)
+        assert {(cell["run"], cell["guidance"]) for cell in found["cells"]} == {("plain", 1), ("run", 1), ("run", 2)}

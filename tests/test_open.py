@@ -168,6 +168,21 @@ def test_what_is_wrong_is_said_in_the_words_of_python(name: str, opened: Opened)
     assert "--" not in str(caught.value), "flags are the command line's"
 
 
+def test_every_call_names_what_is_near(opened: Opened) -> None:
+    model, x0 = opened("label"), torch.zeros(1, 8, 8)
+    calls: dict[str, Callable[[], object]] = {
+        "steps": lambda: ef.sample(model, step=3),
+        "strength": lambda: model.edit(x0, strenght=0.5),
+        "resample": lambda: ef.edit(model, x0, resamples=2),
+        "guidance": lambda: ef.evaluate(model, guidence=2),
+        "samplers": lambda: ef.compare([model], sampler="heun"),
+        "features": lambda: ef.evaluate_images("pictures", feature="pca"),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ConfigError, match=f"unknown argument .* Did you mean '{name}'"):
+            call()
+
+
 @pytest.mark.parametrize(
     ("function", "request_class"),
     [
@@ -292,8 +307,14 @@ def test_an_edit_takes_a_file_or_its_pixels(kind: str, digit: Path, folder: Fold
     for image in (x0, x0[0]):
         assert torch.equal(model.edit(image, num=3, strength=0.5, steps=4).x, by_file.x)
     assert torch.equal(ef.edit(folder(kind), digit, num=3, strength=0.5, steps=4, device="cpu").x, by_file.x)
+    by_bytes = model.edit(to_uint8(x0), num=3, strength=0.5, steps=4)
+    assert torch.equal(by_bytes.x, by_file.x), "bytes were taken for numbers in [-1, 1]"
     with pytest.raises(ConfigError, match=r"one image of shape \(1, 8, 8\) in \[-1, 1\] is wanted"):
         model.edit(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ConfigError, match="a picture file or a tensor, got ndarray"):
+        model.edit(np.zeros((1, 8, 8)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="data must be floating numbers, or bytes"):
+        model.edit(torch.zeros(1, 8, 8, dtype=torch.int64))
 
 
 def test_an_edit_with_a_mask_keeps_the_rest_to_the_pixel(digit: Path, opened: Opened, tmp_path: Path) -> None:
@@ -326,3 +347,11 @@ def test_a_picture_is_read_as_training_reads_it(opened: Opened, tmp_path: Path) 
         trained_on = ef.load_dataset(tmp_path / file.stem, size=8, channels=1).train.x0(torch.tensor([0]))
         assert torch.equal(opened("label").image(file), trained_on), file.name
         assert trained_on.std() > 0.1
+
+
+def test_one_model_is_compared_without_a_list(folder: Folder, opened: Opened, tmp_path: Path) -> None:
+    """The letters of a path were taken for folders."""
+    cells = {"samplers": ["euler"], "steps": [1], "guidance": [1], "num": 20, "features": "coordinates"}
+    for one in (folder("points"), str(folder("points")), [opened("points")]):
+        report = ef.compare(one, output=tmp_path / "page.html", **cells)
+        assert [cell.sampler for cell in report.cells] == ["euler"]

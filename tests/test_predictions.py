@@ -220,6 +220,11 @@ def test_singular_pairs_are_refused_and_no_others(name: str, prediction: str) ->
     assert not refused, f"the message recommends {refused}, which this path refuses too: {caught.value}"
 
 
+def test_a_class_is_no_path() -> None:
+    with pytest.raises(ValueError, match=r"a path is an object such as PATHS\['flow'\]\(\), got <class"):
+        check_pair("velocity", Cosine)  # type: ignore[arg-type]
+
+
 def test_unknown_predictions_get_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"unknown prediction 'velocty'. Did you mean 'velocity'"):
         solve("velocty", torch.zeros(1, 1), torch.zeros(1, 1), 0.5, PATH_CASES["flow"])

@@ -105,9 +105,9 @@ def evaluate_images(images: str | Path, request: EvaluateImagesRequest) -> dict[
 
 
 @takes(CompareRequest)
-def compare(models: Sequence[str | Path | Model], request: CompareRequest) -> Report:
-    """Hold open models, or those in folders, against each other on the same seeds; `output` is the page, beside which
-    finished cells are kept.
+def compare(models: str | Path | Model | Sequence[str | Path | Model], request: CompareRequest) -> Report:
+    """Hold open models, or those in folders, against each other on the same seeds, or one against itself; `output` is
+    the page, beside which finished cells are kept.
 
     Raises:
         ConfigError: models of different data, an unknown name, too few samples.
@@ -116,7 +116,8 @@ def compare(models: Sequence[str | Path | Model], request: CompareRequest) -> Re
     from ebbflow.studies.compare import compare as work_of
     from ebbflow.studies.report import page
 
-    opened = [_opened(model, request) for model in models]
+    several = [models] if isinstance(models, str | Path | Model) else models
+    opened = [_opened(model, request) for model in several]
     report = finish(work_of(opened, request, request.output.with_suffix(".cells.jsonl")))
     write_text(request.output, page(report))
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -122,7 +123,12 @@ def _lock(number: int) -> bool:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as one safetensors file, whole or not at all; tied tensors are written once a name."""
+    """Write tensors as one safetensors file, whole or not at all; tied tensors are written once a name.
+
+    Raises:
+        OSError: the disk is full, or refuses for another reason.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     seen: set[tuple[int, Any]] = set()
@@ -133,7 +139,13 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         plain[name] = value.clone() if place in seen or value.untyped_storage().nbytes() > value.nbytes else value
         seen.add(place)
     with whole_file(path) as partial:
-        save_file(plain, partial, metadata=dict(metadata) if metadata else None)
+        try:
+            save_file(plain, partial, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path as File
 from types import ModuleType
 from typing import Any
@@ -57,6 +57,11 @@ _active: list[Extension] = []
 def loaded() -> tuple[Extension, ...]:
     """The modules whose entries are in the registries now."""
     return tuple(_active)
+
+
+def is_of_a_plugin(module: str) -> bool:
+    """Whether code lies in a module that was loaded, its entries being in the registries still or not."""
+    return any(f"{module}.".startswith(f"{name}.") for name in _known)
 
 
 def load(name: str) -> Extension:
@@ -199,7 +204,8 @@ def _checked(module: str, kind: str, entries: Mapping[str, Any]) -> dict[str, An
         where = f"{module}.{kind}[{name!r}]"
         if kind == "SAMPLERS" and not isinstance(entry, Sampler):
             raise ConfigError(f"{where} is no sampler. Decorate the function: @sampler(order=..., evaluations=...).")
-        if kind in CLASSES and not (isinstance(entry, type) and callable(getattr(entry, "build", None))):
+        builds = isinstance(entry, type) and is_dataclass(entry) and callable(getattr(entry, "build", None))
+        if kind in CLASSES and not builds:
             raise ConfigError(f"{where} must be a frozen dataclass with a method `build`, got {entry!r}.")
         if kind != "SAMPLERS" and kind != "PATHS" and not callable(entry) and kind != "TIME_SAMPLERS":
             raise ConfigError(f"{where} must be a function, got {type(entry).__name__}.")

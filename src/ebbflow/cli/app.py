@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import click
@@ -22,27 +22,28 @@ from ebbflow.errors import nearest
 class Verb:
     """A command that is loaded when it is used, so that help is quick.
 
+    Of the verb search-grid, the function is `search_grid` and the request `SearchGridCommand` or `SearchGridRequest`.
+
     Args:
         says: what it does, in a few words.
-        request: module and name of its request, below `ebbflow.requests`.
-        function: module and name of its function, below `ebbflow.cli`.
+        requests: the module of its request, below `ebbflow.requests`.
+        module: that of its function, below `ebbflow.cli`.
         example: what follows its name in its help.
+        function: where its own name would be another thing's.
     """
 
     says: str
-    request: str
-    function: str
+    requests: str
+    module: str
     example: str
+    function: str = ""
 
     def command(self, name: str, path: str) -> click.Command:
         """The command."""
-        cls, function = _named("requests", self.request), _named("cli", self.function)
+        known, stem = vars(import_module(f"ebbflow.requests.{self.requests}")), name.title().replace("-", "")
+        cls = known.get(f"{stem}Command") or known[f"{stem}Request"]
+        function = getattr(import_module(f"ebbflow.cli.{self.module}"), self.function or name.replace("-", "_"))
         return RequestCommand(name, cls, function, f"{path} {name} {self.example}".rstrip())
-
-
-def _named(room: str, name: str) -> Any:
-    module, _, attribute = name.partition(".")
-    return getattr(importlib.import_module(f"ebbflow.{room}.{module}"), attribute)
 
 
 class Verbs(click.Group):
@@ -87,125 +88,43 @@ class Verbs(click.Group):
             )
 
 
+DIGITS, SEVEN = "--ckpt runs/digits", "--ckpt runs/digits --input seven.png"
 PLOTS: dict[str, Verb | click.Command] = {
-    "schedules": Verb(
-        "Alpha, sigma, beta and log-SNR of paths.", "plots.SchedulesRequest", "plots.schedules", "--paths flow,cosine"
-    ),
-    "weights": Verb(
-        "How objectives weigh noise levels.",
-        "plots.WeightsRequest",
-        "plots.weights",
-        "--objectives eps:uniform:uniform@vp",
-    ),
-    "run": Verb("What runs wrote down.", "plots.RunPlotRequest", "plots.run", "runs/a runs/b --output runs.png"),
-    "noising": Verb(
-        "One image noised, in closed form and step by step.",
-        "plots.NoisingRequest",
-        "plots.noising",
-        "--data digits --path cosine",
-    ),
-    "denoising": Verb(
-        "x_t and the x0 predicted from it.",
-        "sampling.DenoisingCommand",
-        "plot_ways.denoising",
-        "--ckpt runs/digits --labels 3 --output way.webp",
-    ),
-    "toy-sampler": Verb(
-        "Why x_t - eps is no sampler.", "sampling.ToySamplerCommand", "plot_ways.toy_sampler", "--ckpt runs/digits"
-    ),
-    "trajectories": Verb(
-        "Ways of 2-D points.", "sampling.TrajectoriesCommand", "plot_ways.trajectories", "--ckpt runs/moons"
-    ),
+    "schedules": Verb("Alpha, sigma, beta and log-SNR of paths.", "plots", "plots", "--paths flow,cosine"),
+    "weights": Verb("How objectives weigh noise levels.", "plots", "plots", "--objectives eps:uniform:uniform@vp"),
+    "run": Verb("What runs wrote down.", "plots", "plots", "runs/a runs/b --output runs.png"),
+    "noising": Verb("One image noised, at once and step by step.", "plots", "plots", "--data digits --path cosine"),
+    "denoising": Verb("x_t and the x0 predicted from it.", "sampling", "plot_ways", "--ckpt runs/digits --labels 3"),
+    "toy-sampler": Verb("Why x_t - eps is no sampler.", "sampling", "plot_ways", "--ckpt runs/digits"),
+    "trajectories": Verb("Ways of 2-D points.", "sampling", "plot_ways", "--ckpt runs/moons"),
 }
 VERBS: dict[str, Verb | click.Command] = {
-    "train": Verb(
-        "Train a model, or go on with it.",
-        "training.TrainRequest",
-        "train.train",
-        "--preset digits --save-dir runs/digits",
-    ),
+    "train": Verb("Train a model, or go on with it.", "training", "train", "--preset digits --save-dir runs/digits"),
     "train-classifier": Verb(
-        "Train a noisy classifier that guides.",
-        "training.TrainClassifierRequest",
-        "train.train_classifier",
-        "--data digits --save-dir runs/classifier",
+        "Train a noisy classifier that guides.", "training", "train", "--save-dir runs/classifier"
     ),
-    "train-autoencoder": Verb(
-        "Train an autoencoder for latent diffusion.",
-        "training.TrainAutoencoderRequest",
-        "train.train_autoencoder",
-        "--data my_pictures --img-size 64",
-    ),
-    "sample": Verb(
-        "Sample a trained model.",
-        "sampling.SampleCommand",
-        "sampling.sample",
-        "--ckpt runs/digits --labels 0-9 --output samples.png",
-    ),
-    "edit": Verb(
-        "Vary an image, or fill in a part of it.",
-        "sampling.EditCommand",
-        "sampling.edit",
-        "--ckpt runs/digits --input seven.png --output edits.png",
-    ),
-    "invert": Verb(
-        "Find the noise from which a model makes an image.",
-        "sampling.InvertCommand",
-        "sampling.invert",
-        "--ckpt runs/digits --input seven.png --output noise.npz",
-    ),
-    "reconstruct": Verb(
-        "Measure the way to noise and back.",
-        "sampling.ReconstructCommand",
-        "sampling.reconstruct",
-        "--ckpt runs/digits --steps 5,10,20",
-    ),
-    "evaluate": Verb(
-        "Measure samples against the data.",
-        "studies.EvaluateCommand",
-        "studies.evaluate",
-        "--ckpt runs/digits --num 1000 --guidance 1",
-    ),
+    "train-autoencoder": Verb("Train an autoencoder for latent diffusion.", "training", "train", "--data my_pictures"),
+    "sample": Verb("Sample a trained model.", "sampling", "sampling", f"{DIGITS} --labels 0-9 --output samples.png"),
+    "edit": Verb("Vary an image, or fill in a part of it.", "sampling", "sampling", f"{SEVEN} --output edits.png"),
+    "invert": Verb("Find the noise that gives an image.", "sampling", "sampling", f"{SEVEN} --output noise.npz"),
+    "reconstruct": Verb("Measure the way to noise and back.", "sampling", "sampling", f"{DIGITS} --steps 5,10,20"),
+    "evaluate": Verb("Measure samples against the data.", "studies", "studies", f"{DIGITS} --num 1000 --guidance 1"),
     "evaluate-images": Verb(
-        "Measure pictures made by anything.",
-        "studies.EvaluateImagesCommand",
-        "studies.evaluate_images",
-        "--images pictures --data digits",
+        "Measure pictures made by anything.", "studies", "studies", "--images pictures --data digits"
     ),
     "compare": Verb(
-        "Compare runs, samplers, grids, steps, guidance.",
-        "studies.CompareCommand",
-        "studies.compare",
-        "runs/a runs/b --samplers ddim,heun --steps 5,10",
+        "Compare runs and ways to sample them.", "studies", "studies", "runs/a runs/b --samplers ddim,heun"
     ),
-    "search-grid": Verb(
-        "Search the times of few steps.",
-        "studies.SearchGridRequest",
-        "studies.search_grid",
-        "--ckpt runs/digits --steps 5,10",
-    ),
-    "likelihood": Verb(
-        "Measure bits a dimension of held-out data.",
-        "studies.LikelihoodRequest",
-        "studies.likelihood",
-        "--ckpt runs/digits --num 64",
-    ),
+    "search-grid": Verb("Search the times of few steps.", "studies", "studies", f"{DIGITS} --steps 5,10"),
+    "likelihood": Verb("Measure bits a dimension of held-out data.", "studies", "studies", f"{DIGITS} --num 64"),
     "claims": Verb(
-        "Measure what is said of diffusion and flow.",
-        "studies.ClaimsRequest",
-        "studies.claims",
-        "--diffusion runs/ddpm --flow runs/flow",
+        "Measure what is said of diffusion and flow.", "studies", "studies", "--diffusion runs/a --flow runs/b"
     ),
-    "verify": Verb(
-        "Prove samplers and paths on exact data.",
-        "studies.VerifyRequest",
-        "verify.verify",
-        "--samplers heun --paths flow,vp --quick",
-    ),
+    "verify": Verb("Prove samplers and paths on exact data.", "studies", "verify", "--samplers heun --paths flow,vp"),
     "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, ways from noise."),
-    "info": Verb("Say what a run is.", "tools.InfoRequest", "inspect.info", "runs/digits"),
-    "list": Verb("List what there is to choose from.", "tools.ListRequest", "inspect.list_names", "samplers heun"),
-    "doctor": Verb("Check this machine.", "tools.DoctorRequest", "inspect.doctor", ""),
+    "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
+    "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),
+    "doctor": Verb("Check this machine.", "tools", "inspect", ""),
 }
 
 

@@ -142,7 +142,7 @@ def _params(entry: Entry) -> list[click.Parameter]:
     found: list[click.Parameter] = []
     if entry.place:
         number = -1 if get_origin(entry.kind) is tuple else 1
-        shown = f"[{entry.name.upper()}]"
+        shown = in_place(entry) if entry.required else f"[{in_place(entry)}]"
         found.append(click.Argument([entry.name], nargs=number, required=False, type=kind, metavar=shown))
     for i, flag in enumerate(entry.flags):
         name = f"{entry.name}{BY_FLAG}{i}"
@@ -170,19 +170,21 @@ def _completion(entry: Entry) -> Callable[..., list[CompletionItem]] | None:
 
 
 def sections(cls: type[Any]) -> dict[str, list[tuple[str, str]]]:
-    """The help of a request: title of a group -> flag and sentence; the request's own fields come first."""
-    found: dict[str, list[tuple[str, str]]] = {"Options": []}
+    """The help of a request: title of a group -> flag and sentence; what must be given and the request's own come
+    first, what all commands have comes last."""
+    found: dict[str, list[tuple[str, str]]] = {"Required": [], "Options": []}
     for entry in entries(cls).values():
         if not entry.hidden:
-            found.setdefault(entry.group or "Options", []).append(help_row(entry))
-    found["Everywhere"] = EVERYWHERE
-    return {title: rows for title, rows in found.items() if rows}
+            group = "Required" if entry.required else entry.group or "Options"
+            found.setdefault(group, []).append(help_row(entry))
+    last = found.pop("Everywhere", []) + EVERYWHERE
+    return {title: rows for title, rows in {**found, "Everywhere": last}.items() if rows}
 
 
 def help_row(entry: Entry) -> tuple[str, str]:
     """The flag with what it takes, and what it does, its default, and whether it must be given."""
     if entry.place:
-        flag = entry.name.upper() + ("..." if get_origin(entry.kind) is tuple else "")
+        flag = in_place(entry)
     elif entry.kind is bool:
         flag = _switch(entry, entry.flags[0])
     else:
@@ -190,6 +192,11 @@ def help_row(entry: Entry) -> tuple[str, str]:
     notes = ["required"] if entry.required else [f"default: {shown}"] if (shown := in_text(entry.default)) else []
     notes += ["may be repeated"] if entry.many else []
     return flag, entry.doc + (f" [{'; '.join(notes)}]" if notes else "")
+
+
+def in_place(entry: Entry) -> str:
+    """What stands for a field that is told by its place."""
+    return entry.name.upper() + ("..." if get_origin(entry.kind) is tuple else "")
 
 
 def wants(kind: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ebbflow.cli.command import spelled
 from ebbflow.errors import CheckpointError, ConfigError, DataError
-from ebbflow.plugins import loaded
+from ebbflow.plugins import is_of_a_plugin
 
 PACKAGE = Path(__file__).parents[1]
 MENDABLE = (ConfigError, CheckpointError, DataError)
@@ -80,11 +80,7 @@ def on_purpose(error: BaseException) -> bool:
         return False
     code = last.tb_frame.f_code
     raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-    return raised and (_ours(code.co_filename) or _of_a_plugin(last.tb_frame.f_globals.get("__name__", "")))
-
-
-def _of_a_plugin(module: str) -> bool:
-    return any(f"{module}.".startswith(f"{plugin.name}.") for plugin in loaded())
+    return raised and (_ours(code.co_filename) or is_of_a_plugin(last.tb_frame.f_globals.get("__name__", "")))
 
 
 def _last(error: BaseException) -> TracebackType | None:

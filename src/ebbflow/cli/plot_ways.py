@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 from ebbflow.cli.common import this_command
 from ebbflow.cli.sampling import opened
 from ebbflow.errors import ConfigError
+from ebbflow.requests.base import narrowed
+from ebbflow.requests.sampling import (
+    DenoisingCommand,
+    SampleRequest,
+    ToySamplerCommand,
+    TrajectoriesCommand,
+    WayCommand,
+)
 
 if TYPE_CHECKING:
-    from ebbflow.requests.sampling import DenoisingCommand, ToySamplerCommand, TrajectoriesCommand, WayCommand
     from ebbflow.runs.model import Model
     from ebbflow.runs.plan import Plan
     from ebbflow.show.strips import Trace
@@ -49,7 +56,6 @@ def toy_sampler(request: ToySamplerCommand) -> None:
 
 def trajectories(request: TrajectoriesCommand) -> None:
     """Draw the ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
-    from ebbflow.requests.sampling import SampleRequest
     from ebbflow.runs.opened import held_out_of
     from ebbflow.runs.plan import plan_of
     from ebbflow.show import canvas
@@ -61,9 +67,7 @@ def trajectories(request: TrajectoriesCommand) -> None:
         raise ConfigError(
             "this model is not of 2-D points. Train one with `ebbflow train --data moons --set net.kind=mlp`."
         )
-    same = ("labels", "prompts", "vectors", "num", "seed", "steps", "grid", "guidance")
-    asked = SampleRequest(**{name: getattr(request, name) for name in same})
-    plan = replace(plan_of(model, asked), options={})
+    plan = replace(plan_of(model, narrowed(SampleRequest, request)), options={})
     ways = {name: _way(model, replace(plan, sampler=name)) for name in dict.fromkeys((request.ode, request.sde))}
     data = held_out_of(model, request.data_dir, 2000)
     canvas.save_picture(draw_trajectories(ways, data.x), request.output, this_command())
@@ -72,17 +76,13 @@ def trajectories(request: TrajectoriesCommand) -> None:
 
 def _planned(request: WayCommand) -> tuple[Model, Plan]:
     """The model and the plan of its samples, of no condition where none was asked for."""
-    from ebbflow.requests.sampling import SampleRequest
     from ebbflow.runs.opened import require_images
     from ebbflow.runs.plan import plan_of
 
     model = opened(request)
     require_images(model, "this picture")
-    names = ("prompts", "vectors", "num", "seed", "sampler", "steps", "grid", "options", "guidance", "clip")
-    asked = {name: getattr(request, name) for name in names}
-    said = any(asked[name] is not None for name in ("prompts", "vectors"))
-    labels = request.labels if request.labels is not None or said else ()
-    return model, plan_of(model, SampleRequest(**asked, labels=labels))
+    said = (request.labels, request.prompts, request.vectors) != (None, None, None)
+    return model, plan_of(model, narrowed(SampleRequest, request, labels=request.labels if said else ()))
 
 
 def _way(model: Model, plan: Plan) -> Trace:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.errors import ConfigError, DataError, choose
-from ebbflow.requests.plots import NoisingRequest, RunPlotRequest, SchedulesRequest, WeightsRequest
+from ebbflow.requests.plots import NoisingRequest, RunRequest, SchedulesRequest, WeightsRequest
 
 
 def schedules(request: SchedulesRequest) -> None:
@@ -49,7 +49,7 @@ def weights(request: WeightsRequest) -> None:
     print(request.output)
 
 
-def run(request: RunPlotRequest) -> None:
+def run(request: RunRequest) -> None:
     """Draw what runs wrote down: training and held-out loss (averaged and raw weights), their gap, gradient norm,
     learning rate, throughput, and loss by log-SNR over the steps."""
     from ebbflow.runs.folder import read_metrics

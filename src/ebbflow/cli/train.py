@@ -182,9 +182,8 @@ def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bo
         tell(f"{folder}: {config.data.name}, {len(splits.train):,} samples of {shape} to train on")
         trainer = Trainer(task_of(config, splits, folder), command=this_command(), should_stop=should_stop)
         start = f"; going on from step {trainer.start}" if trainer.start else ""
-        dtype = str(trainer.dtype).removeprefix("torch.")
         what = trainer.task.card().partition("\n")[0].rstrip(".")
-        tell(f"{what}; {trainer.device.type}, {dtype}{start}")
+        tell(f"{what}; on {trainer.device.type}{start}\n{trainer.precision}")
         ready = trainer.is_finished
         finished = ready or follow(trainer)
     if not finished:

@@ -212,8 +212,10 @@ def check_pair(prediction: Choice | Prediction, path: Path) -> None:
 
     Raises:
         ValueError: d = 0 (eps and score where alpha = 0) or an unbounded target (velocity where alpha' is infinite);
-            the message names the cure.
+            the message names the cure; or a path that is none.
     """
+    if not isinstance(path, Path):
+        raise ValueError(f"a path is an object such as PATHS['flow'](), got {path!r}.")
     reason = _obstacle(prediction, path)
     if reason is None:
         return

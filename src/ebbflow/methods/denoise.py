@@ -4,7 +4,7 @@ walk."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.conditioning import ConditionedNet
-from ebbflow.core.condition import Cond, Condition, expand_rows, to_device
+from ebbflow.core.condition import Cond, expand_rows, to_device
 from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
@@ -38,16 +38,6 @@ class Denoiser(ABC):
     @abstractmethod
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         """E[x0 | x_t] and E[eps | x_t]."""
-
-    def read(self, wanted: Sequence[Condition]) -> Tensor:
-        """The conditions that class indices, prompts or vectors stand for, a row each, in the form that `given` takes.
-
-        Raises:
-            ValueError: this denoiser does not take such a condition.
-        """
-        if not all(isinstance(one, int) for one in wanted):
-            raise ValueError("this model takes class indices only: no prompts and no vectors.")
-        return torch.tensor(wanted)
 
 
 class Conditional(Denoiser):
@@ -98,7 +88,7 @@ def takes_condition(denoiser: Denoiser) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapped(Conditional):
-    """A denoiser around another one, whose path, null condition and reading of conditions it keeps; it takes conditions
+    """A denoiser around another one, whose path, null condition it keeps; it takes conditions
     where the other does."""
 
     inner: Denoiser = field(kw_only=False)
@@ -113,9 +103,6 @@ class Wrapped(Conditional):
 
     def null(self, num: int) -> Cond:
         return conditional(self.inner).null(num)
-
-    def read(self, wanted: Sequence[Condition]) -> Tensor:
-        return self.inner.read(wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +176,6 @@ class NetDenoiser(OutputDenoiser):
         path, prediction, make_null, cond: as in `OutputDenoiser`.
         scale: what x_t is multiplied by: a name of `SCALES` or a function of coefficients.
         clock: what the net is told of t: a name of `CLOCKS` or a function (path, t).
-        make_cond: class indices, prompts or vectors -> conditions; None for a net that takes class indices as they are.
         null_trained: whether training ever dropped the condition; without, the null one means nothing and is refused.
 
     Raises:
@@ -200,7 +186,6 @@ class NetDenoiser(OutputDenoiser):
     net: Net
     scale: Choice | Scale = "unit"
     clock: Choice | Clock = "log_snr"
-    make_cond: Callable[[Sequence[Condition]], Tensor] | None = None
     null_trained: bool = True
     _context: _ReadOnce = field(default_factory=lambda: _ReadOnce(), init=False, repr=False, compare=False)
 
@@ -249,9 +234,6 @@ class NetDenoiser(OutputDenoiser):
                 "conditioning.drop=0.1."
             )
         return super().null(num)
-
-    def read(self, wanted: Sequence[Condition]) -> Tensor:
-        return super().read(wanted) if self.make_cond is None else self.make_cond(wanted)
 
     def on(self, path: Path) -> Self:
         """The same net as a model of the same data on another path.

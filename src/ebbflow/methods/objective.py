@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond
 from ebbflow.core.entries import Choice, spelt
 from ebbflow.core.kernels import log_density, log_level, posteriors, step_divergence
 from ebbflow.core.paths import Path
@@ -23,7 +24,7 @@ from ebbflow.methods.adaptive import ImportanceTimes, Uncertainty
 class Outputs(Protocol):
     """What an objective needs of a denoiser: the raw output in its own prediction."""
 
-    def output(self, x_t: Tensor, t: float | Tensor, cond: Tensor | None) -> Tensor: ...
+    def output(self, x_t: Tensor, t: float | Tensor, cond: Cond | None) -> Tensor: ...
 
 
 class Losses(Protocol):
@@ -34,7 +35,7 @@ class Losses(Protocol):
 
     def draw_times(self, num: int, generator: torch.Generator) -> Tensor: ...
 
-    def losses(self, model: Any, x0: Tensor, cond: Tensor | None, eps: Tensor, t: Tensor) -> Tensor: ...
+    def losses(self, model: Any, x0: Tensor, cond: Any, eps: Tensor, t: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Objective:
         """t, float64 of shape (num,)."""
         return time_sampler(self.times).draw(num, self.path, generator)
 
-    def losses(self, model: Outputs, x0: Tensor, cond: Tensor | None, eps: Tensor, t: Tensor) -> Tensor:
+    def losses(self, model: Outputs, x0: Tensor, cond: Cond | None, eps: Tensor, t: Tensor) -> Tensor:
         """The weighted loss of each sample, a mean over its elements, float32 (or wider) of shape (B,). One network
         evaluation.
 

@@ -92,7 +92,7 @@ class Entry:
         flags: its spellings on the command line.
         each, hidden: as in `Flag`.
         place: whether it is told by its place.
-        group: the first sentence of the class that declares it; "" for the request's own.
+        group: the first sentence of the class that declares it; "" for one of a request, not of a part of several.
     """
 
     name: str
@@ -169,7 +169,7 @@ def _entry(cls: type[Any], field: Field[Any], hint: Any) -> Entry:
         each=flag is not None and flag.each,
         hidden=flag is not None and flag.hidden,
         place=place,
-        group="" if owner is cls else title(owner),
+        group="" if owner is cls or owner.__name__.endswith(("Request", "Command")) else title(owner),
     )
 
 
@@ -277,6 +277,12 @@ def check(request: T) -> T:
         ConfigError: a value of another type or out of range.
     """
     return complete(type(request), values(type(request), vars(request)))
+
+
+def narrowed(cls: type[T], request: Any, **given: Any) -> T:
+    """The request of another class that has the fields which both have, and `given` on top."""
+    shared = entries(cls).keys() & entries(type(request)).keys()
+    return cls(**{**{name: getattr(request, name) for name in shared}, **given})
 
 
 def takes(cls: type[Any], *, without: Iterable[str] = ()) -> Callable[[Callable[..., R]], Callable[..., R]]:

@@ -41,7 +41,7 @@ class WeightsRequest(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlotRequest(Report):
+class RunRequest(Report):
     """A picture of what runs wrote down."""
 
     runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs, finished or not.")]

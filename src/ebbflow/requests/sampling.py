@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from ebbflow.requests.base import Doc, Flag
+from ebbflow.requests.shared import Device, Report, RunData, Seed
 
 Weights = Literal["ema", "raw"]
 
@@ -19,7 +20,7 @@ class Opening:
     """Model."""
 
     weights: Annotated[Weights, Doc("ema (averaged) or raw.")] = "ema"
-    device: Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    device: Device = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +52,23 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Sampling; by default as the run says."""
+class Walk:
+    """Sampling, by default as the run says."""
 
     sampler: Annotated[str | None, Doc("See `ebbflow list samplers`.")] = None
-    steps: Annotated[int | None, Doc("Number of steps."), Ge(1)] = None
     grid: Annotated[str | None, Doc("Where the steps lie: see `ebbflow list grids`, or learned.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Walk):
+    """Sampling, by default as the run says."""
+
+    steps: Annotated[int | None, Doc("Number of steps."), Ge(1)] = None
     options: Annotated[
         dict[str, Any] | None,
-        Doc("Option of the sampler, such as eta=0.5, or of the grid, such as grid.rho=5."),
+        Doc(
+            "Option of the sampler (`ebbflow list samplers ddim`), such as eta=0.5, or of the grid, such as grid.rho=5."
+        ),
         Flag("--set"),
     ] = None
     guidance: Annotated[float | None, Doc("w of u + w (c - u): 1 is conditional, 0 unconditional.")] = None
@@ -123,7 +132,7 @@ class Seeds:
         ),
         Ge(1),
     ] = None
-    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
+    seed: Seed = 0
     seeds: Annotated[
         tuple[int, ...] | None, Doc("Seeds one by one, such as 0-63; sample i depends on its seed alone.")
     ] = None
@@ -140,12 +149,11 @@ class SampleCall(Opening, SampleRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleCommand(SampleRequest, Where):
+class SampleCommand(Report, SampleRequest, Where):
     """Samples of a model as files."""
 
     output: Annotated[Path, Doc("A grid (.png .jpg .webp), all samples (.npz), or a folder of single pictures.")]
     trajectory: Annotated[Path | None, Doc("Also write the way there as an animation (.webp or .gif).")] = None
-    json: Annotated[bool, Doc("Print what was done as JSON.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +170,7 @@ class EditRequest(Sampling, Conditions):
     resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), Ge(1)] = 1
     jump: Annotated[int, Doc("Steps of a piece that is resampled."), Ge(1)] = 1
     num: Annotated[int | None, Doc("How many edits a label, or images of an interpolation."), Ge(1)] = None
-    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +179,7 @@ class EditCall(Opening, EditRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditCommand(EditRequest, Where):
+class EditCommand(Report, EditRequest, Where):
     """Edits of a picture as files."""
 
     output: Annotated[Path, Doc("A picture with the input in front (.png .jpg .webp), all edits (.npz), or a folder.")]
@@ -182,34 +190,26 @@ class EditCommand(EditRequest, Where):
     noise: Annotated[
         Path | None, Doc("In the place of an input: the file of `ebbflow invert`; sampled as it was inverted.")
     ] = None
-    json: Annotated[bool, Doc("Print what was done as JSON.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class InvertCommand(Conditions, Where):
+class InvertCommand(Report, Walk, Conditions, Where):
     """The noise from which a model makes an image."""
 
     input: Annotated[Path, Doc("The image; it is brought to the run's size and channels.")]
     output: Annotated[Path, Doc("An .npz for the noise; `ebbflow edit --noise` goes on from it.")]
     steps: Annotated[int, Doc("Number of steps."), Ge(2)] = 50
     guidance: Annotated[float, Doc("w of u + w (c - u); other values than 1 are not undone well.")] = 1.0
-    sampler: Annotated[str | None, Doc("See `ebbflow list samplers`. Default: the run's.")] = None
-    grid: Annotated[str | None, Doc("Where the steps lie; see `ebbflow list grids`. Default: the run's.")] = None
-    json: Annotated[bool, Doc("Print what was done as JSON.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructCommand(Where):
+class ReconstructCommand(Report, Walk, RunData, Where):
     """How well held-out images survive the way to noise and back."""
 
     steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Ge(2)] = (5, 10, 20, 50)
     num: Annotated[int, Doc("Held-out images."), Ge(1)] = 64
     output: Annotated[Path | None, Doc("Also a picture: the first images and their reconstructions.")] = None
-    data_dir: Annotated[Path | None, Doc("Where the run's data lies, if not where it was trained from.")] = None
-    sampler: Annotated[str | None, Doc("See `ebbflow list samplers`. Default: the run's.")] = None
-    grid: Annotated[str | None, Doc("Where the steps lie; see `ebbflow list grids`. Default: the run's.")] = None
     batch_size: Annotated[int, Doc("Samples a network evaluation."), Ge(1)] = 64
-    json: Annotated[bool, Doc("Print an array of objects.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ class WayCommand(Sampling, Conditions, Where):
     """A picture of the way from noise to samples."""
 
     num: Annotated[int, Doc("How many samples."), Ge(1)] = 3
-    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ class ToySamplerCommand(WayCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoriesCommand(Conditions, Where):
+class TrajectoriesCommand(RunData, Conditions, Where):
     """The ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
 
     output: Annotated[Path, Doc("A picture (.png .jpg .webp).")] = Path("trajectories.png")
@@ -245,5 +245,4 @@ class TrajectoriesCommand(Conditions, Where):
     sde: Annotated[str, Doc("The sampler on the right.")] = "sde"
     steps: Annotated[int, Doc("Number of steps of both."), Ge(1)] = 100
     grid: Annotated[str | None, Doc("Where the steps lie; see `ebbflow list grids`. Default: the run's.")] = None
-    seed: Annotated[int, Doc("Seed of the first sample; the next ones count up."), Ge(0)] = 0
-    data_dir: Annotated[Path | None, Doc("Where the run's data lies, if not where it was trained from.")] = None
+    seed: Seed = 0

@@ -22,9 +22,9 @@ FEATURES = "auto, classifier, pca, coordinates, dinov2:FOLDER or clip:FOLDER."
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How it is told."""
+    """Everywhere."""
 
-    json: Annotated[bool, Doc("Print JSON.")] = False
+    json: Annotated[bool, Doc("Print JSON for programs.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,14 @@ class Batches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class RunData:
+    """Data."""
+
+    data_dir: Annotated[Path | None, Doc("Where the run's data lies, if not where it was trained from.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(RunData):
     """What it is compared with."""
 
     data: Annotated[str | None, Doc("A data set's name, an image folder or an .npz file. Default: the run's own.")] = (
@@ -43,4 +50,3 @@ class Judge:
     )
     reference: Annotated[Literal["held_out", "train"], Doc("Which split of the data.")] = "held_out"
     features: Annotated[str, Doc(FEATURES)] = "auto"
-    data_dir: Annotated[Path | None, Doc("Where the run's data lies. Default: as in training.")] = None

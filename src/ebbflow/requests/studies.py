@@ -11,7 +11,7 @@ from annotated_types import Ge, Interval
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Ending, Place
 from ebbflow.requests.sampling import Opening, Sampling, Where
-from ebbflow.requests.shared import FEATURES, Batches, Device, Judge, Names, Page, Report, Seed, Steps
+from ebbflow.requests.shared import FEATURES, Batches, Device, Judge, Names, Page, Report, RunData, Seed, Steps
 
 Precision = Literal["fp32", "bf16", "auto"]
 
@@ -72,7 +72,7 @@ class CompareCommand(Report, CompareRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodRequest(Report, Where, Batches):
+class LikelihoodRequest(Report, RunData, Batches, Where):
     """The likelihood of held-out data."""
 
     num: Annotated[int, Ge(1), Doc("Held-out samples to measure.")] = 64
@@ -88,7 +88,6 @@ class LikelihoodRequest(Report, Where, Batches):
         Doc("Of the bound's steps. Default: learned, or else large."),
     ] = None
     seed: Annotated[int, Ge(0), Doc("Seed of dequantisation, probes and noise.")] = 0
-    data_dir: Annotated[Path | None, Doc("Where the run's data lies. Default: as in training.")] = None
     output: Annotated[Path | None, Ending(".json"), Doc("Also write the report to this .json file.")] = None
 
     def __post_init__(self) -> None:
@@ -110,7 +109,7 @@ class SearchGridRequest(Report, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClaimsRequest(Report, Batches):
+class ClaimsRequest(Report, RunData, Batches):
     """The study notes' claims on a diffusion and a flow model."""
 
     diffusion: Annotated[Path, Doc("A run on a variance-preserving path.")]
@@ -124,7 +123,6 @@ class ClaimsRequest(Report, Batches):
     device: Device = "auto"
     precision: Annotated[Precision, Doc("In which many samples are made.")] = "auto"
     features: Annotated[str, Doc(FEATURES)] = "auto"
-    data_dir: Annotated[Path | None, Doc("Where the runs' data lies. Default: as in training.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """Runs: a folder, what is built of its configuration, its training, and the open model that is sampled and edited
 with."""
 
-from ebbflow.runs.build import build_denoiser, build_objective, facts_of, load_splits
-from ebbflow.runs.folder import Run, open_run
+from ebbflow.runs.build import facts_of, load_splits
+from ebbflow.runs.folder import open_run
 from ebbflow.runs.model import Model
 from ebbflow.runs.plan import Plan
-from ebbflow.runs.sample import Samples, generate
+from ebbflow.runs.sample import generate
 from ebbflow.runs.tasks import task_of
 from ebbflow.runs.trainer import Progress, Trainer
 
@@ -13,11 +13,7 @@ __all__ = [
     "Model",
     "Plan",
     "Progress",
-    "Run",
-    "Samples",
     "Trainer",
-    "build_denoiser",
-    "build_objective",
     "facts_of",
     "generate",
     "load_splits",

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
-from ebbflow.config import AnyConfig, AutoencoderConfig, RunConfig
+from ebbflow.config import AnyConfig, RunConfig
 from ebbflow.core.noise import fresh_weights, generator_for
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
-from ebbflow.nets.autoencoder import Autoencoder
 from ebbflow.training.batches import Batch, permutation
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
@@ -81,19 +80,12 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
                 prediction=config.objective.prediction,
                 clock=config.objective.clock,
                 make_null=None if conditioner is None else conditioner.null,
-                make_cond=None if conditioner is None else conditioner.read,
                 null_trained=drop_of(config) > 0,
             )
         except ConfigError:
             raise
         except ValueError as error:
             raise ConfigError(str(error)) from error
-
-
-def build_autoencoder(config: AutoencoderConfig, dims: tuple[int, ...]) -> Autoencoder:
-    """A freshly initialised autoencoder, the same for the same `train.seed`."""
-    with fresh_weights(config.train.seed):
-        return config.autoencoder.build(dims)
 
 
 def conditioner_of(denoiser: NetDenoiser) -> Conditioner | None:

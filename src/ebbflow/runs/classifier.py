@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from ebbflow.conditioning import DataFacts
-from ebbflow.config import ClassifierConfig, parse_as
+from ebbflow.config import ClassifierConfig
 from ebbflow.core.noise import fresh_weights
-from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.methods.guidance import NetClassifier
 from ebbflow.nets.classifier import Classifier
-from ebbflow.runs.folder import open_checkpoint, read_facts
+from ebbflow.runs.folder import open_checkpoint
 from ebbflow.training import checkpoint
 from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 
@@ -44,29 +43,18 @@ def accuracy(classifier: NetClassifier, held_out: HeldOut, device: torch.device)
 
 @dataclass(frozen=True, kw_only=True)
 class OpenClassifier:
-    """A trained classifier: its folder, configuration, what it knows of its data, and the classifier itself."""
+    """A trained classifier, its configuration, and what it knows of its data."""
 
-    folder: Path
+    classifier: NetClassifier
     config: ClassifierConfig
     facts: DataFacts
-    classifier: NetClassifier
 
 
 def open_classifier(path: str | Path, *, device: torch.device | str = "cpu") -> OpenClassifier:
-    """The classifier in `path`: its folder or one of its checkpoints.
-
-    Raises:
-        CheckpointError: nothing there, or no classifier of ours.
-    """
-    folder, opened = open_checkpoint(path, "classifier")
-    try:
-        config, facts = parse_as(ClassifierConfig, opened.state["config"]), read_facts(opened.state["facts"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{opened.folder / 'state.json'} does not describe a classifier of this version: {error}"
-        ) from error
+    """The classifier in `path`; see `open_checkpoint`."""
+    _, config, facts, opened = open_checkpoint(path, ClassifierConfig)
     classifier = build_classifier(config, facts)
     assert isinstance(classifier.net, Classifier)
     checkpoint.load_weights(classifier.net, opened.tensors("model"), opened.path("model"))
     classifier.net.to(device).eval().requires_grad_(False)
-    return OpenClassifier(folder=folder, config=config, facts=facts, classifier=classifier)
+    return OpenClassifier(classifier=classifier, config=config, facts=facts)

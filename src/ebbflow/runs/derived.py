@@ -15,8 +15,7 @@ from ebbflow.core.condition import rows_of
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import write_text
 from ebbflow.latent import encoded
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.variance import AnalyticVariance, VarianceTable, measure_variance
+from ebbflow.methods.variance import VarianceTable, measure_variance
 from ebbflow.runs.folder import Run
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.same_data import splits_of_run
@@ -24,11 +23,6 @@ from ebbflow.runs.same_data import splits_of_run
 GRIDS = "grids.json"
 LEARNED = "learned"
 NUM_SAMPLES = 256
-
-
-def with_optimal_variance(model: Opened) -> Denoiser:
-    """The model's denoiser that also knows Var[x0 | x_t]; see `variance_table`."""
-    return AnalyticVariance(inner=model.denoiser, table=variance_table(model))
 
 
 def variance_table(model: Opened) -> VarianceTable:
@@ -39,7 +33,7 @@ def variance_table(model: Opened) -> VarianceTable:
         ConfigError: a model that is no run of ours.
         DataError: the data of the run cannot be read, or is not what it was trained on.
     """
-    run = _run_of(model, "the optimal variance is measured on a run's own data")
+    run = model.require_run("the optimal variance is measured on a run's own data")
     file = run.checkpoint.folder / f"x0_variance_{model.weights}.json"
     if file.is_file():
         return _read_variance(file)
@@ -73,7 +67,7 @@ def learned_times(model: Opened, *, steps: int, sampler: str, guidance: float) -
     Raises:
         ConfigError: none was searched for these weights and this number of steps.
     """
-    run = _run_of(model, "a learned grid is kept with a run's checkpoint")
+    run = model.require_run("a learned grid is kept with a run's checkpoint")
     found = [one for one in learned_grids(run) if one["weights"] == model.weights]
     fitting = [one for one in found if one["steps"] == steps]
     if not fitting:
@@ -114,9 +108,3 @@ def store_grids(run: Run, found: Sequence[dict[str, Any]]) -> Path:
     file = run.checkpoint.folder / GRIDS
     write_text(file, json.dumps([*(one for one in learned_grids(run) if key(one) not in new), *found], indent=2))
     return file
-
-
-def _run_of(model: Opened, why: str) -> Run:
-    if model.run is None:
-        raise ConfigError(f"{model.name} is no run of ebbflow: {why}.")
-    return model.run

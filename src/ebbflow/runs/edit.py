@@ -24,7 +24,8 @@ from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, re
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
-from ebbflow.runs.opened import Opened
+from ebbflow.runs.opened import Opened, require_images
+from ebbflow.runs.pictures import read_mask
 from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, deal, default_plan
 from ebbflow.runs.sample import Samples, bind, results
 
@@ -55,14 +56,20 @@ class Edit:
         return (len(self.times(denoiser, plan)) - 1) * (self.resample if self.mask is not None else 1)
 
 
-def edit_of(request: EditRequest, mask: Tensor | None) -> Edit:
+def edit_of(request: EditRequest, dims: tuple[int, ...], image: Path | None) -> Edit:
     """The edit that a request asks for.
+
+    Args:
+        dims: of the model's images.
+        image: the file that is edited, of whose size a mask may be; None where it is no file.
 
     Raises:
         ConfigError: settings of the inpainting without a mask.
+        DataError: a mask that cannot be read, or of another size.
     """
-    if request.resample > 1 and mask is None:
+    if request.resample > 1 and request.mask is None:
         raise ConfigError("`resample` belongs to inpainting: give a `mask`.")
+    mask = None if request.mask is None else read_mask(request.mask, image, dims)
     strength = request.strength or (SDEDIT if mask is None else INPAINT)
     return Edit(strength=strength, mask=mask, resample=request.resample, jump=request.jump)
 
@@ -77,6 +84,7 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
     Raises:
         ConfigError, ValueError: what the model cannot do.
     """
+    require_images(model, "editing")
     named = any(value is not None for value in (request.labels, request.prompts, request.vectors))
     rows = conditions_of(model, request) if named else ()
     if as_one and len(rows) > 1:

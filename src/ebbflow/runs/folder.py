@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -21,8 +21,6 @@ from ebbflow.config import (
     AutoencoderConfig,
     ClassifierConfig,
     RunConfig,
-    TrainConfig,
-    parse,
     parse_as,
     to_dict,
 )
@@ -35,9 +33,9 @@ from ebbflow.runs.build import build_denoiser
 from ebbflow.runs.latent_files import FILE, space_of
 from ebbflow.training import checkpoint
 from ebbflow.training.checkpoint import Checkpoint
-from ebbflow.training.optim import LearningRate
 from ebbflow.training.task import Joined
 
+C = TypeVar("C", RunConfig, ClassifierConfig)
 Weights = Literal["ema", "raw"]
 FREE_KEYS = (
     "train.num_steps",
@@ -98,7 +96,7 @@ class Run:
         return space_of(tensors, metadata, self.checkpoint.path(part)).to(device)
 
 
-KINDS = {RunConfig: "model", ClassifierConfig: "classifier", AutoencoderConfig: "autoencoder"}
+KINDS: dict[type, str] = {RunConfig: "model", ClassifierConfig: "classifier", AutoencoderConfig: "autoencoder"}
 MADE_BY = {"model": "train", "classifier": "train-classifier", "autoencoder": "train-autoencoder"}
 USES = {
     "model": "Sample it with `ebbflow sample`.",
@@ -172,11 +170,14 @@ def prune(folder: Path, *, keep: int, rows: Sequence[dict[str, Any]]) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def open_checkpoint(path: str | Path, kind: str) -> tuple[Path, Checkpoint]:
-    """The folder of the run in `path`, and its checkpoint; `kind` is "model" or "classifier".
+def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts, Checkpoint]:
+    """What is trained in `path`, of configuration `cls`: its folder, configuration, facts and checkpoint.
+
+    Args:
+        path: its folder (the newest checkpoint), a checkpoint's folder, or a file inside one.
 
     Raises:
-        CheckpointError: nothing there, nothing of ours, or of the other kind.
+        CheckpointError: nothing there, nothing of ours, of another kind, or of a later version.
     """
     folder = Path(path).expanduser()
     if not folder.exists():
@@ -186,34 +187,29 @@ def open_checkpoint(path: str | Path, kind: str) -> tuple[Path, Checkpoint]:
     found = [folder] if (folder / "state.json").is_file() else checkpoints(folder)
     if not found:
         raise CheckpointError(f"{path} is not a run of ebbflow: there is no checkpoint in it.")
-    chosen = found[-1]
-    opened = checkpoint.read(chosen)
+    opened = checkpoint.read(found[-1])
     if int(opened.state.get("format", 1)) > FORMAT:
-        raise CheckpointError(f"{chosen} was written by a later version of ebbflow. Bring this one up to date.")
-    holds = opened.state.get("kind", "model")
+        raise CheckpointError(f"{opened.folder} was written by a later version of ebbflow. Bring this one up to date.")
+    holds, kind = opened.state.get("kind", "model"), KINDS[cls]
     if holds != kind:
         raise CheckpointError(
             f"{path} holds a trained {holds}, and a {kind} is wanted here, which `ebbflow {MADE_BY[kind]}` makes. "
             f"{USES[holds]}"
         )
-    return (chosen.parent.parent if chosen.parent.name == "checkpoints" else chosen), opened
+    try:
+        config, facts = parse_as(cls, opened.state["config"]), read_facts(opened.state["facts"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{opened.folder / 'state.json'} does not describe a {kind} of this version: {error}{_wanting(opened)}"
+        ) from error
+    home = opened.folder.parent.parent if opened.folder.parent.name == "checkpoints" else opened.folder
+    return home, config, facts, opened
 
 
 def open_run(path: str | Path) -> Run:
-    """The run in `path`: a run's folder (its newest checkpoint), a checkpoint's folder, or a file inside one.
-
-    Raises:
-        CheckpointError: nothing there, or nothing of ours.
-    """
-    folder, opened = open_checkpoint(path, "model")
-    try:
-        config = parse(opened.state["config"])
-        known = read_facts(opened.state["facts"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{opened.folder / 'state.json'} does not describe a model of this version: {error}{_wanting(opened)}"
-        ) from error
-    return Run(folder=folder, config=config, facts=known, checkpoint=opened)
+    """The run in `path`; see `open_checkpoint`."""
+    folder, config, facts, opened = open_checkpoint(path, RunConfig)
+    return Run(folder=folder, config=config, facts=facts, checkpoint=opened)
 
 
 def _wanting(opened: Checkpoint) -> str:
@@ -283,18 +279,6 @@ def _changed_length(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         f"the learning rate falls along a cosine over train.num_steps, which was {old['num_steps']} and is now "
         f"{new['num_steps']}: it goes on along the new one. Use train.schedule=constant for a run to be made longer."
     ]
-
-
-def learning_rate(train: TrainConfig) -> LearningRate:
-    """The learning rate of a configuration."""
-    return LearningRate(
-        peak=train.lr,
-        warmup_steps=train.warmup_steps,
-        schedule=train.schedule,
-        num_steps=train.num_steps,
-        decay_every=train.lr_decay_step,
-        decay_rate=train.lr_decay_rate,
-    )
 
 
 def log_metrics(folder: Path, row: dict[str, Any]) -> None:

@@ -90,7 +90,16 @@ class Guides:
     ) -> Denoiser:
         """`denoiser` with a batch's condition bound and everything that guides it around it: the rule or the worse
         model first, then the classifier, then the loss."""
-        bound = self._conditioned(denoiser, guidance, cond, negative, interval, rescale)
+        if self.bad is not None:
+            bound: Denoiser = Autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
+        elif guidance == 1 or (cond is None and negative is None):
+            bound = denoiser
+        else:
+            bound = CONDITION_RULES[self.rule](
+                denoiser, guidance=guidance, negative=negative, interval=interval, rescale=rescale, **self.rule_options
+            )
+        if cond is not None:
+            bound = conditional(bound).given(cond)
         if self.classifier is not None and labels is not None:
             bound = ClassifierGuidance(
                 bound, classifier=self.classifier, labels=labels, scale=self.classifier_scale, interval=interval
@@ -100,24 +109,6 @@ class Guides:
                 bound, loss=self.loss, weight=self.loss_weight, emphasis=self.loss_emphasis, interval=interval
             )
         return bound
-
-    def _conditioned(
-        self,
-        denoiser: Denoiser,
-        guidance: float,
-        cond: Cond | None,
-        negative: Cond | None,
-        interval: tuple[float, float] | None,
-        rescale: float,
-    ) -> Denoiser:
-        if self.bad is not None:
-            guided = Autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
-            return guided if cond is None else guided.given(cond)
-        if guidance == 1 or (cond is None and negative is None):
-            return denoiser if cond is None else conditional(denoiser).given(cond)
-        return CONDITION_RULES[self.rule](
-            denoiser, guidance=guidance, negative=negative, interval=interval, rescale=rescale, **self.rule_options
-        ).given(cond)
 
 
 def check_options(given: Mapping[str, Any], function: Any, what: str, taken: tuple[str, ...]) -> None:

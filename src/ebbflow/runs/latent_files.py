@@ -221,11 +221,3 @@ def load_diffusers(name: str) -> DiffusersAutoencoder:
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"{HF}{name} cannot be loaded as a diffusers AutoencoderKL: {reason}") from error
-
-
-def decoded(space: LatentSpace | None, state: Tensor) -> Tensor:
-    """What a state of the model looks like as data, on the CPU."""
-    if space is None:
-        return state
-    with torch.no_grad():
-        return space.decode(state).cpu()

@@ -3,7 +3,7 @@ line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -11,17 +11,19 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.requests.base import takes
 from ebbflow.requests.sampling import EditRequest, SampleRequest
-from ebbflow.runs.edit import Inverter, edit_image, edit_of, edit_plan, paste_back
-from ebbflow.runs.opened import Opened, require_images
-from ebbflow.runs.pictures import read_mask, read_picture
-from ebbflow.runs.plan import plan_of
-from ebbflow.runs.results import SampleSet, collect
+from ebbflow.runs.edit import Edit, Inverter, edit_image, edit_of, edit_plan, paste_back
+from ebbflow.runs.opened import Opened
+from ebbflow.runs.pictures import read_picture
+from ebbflow.runs.plan import Plan, plan_of
+from ebbflow.runs.results import SampleSet, collect, made_of
 from ebbflow.runs.sample import Samples, generate
+from ebbflow.training.batches import as_floats
+
+Watch = Callable[[Iterator[Samples], int], Iterator[Samples]]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -58,26 +60,25 @@ class Model(Opened):
     @takes(EditRequest)
     def interpolate(self, first: str | Path | Tensor, second: str | Path | Tensor, request: EditRequest) -> SampleSet:
         """Images from the first to the second by way of their noises; `num` of them, ends included."""
-        require_images(self, "editing")
         plan = edit_plan(self, request, as_one=True)
-        pair = torch.cat([self.image(first), self.image(second)])
-        x = Inverter(model=self, plan=plan).between(pair, len(plan.seeds))
-        images = to_uint8(x.clamp(-1, 1))
-        return SampleSet(x=x, images=images, seeds=plan.seeds, conditions=plan.conditions, label_names=self.label_names)
+        return between(self, plan, self.image(first), self.image(second))
 
     def image(self, image: str | Path | Tensor) -> Tensor:
-        """A picture file, or a tensor in [-1, 1], as float32 (1, *dims).
+        """A picture file, a tensor in [-1, 1], or one of bytes, as float32 (1, *dims).
 
         Raises:
-            ConfigError: a tensor of another shape.
+            ConfigError: a tensor of another shape, or neither.
+            ValueError: whole numbers that are no bytes.
             DataError: a picture that cannot be read.
         """
         if isinstance(image, str | Path):
             return read_picture(Path(image), self.dims)[0]
+        if not isinstance(image, Tensor):
+            raise ConfigError(f"an image is a picture file or a tensor, got {type(image).__name__}.")
         x = image if image.ndim == len(self.dims) + 1 else image[None]
         if tuple(x.shape) != (1, *self.dims):
             raise ConfigError(f"one image of shape {self.dims} in [-1, 1] is wanted, got {tuple(image.shape)}.")
-        return x.float()
+        return as_floats(x, torch.float32)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same model elsewhere or in another precision; the weights are moved, not copied.
@@ -106,14 +107,26 @@ def sample_model(model: Opened, request: SampleRequest) -> SampleSet:
 
 def edit_with(model: Model, image: str | Path | Tensor, request: EditRequest) -> SampleSet:
     """The edits that a request asks for; see `Model.edit`."""
-    require_images(model, "editing")
-    plan = edit_plan(model, request)
-    file = Path(image) if isinstance(image, str | Path) else None
-    x0 = model.image(image)
-    mask = None if request.mask is None else read_mask(request.mask, file, model.dims)
-    made = collect(model, plan, edit_image(model, plan, x0, edit_of(request, mask)))
-    x = paste_back(made.x, x0, mask)
-    return replace(made, x=x, images=to_uint8(x.clamp(-1, 1)))
+    plan, file = edit_plan(model, request), Path(image) if isinstance(image, str | Path) else None
+    return edited(model, plan, model.image(image), edit_of(request, model.dims, file))
+
+
+def edited(model: Opened, plan: Plan, x0: Tensor, how: Edit, watch: Watch = lambda steps, total: steps) -> SampleSet:
+    """The edits of the image `x0` (1, *dims) that a plan makes, with the image in front.
+
+    Args:
+        watch: is given the steps and how many there will be, and gives them back.
+    """
+    steps = watch(edit_image(model, plan, x0, how), plan.num_batches * how.num_steps(model.denoiser, plan))
+    kept = {} if how.mask is None else {"kept": torch.where(how.mask, torch.zeros(()), x0)}
+    x = paste_back(collect(model, plan, steps).x, x0, how.mask)
+    return made_of(model, plan, x, before={"input": x0, **kept})
+
+
+def between(model: Opened, plan: Plan, first: Tensor, second: Tensor) -> SampleSet:
+    """Images from the first to the second, each (1, *dims), by way of their noises; one a seed of the plan."""
+    x = Inverter(model=model, plan=plan).between(torch.cat([first, second]), len(plan.seeds))
+    return made_of(model, plan, x, before={"first": first}, after={"second": second})
 
 
 def len_then_name(path: Path) -> tuple[int, str]:

@@ -146,15 +146,21 @@ class Opened:
         """The same with another denoiser of the same data."""
         return replace(self, denoiser=denoiser)
 
-    def describe(self) -> str:
-        """Its data and conditions in a line."""
+    def __repr__(self) -> str:
         size = "x".join(map(str, self.dims))
         latent = f" as latents of {'x'.join(map(str, self.facts.latent_dims))}" if self.facts.latent_dims else ""
         classes = f", {len(self.label_names)} classes" if self.label_names else ""
-        return f"{self.name}: {size}{latent}{classes}"
+        return f"{type(self).__name__}({self.name}: {size}{latent}{classes})"
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.describe()})"
+    def require_run(self, why: str) -> Run:
+        """The run on disk, which only models of ours have.
+
+        Raises:
+            ConfigError: a model from elsewhere; says `why` a run is wanted.
+        """
+        if self.run is None:
+            raise ConfigError(f"{self.name} is no run of ebbflow: {why}.")
+        return self.run
 
 
 def opened_with(
@@ -189,9 +195,7 @@ def held_out_of(model: Opened, data_dir: Path | None, num: int) -> Dataset:
         ConfigError: a model that is no run of ours, whose data is not known.
         ConfigError, DataError: the data is not where it was, or another one.
     """
-    if model.run is None:
-        raise ConfigError(f"{model.name} is no run of ebbflow: its data is not known.")
-    data = splits_of_run(model.run, data_dir).held_out
+    data = splits_of_run(model.require_run("its data is not known"), data_dir).held_out
     if len(data) == 0:
         raise DataError(f"data set {data.name!r} has no held-out samples.")
     return data.select(torch.arange(min(num, len(data))))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.condition import Condition
+from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
@@ -36,6 +37,7 @@ class SampleSet:
         seeds: one a sample.
         conditions: what each sample was to be, or None.
         label_names: names of the classes.
+        before, after: uint8 images (1, C, H, W) by their names, which a picture shows beside every row.
         command: what remakes it, for the files.
     """
 
@@ -44,6 +46,8 @@ class SampleSet:
     seeds: tuple[int, ...]
     conditions: tuple[Condition, ...] | None = None
     label_names: tuple[str, ...] = ()
+    before: Mapping[str, Tensor] = field(default_factory=dict)
+    after: Mapping[str, Tensor] = field(default_factory=dict)
     command: str = ""
 
     def __len__(self) -> int:
@@ -57,7 +61,8 @@ class SampleSet:
 
     def grid(self) -> Image.Image:
         """A picture of all: rows are what was asked for; points as a scatter."""
-        return picture(self.x if self.images is None else self.images, self.conditions, self.label_names)
+        shown = self.x if self.images is None else self.images
+        return picture(shown, self.conditions, self.label_names, before=self.before, after=self.after)
 
     def save(self, path: str | Path) -> Path:
         """Write a grid (.png .jpg .webp), all samples (.npz: uint8 NHWC `arr_0`, labels `arr_1`), or a folder of single
@@ -95,16 +100,30 @@ def collect(model: Opened, plan: Plan, steps: Iterable[Samples], *, command: str
     Raises:
         ConfigError: a plan of no samples.
     """
-    parts = [(one.x, one.images if model.facts.is_image else None) for one in steps if one.done]
+    parts = [one.x for one in steps if one.done]
     if not parts:
         raise ConfigError("no samples were asked for. Give at least one seed.")
-    images = [image for _, image in parts if image is not None]
+    return made_of(model, plan, torch.cat(parts), command=command)
+
+
+def made_of(
+    model: Opened,
+    plan: Plan,
+    x: Tensor,
+    *,
+    before: Mapping[str, Tensor] | None = None,
+    after: Mapping[str, Tensor] | None = None,
+    command: str = "",
+) -> SampleSet:
+    """The results of a plan, `x`, between images that came before and after them, float32 (1, *dims) by their names."""
     return SampleSet(
-        x=torch.cat([x for x, _ in parts]),
-        images=torch.cat(images) if images else None,
+        x=x,
+        images=to_uint8(x.clamp(-1, 1)) if model.facts.is_image else None,
         seeds=plan.seeds,
         conditions=plan.conditions,
         label_names=model.label_names or plan.guides.label_names,
+        before={name: to_uint8(image) for name, image in (before or {}).items()},
+        after={name: to_uint8(image) for name, image in (after or {}).items()},
         command=command,
     )
 
@@ -165,15 +184,26 @@ def save_single(image: Tensor, seed: int, folder: Path, command: str) -> None:
 
 
 def picture(
-    samples: Tensor, conditions: Sequence[Condition] | None = None, label_names: Sequence[str] = ()
+    samples: Tensor,
+    conditions: Sequence[Condition] | None = None,
+    label_names: Sequence[str] = (),
+    *,
+    before: Mapping[str, Tensor] | None = None,
+    after: Mapping[str, Tensor] | None = None,
 ) -> Image.Image:
-    """Images uint8 (N, C, H, W) as a grid whose rows are what was asked for, points (N, D) as a scatter."""
+    """Images uint8 (N, C, H, W) as a grid whose rows are what was asked for, each between those that came before and
+    after it; points (N, D) as a scatter."""
     rows = list(dict.fromkeys(conditions or ()))
     if samples.ndim == 2:
         return scatter(samples, tuple(rows.index(one) for one in conditions) if conditions else None)
-    each = len(samples) // max(1, len(rows))
+    each, names = len(samples) // max(1, len(rows)), [row_name(row, label_names) for row in rows]
+    if before or after:
+        first, last = [*(before or {}).values()], [*(after or {}).values()]
+        parts = [one for row in samples.split(each) for one in (*first, row, *last)]
+        columns = [*(before or {}), *[""] * each, *(after or {})]
+        return canvas.grid(torch.cat(parts), columns=len(columns), row_names=names, column_names=columns)
     if rows and len(samples) % len(rows) == 0 and each <= WIDEST:
-        return canvas.grid(samples, columns=each, row_names=[row_name(row, label_names) for row in rows])
+        return canvas.grid(samples, columns=each, row_names=names)
     return canvas.grid(samples, columns=max(1, min(len(samples), round(len(samples) ** 0.5))))
 
 

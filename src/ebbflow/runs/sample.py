@@ -14,7 +14,8 @@ from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk
-from ebbflow.runs.derived import learned_times, with_optimal_variance
+from ebbflow.methods.variance import AnalyticVariance
+from ebbflow.runs.derived import learned_times, variance_table
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
 
@@ -96,7 +97,9 @@ def results(model: Opened, plan: Plan, steps: Iterator[Step], num_steps: int) ->
 
 def prepared(model: Opened, plan: Plan) -> Opened:
     """The model with what a plan's options ask for: Var[x0 | x_t] for the variance 'optimal'."""
-    return model.with_denoiser(with_optimal_variance(model)) if plan.options.get("variance") == "optimal" else model
+    if plan.options.get("variance") != "optimal":
+        return model
+    return model.with_denoiser(AnalyticVariance(inner=model.denoiser, table=variance_table(model)))
 
 
 def grid_of(model: Opened, plan: Plan) -> Tensor:

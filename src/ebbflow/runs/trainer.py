@@ -21,7 +21,6 @@ from ebbflow.runs.folder import (
     describe,
     forget_after,
     is_due,
-    learning_rate,
     log_metrics,
     metrics,
     prune,
@@ -34,7 +33,7 @@ from ebbflow.training import checkpoint, engine
 from ebbflow.training.ema import EMA
 from ebbflow.training.held_out import bins_by_log_snr
 from ebbflow.training.loop import TrainStep, fit
-from ebbflow.training.optim import adamw
+from ebbflow.training.optim import LearningRate, adamw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +92,9 @@ class Trainer:
         return engine.device_of(self.task.net)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the forward pass multiplies in."""
-        return self.engine.dtype(self.device)
-
-    @property
-    def num_parameters(self) -> int:
-        """Trained parameters."""
-        return sum(p.numel() for p in self.task.net.parameters())
+    def precision(self) -> str:
+        """What the forward pass multiplies in, and why."""
+        return self.engine.said(self.device)
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -153,16 +147,24 @@ class Trainer:
             yield Progress(step=step.step, num_steps=self.train.num_steps, loss=step.loss, lr=step.lr), stopped
 
     def _fit(self) -> Iterator[TrainStep]:
+        train = self.train
         return fit(
             self.task,
             self.task.batches(),
             self.optimiser,
-            num_steps=self.train.num_steps,
+            num_steps=train.num_steps,
             start=self.start,
             engine=self.engine,
             ema=self.ema,
-            lr=learning_rate(self.train),
-            seed=self.train.seed,
+            lr=LearningRate(
+                peak=train.lr,
+                warmup_steps=train.warmup_steps,
+                schedule=train.schedule,
+                num_steps=train.num_steps,
+                decay_every=train.lr_decay_step,
+                decay_rate=train.lr_decay_rate,
+            ),
+            seed=train.seed,
         )
 
     def _is_last(self, step: int) -> bool:

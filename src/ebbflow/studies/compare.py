@@ -98,7 +98,8 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
     _check(request)
     require_comparable(models)
     maps.check_kind(request.features)
-    names, splits, device = names_of(models), splits_of(models[0], request), models[0].device
+    names, device = names_of(models), models[0].device
+    splits = splits_of(next((model for model in models if model.run is not None), models[0]), request)
     reference, other = sides_of(splits, request.reference, request.num)
     plans = [_plans(model, splits, request) for model in models]
     features = yield from features_for(splits, request.features, request.num, len(reference), device)

@@ -30,7 +30,7 @@ class Batch:
         weight: factor of each sample's loss (B,), or None.
 
     Raises:
-        ValueError: their numbers of rows differ.
+        ValueError: their numbers of rows differ, or there are none.
     """
 
     x0: Tensor
@@ -43,6 +43,8 @@ class Batch:
         rows |= {
             name: None if part is None else len(part) for name, part in (("eps", self.eps), ("weight", self.weight))
         }
+        if len(self.x0) == 0:
+            raise ValueError("a batch has no samples in it. Leave empty batches out.")
         wrong = {name: num for name, num in rows.items() if num not in (None, len(self.x0))}
         if wrong:
             raise ValueError(f"a batch of {len(self.x0)} samples needs as many rows of everything, got {wrong}.")
@@ -79,6 +81,8 @@ def batches_from(batches: Batches, start: int, read: Read | None = None) -> Iter
     Raises:
         ValueError: nothing in it, an iterator that is used up, or things that are no batches.
     """
+    if isinstance(batches, Tensor | np.ndarray | Mapping | Batch):
+        raise ValueError("one batch stands where many are wanted. Give a list of it, or a DataLoader that cuts it.")
     step = start
     while True:
         began = step
@@ -125,7 +129,7 @@ def as_batch(item: Any, read: Read | None = None) -> Batch:
 
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype != object:
-        value = torch.from_numpy(value)
+        value = torch.from_numpy(value if value.flags.writeable else value.copy())
     if isinstance(value, Tensor) and value.ndim > 0:
         return value
     raise ValueError(

@@ -132,6 +132,16 @@ class Engine:
         """What the forward pass multiplies in."""
         return pick_precision(self.precision, device)
 
+    def said(self, device: torch.device) -> str:
+        """The precision on a device and the reason for it, in a line."""
+        dtype = self.dtype(device)
+        name, kind = str(dtype).removeprefix("torch."), "CPU" if device.type == "cpu" else "device"
+        if self.precision != "auto":
+            return f"{name}, as engine.precision={self.precision} asks"
+        if dtype == torch.float32:
+            return f"{name}: this {kind} does not multiply bfloat16"
+        return f"{name}: this {kind} multiplies it; engine.precision=fp32 turns it off"
+
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of a forward pass, as a context."""
         dtype = self.dtype(device)

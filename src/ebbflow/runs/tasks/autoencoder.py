@@ -12,12 +12,13 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ebbflow.config import AutoencoderConfig
+from ebbflow.core.noise import fresh_weights
 from ebbflow.data import Dataset, Splits, to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.files import write_text
 from ebbflow.latent import LatentSpace, batches_of
 from ebbflow.nets.autoencoder import Autoencoder, kl_divergence
-from ebbflow.runs.build import DatasetLoader, build_autoencoder, facts_of
+from ebbflow.runs.build import DatasetLoader, facts_of
 from ebbflow.runs.folder import describe
 from ebbflow.runs.latent_files import MODEL, save_space
 from ebbflow.runs.tasks.base import RunTask
@@ -49,7 +50,8 @@ class AutoencoderTask(RunTask):
         if not splits.train.is_image:
             raise ConfigError(f"an autoencoder works on images; {config.data.name!r} holds points. Give other `data`.")
         self.config, self.splits, self.folder, self.facts = config, splits, folder, facts_of(splits.train)
-        self.net = build_autoencoder(config, self.facts.dims)
+        with fresh_weights(config.train.seed):
+            self.net = config.autoencoder.build(self.facts.dims)
 
     def batches(self) -> DatasetLoader:
         train = self.config.train

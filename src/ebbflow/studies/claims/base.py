@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ebbflow.core.condition import Cond, Condition
 from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.data import to_uint8
 from ebbflow.methods.denoise import Denoiser, conditional
@@ -81,6 +82,7 @@ class Side:
         name: "diffusion" or "flow".
         denoiser: float32, no condition bound.
         quick: the same in the precision that many samples are made in.
+        read: class indices in the form that both take.
         objective: what it was trained with.
         grid: where its steps lie.
         ode, sde: its deterministic and its random sampler, names of `SAMPLERS`.
@@ -89,10 +91,16 @@ class Side:
     name: str
     denoiser: Denoiser
     quick: Denoiser
+    read: Callable[[Sequence[Condition]], Cond] = torch.tensor
     objective: Objective
     grid: str
     ode: str
     sde: str
+
+    def given(self, labels: Tensor | None, denoiser: Denoiser | None = None) -> Denoiser:
+        """Its denoiser, or another with the same net, with classes bound, int64 (B,)."""
+        denoiser = self.denoiser if denoiser is None else denoiser
+        return denoiser if labels is None else conditional(denoiser).given(self.read(labels.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +178,6 @@ class Trial:
         """The classes that `num` samples are asked for, in turn, or None."""
         return None if self.labels is None else torch.arange(num) % self.num_classes
 
-    def bound(self, denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
-        """`denoiser` with classes bound, int64 (B,)."""
-        return denoiser if labels is None else conditional(denoiser).given(denoiser.read(labels.tolist()))
-
     def samples(self, side: Side, recipe: Recipe) -> Work[Made]:
         """`num` samples, made when they are first asked for."""
         if (side.name, recipe) not in self.made:
@@ -185,7 +189,7 @@ class Trial:
         guided = side.quick if recipe.guidance == 1 else classifier_free(side.quick, guidance=recipe.guidance)
         name = f"{side.name} {recipe.sampler}{recipe.num_steps}"
         for rows in torch.arange(self.num).split(self.batch_size):
-            bound, done = self.bound(guided, None if labels is None else labels[rows]), int(rows[0])
+            bound, done = side.given(None if labels is None else labels[rows], guided), int(rows[0])
             seeds = [self.seed + int(row) for row in rows]
             x = torch.empty(0)
             for i, state in enumerate(states(bound, self.dims, seeds, recipe, side.grid, self.device), start=1):

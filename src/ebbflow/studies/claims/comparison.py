@@ -123,7 +123,7 @@ def _step_seconds(trial: Trial, side: Side, rows: torch.Tensor, turn: int) -> fl
     if not isinstance(side.denoiser, NetDenoiser) or not isinstance(side.denoiser.net, torch.nn.Module):
         return 0.0
     x0, net = trial.x0[rows], side.denoiser.net
-    cond = None if trial.labels is None else side.denoiser.read(trial.labels[rows].tolist())
+    cond = None if trial.labels is None else side.read(trial.labels[rows].tolist())
     eps = Noise(range(len(rows))).like(x0)
     t = side.objective.draw_times(len(rows), generator_for(trial.seed, "timing", turn))
     net.requires_grad_(True)
@@ -141,7 +141,7 @@ def evaluation_seconds(trial: Trial) -> dict[str, Gap]:
     taken: dict[str, list[float]] = {side.name: [] for side in trial.sides}
     labels = trial.asked(trial.batch_size)
     x = Noise(range(trial.batch_size)).draw(trial.dims).to(trial.device)
-    bound = {side.name: trial.bound(side.quick, labels) for side in trial.sides}
+    bound = {side.name: side.given(labels, side.quick) for side in trial.sides}
     with torch.no_grad():
         for _ in range(NUM_TIMED + 1):
             for side in trial.sides:

@@ -59,18 +59,18 @@ def measure_deterministic(trial: Trial) -> Work[Finding]:
 def differences(trial: Trial, side: Side) -> dict[str, tuple[float, float]]:
     """The largest and the root mean square difference of samples from the same noise, by what was changed."""
     labels = trial.asked(trial.few)
-    bound = trial.bound(side.denoiser, labels)
+    bound = side.given(labels)
     x, times = trial.start(side, trial.few, DRAW_STEPS)
     base = ended(bound, x, times, side.ode)
     parts = [
-        ended(trial.bound(side.denoiser, None if labels is None else labels[rows]), x[rows], times, side.ode)
+        ended(side.given(None if labels is None else labels[rows]), x[rows], times, side.ode)
         for rows in torch.arange(trial.few).split(OTHER_BATCH)
     ]
     finer = grid_times(bound, side.grid, 2 * DRAW_STEPS)
     changed = {
         "nothing": ended(bound, x, times, side.ode),
         f"batches of {OTHER_BATCH}": torch.cat(parts),
-        "bf16 net": ended(trial.bound(in_net_precision(side.denoiser, torch.bfloat16), labels), x, times, side.ode),
+        "bf16 net": ended(side.given(labels, in_net_precision(side.denoiser, torch.bfloat16)), x, times, side.ode),
         "solver dpmpp_2m": ended(bound, x, times, "dpmpp_2m"),
         "twice the steps": ended(bound, x, finer, side.ode),
     }
@@ -121,7 +121,7 @@ def measure_diversity(trial: Trial) -> Work[Finding]:
     for side in trial.sides:
         for sampler in (side.ode, side.sde):
             x, times = trial.start(side, trial.few, DRAW_STEPS)
-            bound = trial.bound(side.quick, trial.asked(trial.few))
+            bound = side.given(trial.asked(trial.few), side.quick)
             found = repeats(bound, x, times, sampler=sampler, num=NUM_REPEATS, seed=trial.seed, options={})
             yield Stage(f"{side.name} repeats", len(rows) + 1, 4)
             made = yield from trial.samples(side, Recipe(sampler=sampler, num_steps=DRAW_STEPS))
@@ -236,7 +236,7 @@ def measure_reconstruction(trial: Trial) -> Work[Finding]:
 
 def there_and_back(trial: Trial, side: Side, x0: Tensor, num_steps: int, sampler: str) -> Tensor:
     """Images inverted with the side's deterministic sampler, then sampled with `sampler` on the same grid."""
-    bound = trial.bound(side.denoiser, None if trial.labels is None else trial.labels[: len(x0)])
+    bound = side.given(None if trial.labels is None else trial.labels[: len(x0)])
     times = grid_times(bound, side.grid, num_steps)
     noise = last(invert(bound, x0, times, sampler=side.ode))
     return ended(bound, noise, times, sampler)

@@ -41,9 +41,9 @@ def measure_simpler(trial: Trial) -> Work[Finding]:
     x0 = trial.x0[:NUM_DENOISED]
     labels = None if trial.labels is None else trial.labels[:NUM_DENOISED]
     for side in trial.sides:
-        cond = None if labels is None else side.denoiser.read(labels.tolist())
+        cond = None if labels is None else side.read(labels.tolist())
         errors[side.name] = yield from denoising_errors(side.denoiser, x0, cond, log_snrs=LOG_SNRS, device=trial.device)
-        bound = trial.bound(side.denoiser, labels)
+        bound = side.given(labels)
         for level in LOG_SNRS:
             rows.append({"net": side.name, "log-SNR": level} | ratios(bound, x0, level, trial.seed))
     weights = {side.name: eps_weight(side.objective, LOG_SNRS) for side in trial.sides}

@@ -258,6 +258,7 @@ def side_of(name: str, model: Opened, how: ClaimsRequest) -> Side:
         name=name,
         denoiser=model.denoiser,
         quick=in_net_precision(model.denoiser, pick_precision(how.precision, model.device)),
+        read=torch.tensor if model.reader is None else model.read,
         objective=build_objective(run_of(model).config),
         grid="uniform" if name == "flow" else "trailing",
         ode="ddim",

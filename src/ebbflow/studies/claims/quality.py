@@ -139,7 +139,7 @@ def measure_straight(trial: Trial) -> Work[Finding]:
     bends: dict[str, list[Tensor]] = {}
     for side in trial.sides:
         labels, num = trial.asked(trial.few), trial.few
-        bound, (x, _) = trial.bound(side.denoiser, labels), trial.start(side, num, 1)
+        bound, (x, _) = side.given(labels), trial.start(side, num, 1)
         found = [bend(bound, x, own_clock=own) for own in (True, False)]
         bends[side.name] = found
         rows.append(
