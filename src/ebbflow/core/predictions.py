@@ -27,6 +27,9 @@ class Estimate:
     """What a denoiser knows at x_t: the conditional means of x0 and eps, shape (B, *dims), with alpha x0 + sigma eps =
     x_t.
 
+    What `solve` gives at a single time works x0 and eps out when they are read, so a net must not write over an output
+    that it has handed out.
+
     Args:
         x0_variance: Var[x0 | x_t] per element where it is known (oracles), for the optimal ancestral variance.
         log_variance_fraction: nu in [0, 1] of a net that learns its variance: log var = nu log large + (1 - nu) log

@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +71,18 @@ class Setting:
     cost: int
 
 
-class Counter:
-    """Rows that a model was asked about."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Counted(Wrapped):
-    """A denoiser that counts the rows it is asked about; with guidance, those of both branches.
+    """A denoiser that notes how many rows each call asks it about; with guidance, those of both branches.
 
     Args:
-        counter: shared by all that are bound from it.
+        sizes: shared by all that are bound from it.
     """
 
-    counter: Counter
+    sizes: list[int] = field(default_factory=list)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        self.counter.rows += len(x_t)
+        self.sizes.append(len(x_t))
         return self.inner(x_t, t)
 
 
@@ -200,11 +193,11 @@ def _short(plan: Plan) -> str:
 
 def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -> Generator[float, None, Cell]:
     """One cell; yields the share that is done. Memory grows with the number of samples by their features only."""
-    plan, counter = setting.plan, Counter()
+    plan, counted = setting.plan, Counted(model.denoiser)
     seen: list[dict[str, Tensor]] = []
-    first, seconds, made = [], 0.0, 0
+    first, seconds, made, failed = [], 0.0, 0, None
     next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
-    batches = generate(model.with_denoiser(Counted(inner=model.denoiser, counter=counter)), plan)
+    batches = generate(model.with_denoiser(counted), plan)
     while True:
         began = time.perf_counter()
         batch = next(batches, None)
@@ -217,28 +210,13 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
             continue
         made += len(x)
         if not bool(torch.isfinite(batch.state).all()):
-            return _cell(model, setting, name, counter.rows / made, seconds, made, failed="samples are not finite")
+            failed = "samples are not finite"
+            break
         seen.append(yardstick.features.of(batch.seen))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
-    samples = Made.of(seen, torch.cat(first))
-    c = yardstick.comparison(samples, plan.labels)
-    cell = _cell(model, setting, name, counter.rows / made, seconds, made)
-    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(samples.first, model.facts.is_image))
-
-
-def _cell(
-    model: Opened,
-    setting: Setting,
-    name: str,
-    evaluations: float,
-    seconds: float,
-    num: int,
-    *,
-    failed: str | None = None,
-) -> Cell:
-    plan, times = setting.plan, _times(model, setting.plan)
-    return Cell(
+    times = _times(model, plan)
+    cell = Cell(
         key=setting.key,
         setting=setting.name,
         run=name,
@@ -246,12 +224,16 @@ def _cell(
         grid=spelt(plan.grid),
         steps=plan.num_steps,
         guidance=plan.guidance,
-        evaluations=evaluations,
+        evaluations=sum(counted.sizes) / made,
         seconds=seconds,
-        num=num,
+        num=made,
         failed=failed,
         times=None if times is None else tuple(times),
     )
+    if failed is not None:
+        return cell
+    c = yardstick.comparison(Made.of(seen, torch.cat(first)), plan.labels)
+    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(torch.cat(first), model.facts.is_image))
 
 
 def _strip(samples: Tensor, is_image: bool) -> str:

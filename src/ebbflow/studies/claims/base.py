@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Verdict = Literal["supported", "refuted", "depends", "not measured"]
+Gap = tuple[float, float]  # a value, or a difference, and its standard error
 CONFIDENT = 2.0  # standard errors from which a difference counts
 NUM_SHOWN = 40  # samples of each setting that are kept for pictures
 
@@ -277,7 +278,17 @@ def repeats(
     return torch.stack(found)
 
 
-def clearly(gap: tuple[float, float]) -> int:
+def squares(x: Tensor) -> Tensor:
+    """The sum of squares of each row, float64 (B,) on the CPU."""
+    return x.cpu().double().flatten(1).square().sum(1)
+
+
+def apart(one: Gap, other: Gap) -> Gap:
+    """The difference of two independent values and its standard error."""
+    return one[0] - other[0], (one[1] ** 2 + other[1] ** 2) ** 0.5
+
+
+def clearly(gap: Gap) -> int:
     """The sign of a (difference, standard error) where it is beyond `CONFIDENT` errors, otherwise 0."""
     value, error = gap
     return 0 if abs(value) <= CONFIDENT * error else (1 if value > 0 else -1)

@@ -17,11 +17,13 @@ from ebbflow.progress import Stage, Work
 from ebbflow.studies.claims.base import (
     Claim,
     Finding,
+    Gap,
     Recipe,
     Side,
     Table,
     Trial,
     Verdict,
+    apart,
     clearly,
 )
 from ebbflow.studies.claims.determinism import DRAW_STEPS, there_and_back
@@ -32,7 +34,6 @@ TRAIN_BATCH = 64
 MOST_STEPS = 50  # in the race to equal quality
 INVERTED_STEPS = 50
 MARGIN = 1.2  # equal quality: within this factor of the worse model's best Frechet distance
-Gap = tuple[float, float]
 
 
 def measure_table(trial: Trial) -> Work[Finding]:
@@ -175,7 +176,7 @@ def table_verdict(rows: list[dict[str, Any]], level: float) -> tuple[Verdict, tu
     inversion = next(name for name in flow if name.startswith("inversion"))
     ode, sde = (next(name for name in flow if name.startswith(f"recall, {kind}")) for kind in ("ODE", "SDE"))
     both_invert = all(row[inversion][0] > 25 for row in rows)
-    gap = (flow[ode][0] - diffusion[sde][0], (flow[ode][1] ** 2 + diffusion[sde][1] ** 2) ** 0.5)
+    gap = apart(flow[ode], diffusion[sde])
     word = {1: "clearly more diverse than", -1: "clearly less diverse than", 0: "not clearly different from"}
     counts = {row["model"]: [v for k, v in row.items() if k.startswith("steps to")] for row in rows}
     because = (

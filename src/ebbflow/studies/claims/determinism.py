@@ -23,6 +23,7 @@ from ebbflow.studies.claims.base import (
     Table,
     Trial,
     Verdict,
+    apart,
     clearly,
     repeats,
 )
@@ -185,10 +186,11 @@ def diversity_verdict(rows: list[dict[str, Any]]) -> tuple[Verdict, tuple[str, .
         + " of the squared distance between different noises, in pixels."
     ]
     for ode, sde in zip(fixed, drawn, strict=True):
-        (a, e), (b, f) = ode["recall"], sde["recall"]
-        sign = clearly((a - b, (e**2 + f**2) ** 0.5))
-        word = {1: "clearly more than", -1: "clearly less than", 0: "not clearly different from"}[sign]
-        because.append(f"Over many noises, {ode['sampler']} has recall {a:.2f}, {word} {sde['sampler']}'s {b:.2f}.")
+        a, b = ode["recall"], sde["recall"]
+        word = {1: "clearly more than", -1: "clearly less than", 0: "not clearly different from"}[clearly(apart(a, b))]
+        because.append(
+            f"Over many noises, {ode['sampler']} has recall {a[0]:.2f}, {word} {sde['sampler']}'s {b[0]:.2f}."
+        )
     return ("supported" if equal and spread else "refuted"), tuple(because)
 
 

@@ -17,17 +17,19 @@ from ebbflow.progress import Stage, Work
 from ebbflow.studies.claims.base import (
     Claim,
     Finding,
+    Gap,
     Recipe,
     Side,
     Table,
     Trial,
     Verdict,
+    apart,
     clearly,
+    squares,
 )
 from ebbflow.studies.claims.draw import curves, pictures, rows_of
 
 Row = dict[str, Any]
-Gap = tuple[float, float]
 THRESHOLD = 500
 FEW_STEPS = (1, 2, 4, 8)
 GUIDANCES = (0.0, 1.0, 2.0, 4.0, 7.5)
@@ -127,13 +129,8 @@ def bend(denoiser: Denoiser, x: Tensor, *, own_clock: bool, num_steps: int = NUM
     c = path.at(1.0)
     chord = (x if own_clock else x / per_sample(c.alpha + c.sigma, x)) - states[-1]
     inner = [slope for t, slope in zip(times[:-1].tolist(), slopes, strict=True) if t < 1]
-    squares = torch.stack([_squares(slope - chord) for slope in inner])
-    return squares.mean(0) / _squares(chord)
-
-
-def _squares(x: Tensor) -> Tensor:
-    """The sum of squares of each row, float64 (B,) on the CPU."""
-    return x.cpu().double().flatten(1).square().sum(1)
+    bends = torch.stack([squares(slope - chord) for slope in inner])
+    return bends.mean(0) / squares(chord)
 
 
 def measure_straight(trial: Trial) -> Work[Finding]:
@@ -264,8 +261,7 @@ def guidance_verdict(rows: dict[float, Row]) -> tuple[Verdict, tuple[str, ...]]:
     """Whether guidance above 1 raises accuracy, and at what price."""
 
     def gap(name: str, one: float, other: float) -> tuple[float, float]:
-        (a, e), (b, f) = rows[one][name], rows[other][name]
-        return a - b, (e**2 + f**2) ** 0.5
+        return apart(rows[one][name], rows[other][name])
 
     top, best = max(rows), min(rows, key=lambda w: rows[w]["Frechet"][0])
     judged = rows[1.0]["label accuracy"] != "-"
