@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,20 @@ def test_signatures_show_every_keyword_and_its_type(function: Any, request_class
     assert keywords and all(p.annotation is not p.empty for p in keywords)
     assert all(f"{p.name}: " in (function.__doc__ or "") for p in keywords)
     assert request_class is None or set(entries(request_class)) <= set(parameters)
+
+
+def test_objects_stand_wherever_names_do(opened: Opened) -> None:
+    model = opened("label")
+    named = model.sample(num=2, sampler="ddim", grid="karras", options={"grid.rho": 3}, steps=4)
+    karras = dataclasses.replace(ef.TIME_GRIDS["karras"], rho=3.0)
+    assert torch.equal(named.x, model.sample(num=2, sampler=ef.SAMPLERS["ddim"], grid=karras, steps=4).x)
+    with pytest.raises(ConfigError, match="unknown sampler"):
+        model.sample(num=2, sampler=len)
+
+
+def test_a_single_number_stands_for_a_list_of_one(opened: Opened) -> None:
+    model = opened("label")
+    assert torch.equal(model.sample(labels=4, num=2).x, model.sample(labels=[4], num=2).x)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def toy_sampler(request: ToySamplerCommand) -> None:
     model, plan = _planned(request)
     dims, times = model.facts.state_dims, grid_of(model, plan)
     toy = toy_trace(bind(model, plan), dims, plan.seeds, times, model.device)
-    picture = draw_toy(model.denoiser.path, toy, _way(model, plan), plan.sampler, model.decode)
+    picture = draw_toy(model.denoiser.path, toy, _way(model, plan), str(plan.sampler), model.decode)
     canvas.save_picture(picture, request.output, this_command())
     print(request.output)
 

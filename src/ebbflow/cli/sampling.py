@@ -60,7 +60,7 @@ def _said(plan: Plan, output: Path, seconds: float) -> dict[str, Any]:
     return {
         "output": str(output),
         "seconds": round(seconds, 3),
-        "sampler": plan.sampler,
+        "sampler": str(plan.sampler),
         "num_steps": plan.num_steps,
         "grid": plan.named_grid,
         "guidance": plan.guidance,
@@ -143,7 +143,7 @@ def invert(request: InvertCommand) -> None:
     write_noise(request.output, noise, plan)
     facts = {
         "output": str(request.output),
-        "sampler": plan.sampler,
+        "sampler": str(plan.sampler),
         "num_steps": plan.num_steps,
         "noise_std": round(float(noise.std()), 4),
         "psnr": round(float(psnr(again, x0)), 2),
@@ -173,7 +173,7 @@ def reconstruct(request: ReconstructCommand) -> None:
     done = list(watched(reconstructions(model, plan, data, request.steps), len(request.steps), unit="report"))
     if request.output is not None:
         _draw(data.x, done, request.output)
-    rows = [{"sampler": plan.sampler, **one.row()} for one in done]
+    rows = [{"sampler": str(plan.sampler), **one.row()} for one in done]
     if request.json:
         print_json(rows)
         return

@@ -19,9 +19,8 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import in_float64, per_sample
 from ebbflow.core.times import TimeGrid
-from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser, Wrapped
-from ebbflow.methods.samplers import SAMPLERS, Sampler, Step
+from ebbflow.methods.samplers import SAMPLERS, Sampler, Step, sampler_of
 from ebbflow.methods.samplers.base import Level, levels_of, remix
 from ebbflow.methods.sampling import grid_times, pure_noise, walk_from
 
@@ -81,7 +80,7 @@ def sdedit(
     noise: Noise,
     *,
     strength: float = 0.6,
-    sampler: str = "ddim",
+    sampler: str | Sampler = "ddim",
     num_steps: int = 50,
     grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
@@ -131,7 +130,7 @@ def inpaint(
     strength: float = 1.0,
     resample: int = 1,
     jump: int = 1,
-    sampler: str = "ddim",
+    sampler: str | Sampler = "ddim",
     num_steps: int = 50,
     grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
@@ -171,7 +170,7 @@ def _resampled(
     x: Tensor,
     pieces: list[Tensor],
     noise: Noise,
-    sampler: str,
+    sampler: str | Sampler,
     options: Mapping[str, object] | None,
 ) -> Iterator[Step]:
     t = float(pieces[0][0])
@@ -186,14 +185,14 @@ def _resampled(
 # -- inversion ---------------------------------------------------------------------------------------------------------
 
 
-def invertible(sampler: str) -> Sampler:
+def invertible(sampler: str | Sampler) -> Sampler:
     """The sampler called `sampler`, which must be deterministic.
 
     Raises:
         ConfigError: unknown sampler.
         ValueError: it draws noise.
     """
-    chosen = choose(SAMPLERS, sampler, "sampler")
+    chosen = sampler_of(sampler)
     if chosen.stochastic:
         known = ", ".join(name for name, other in SAMPLERS.items() if not other.stochastic)
         raise ValueError(f"sampler {sampler!r} draws noise, so it cannot be walked backwards. Use one of {known}.")
@@ -201,7 +200,7 @@ def invertible(sampler: str) -> Sampler:
 
 
 def invert(
-    denoiser: Denoiser, x0: Tensor, times: Tensor, *, sampler: str = "ddim", iterations: int | None = None
+    denoiser: Denoiser, x0: Tensor, times: Tensor, *, sampler: str | Sampler = "ddim", iterations: int | None = None
 ) -> Iterator[Step]:
     """Walk a sampler's grid backwards, from an image to the noise that it comes from: the same integrator with s > t
     (Song et al., 2020, section 4.3, 2010.02502). The Steps' times rise; the last `x` is the state at times[0].
@@ -244,14 +243,14 @@ def _inverted(sampler: Sampler, denoiser: Denoiser, x0: Tensor, levels: list[Lev
 
 
 def reconstruct(
-    denoiser: Denoiser, x0: Tensor, times: Tensor, *, sampler: str = "ddim", iterations: int | None = None
+    denoiser: Denoiser, x0: Tensor, times: Tensor, *, sampler: str | Sampler = "ddim", iterations: int | None = None
 ) -> Tensor:
     """The image out of its own noise: `invert`, then sample on the same grid; shape (B, *dims). Arguments and errors as
     in `invert`."""
     return decode(denoiser, last(invert(denoiser, x0, times, sampler=sampler, iterations=iterations)), times, sampler)
 
 
-def decode(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str = "ddim") -> Tensor:
+def decode(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str | Sampler = "ddim") -> Tensor:
     """Sample with a deterministic sampler from the state `x` at times[0]; shape (B, *dims)."""
     return last(invertible(sampler)(denoiser, x, times))
 
@@ -290,7 +289,7 @@ def interpolate(
     times: Tensor,
     *,
     num: int = 8,
-    sampler: str = "ddim",
+    sampler: str | Sampler = "ddim",
     iterations: int | None = None,
 ) -> Tensor:
     """From one image to another by way of their noises: invert both, `slerp`, decode (Song et al., 2020, section 5.3,

@@ -11,9 +11,9 @@ from torch import Tensor
 from ebbflow.core.condition import Cond
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import in_float64
-from ebbflow.errors import ConfigError, choose
+from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Denoiser, Wrapped, conditional
-from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
 
 TEACHER = "dpmpp_2m"  # exact in the linear part of every path, so that few times serve even where sigma grows fast
 
@@ -54,7 +54,7 @@ def deviations(
     x: Tensor,
     times: Tensor,
     *,
-    sampler: str = "ddim",
+    sampler: str | Sampler = "ddim",
     options: Mapping[str, object] | None = None,
 ) -> Iterator[Tensor]:
     """For each time t_i but the last: the mean squared distance of one step from the teacher's x at t_i to t_j from the
@@ -76,7 +76,7 @@ def deviations(
     Cost: M evaluations for the teacher; M for a sampler of one evaluation a step, and M (M - 1) / 2 more for each
     further evaluation of a step.
     """
-    chosen = choose(SAMPLERS, sampler, "sampler")
+    chosen = sampler_of(sampler)
     if chosen.stochastic or (options or {}).get("eta"):
         raise ConfigError(
             f"sampler {sampler!r} draws noise, so its steps cannot be held against a teacher's. Search with ddim; the "

@@ -14,9 +14,9 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TimeGrid, time_grid
-from ebbflow.errors import ConfigError, choose
+from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.samplers import SAMPLERS, Step
+from ebbflow.methods.samplers import Sampler, Step, sampler_of
 
 LARGEST = 1e9  # of a sampler's option; what is larger leaves float32 on the way
 
@@ -26,7 +26,7 @@ def walk(
     dims: tuple[int, ...],
     seeds: Sequence[int],
     *,
-    sampler: str = "ddim",
+    sampler: str | Sampler = "ddim",
     num_steps: int = 50,
     grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
@@ -39,7 +39,7 @@ def walk(
         denoiser: with its condition bound, one row a sample.
         dims: shape of one sample.
         seeds: one integer a sample.
-        sampler: a name of `SAMPLERS`.
+        sampler: a name of `SAMPLERS`, or a sampler.
         grid: a name of `TIME_GRIDS`, with options or without, or a function (path, num_steps).
         num_steps: at least 1.
         options: keyword options of the sampler.
@@ -68,7 +68,7 @@ class _Answer(Denoiser):
         return Estimate(x0=x_t / 2, eps=x_t / 2, x0_variance=x_t**2, log_variance_fraction=torch.full_like(x_t, 0.5))
 
 
-def check_sampler(sampler: str, options: Mapping[str, object]) -> None:
+def check_sampler(sampler: str | Sampler, options: Mapping[str, object]) -> None:
     """Refuse a sampler or options of it that no walk would take, before anything depends on them: three steps of a
     single number are walked with them.
 
@@ -76,12 +76,12 @@ def check_sampler(sampler: str, options: Mapping[str, object]) -> None:
         ConfigError: unknown sampler or option, or a value of the wrong type.
         ValueError: a value out of range.
     """
-    chosen = choose(SAMPLERS, sampler, "sampler")
+    chosen = sampler_of(sampler)
     chosen.check_names(options)
     for name, value in options.items():
-        checked_value(f"`{name}` of sampler {sampler!r}", value, chosen.options[name].default)
+        checked_value(f"`{name}` of sampler {str(sampler)!r}", value, chosen.options[name].default)
         if isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
-            raise ConfigError(f"`{name}` of sampler {sampler!r} is too large: {value}.")
+            raise ConfigError(f"`{name}` of sampler {str(sampler)!r} is too large: {value}.")
     if options:
         times = torch.tensor([0.9, 0.6, 0.3, 0.0], dtype=torch.float64)
         for _ in walk_from(_Answer(), torch.ones(1, 1), times, Noise([0]), sampler=sampler, options=options):
@@ -99,7 +99,7 @@ def walk_from(
     times: Tensor,
     noise: Noise,
     *,
-    sampler: str = "ddim",
+    sampler: str | Sampler = "ddim",
     options: Mapping[str, object] | None = None,
 ) -> Iterator[Step]:
     """The steps from the state `x` at times[0]; a sampler that draws goes on drawing from `noise`.
@@ -108,7 +108,7 @@ def walk_from(
         ConfigError: unknown sampler or option.
         ValueError: a grid that does not fall, or an option out of range.
     """
-    chosen = choose(SAMPLERS, sampler, "sampler")
+    chosen = sampler_of(sampler)
     extra = {"noise": noise} if chosen.takes_noise else {}
     return chosen(denoiser, x, times, **extra, **(options or {}))
 

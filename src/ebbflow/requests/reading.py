@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import re
+import reprlib
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -82,7 +83,7 @@ def convert(kind: Any, value: Any, *, text: bool = False) -> Any:
     if kind is Any:
         return read_value(value) if text else value
     if not isinstance(value, kind):
-        raise Wrong(f"must be a {kind.__name__}, got {value!r}.")
+        raise Wrong(f"must be a {kind.__name__}, got {reprlib.repr(value)}.")
     return value
 
 
@@ -132,11 +133,11 @@ def _int(value: Any, text: bool) -> int:
     if text:
         value = int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", str(value)) else value
     if isinstance(value, (bool, str)):
-        raise Wrong(f"must be a whole number, got {value!r}.")
+        raise Wrong(f"must be a whole number, got {reprlib.repr(value)}.")
     try:
         number = operator.index(value)
     except TypeError:
-        raise Wrong(f"must be a whole number, got {value!r}.") from None
+        raise Wrong(f"must be a whole number, got {reprlib.repr(value)}.") from None
     if abs(number) >= 2**63:
         raise Wrong(f"must be below 2^63, got {number}.")
     return number
@@ -148,7 +149,7 @@ def _float(value: Any, text: bool) -> float:
             raise ValueError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise Wrong(f"must be a number, got {value!r}.") from None
+        raise Wrong(f"must be a number, got {reprlib.repr(value)}.") from None
     if not math.isfinite(number):
         raise Wrong(f"must be finite, got {value}.")
     return number
@@ -157,19 +158,19 @@ def _float(value: Any, text: bool) -> float:
 def _bool(value: Any, text: bool) -> bool:
     known = {"true": True, "false": False}.get(str(value).lower()) if text else value
     if not isinstance(known, bool):
-        raise Wrong(f"must be true or false, got {value!r}.")
+        raise Wrong(f"must be true or false, got {reprlib.repr(value)}.")
     return known
 
 
 def _str(value: Any, _: bool) -> str:
     if not isinstance(value, str):
-        raise Wrong(f"must be text, got {value!r}.")
+        raise Wrong(f"must be text, got {reprlib.repr(value)}.")
     return value
 
 
 def _path(value: Any, _: bool) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not str(value):
-        raise Wrong(f"must be the path of a file or folder, got {value!r}.")
+        raise Wrong(f"must be the path of a file or folder, got {reprlib.repr(value)}.")
     return Path(value)
 
 
@@ -180,7 +181,7 @@ def _choice(choices: tuple[Any, ...], value: Any, text: bool) -> Any:
     for choice in choices:
         if value == (str(choice) if text else choice) and (text or type(value) is type(choice)):
             return choice
-    raise Wrong(f"must be {one_of(choices)}, got {value!r}.")
+    raise Wrong(f"must be {one_of(choices)}, got {reprlib.repr(value)}.")
 
 
 def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
@@ -199,7 +200,7 @@ def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
     raise (
         reasons[0]
         if len(reasons) == 1
-        else Wrong(" or ".join(str(r).partition(", got")[0] for r in reasons) + f", got {value!r}.")
+        else Wrong(" or ".join(str(r).partition(", got")[0] for r in reasons) + f", got {reprlib.repr(value)}.")
     )
 
 
@@ -209,7 +210,9 @@ def _tuple(kinds: tuple[Any, ...], value: Any, text: bool) -> tuple[Any, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     text = text or isinstance(value, str)
     if not isinstance(parts, Iterable) or len(parts := list(parts)) != len(kinds):
-        raise Wrong(f"must be {len(kinds)} numbers with commas between them (LOW,HIGH where two), got {value!r}.")
+        raise Wrong(
+            f"must be {len(kinds)} numbers with commas between them (LOW,HIGH where two), got {reprlib.repr(value)}."
+        )
     return tuple(convert(kind, part, text=text) for kind, part in zip(kinds, parts, strict=True))
 
 
@@ -220,8 +223,10 @@ def _list(kind: Any, value: Any, text: bool) -> tuple[Any, ...]:
         text = True
     elif isinstance(value, Iterable) and not isinstance(value, Mapping):
         parts = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        parts = [value]
     else:
-        raise Wrong(f"must be a list, got {value!r}.")
+        raise Wrong(f"must be a list, got {reprlib.repr(value)}.")
     try:
         entries = tuple(convert(kind, part, text=text) for part in parts)
     except Wrong as wrong:
@@ -245,7 +250,7 @@ def example(kind: Any) -> str:
 
 def _dict(kind: Any, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise Wrong(f"must be a table of names and values, got {value!r}.")
+        raise Wrong(f"must be a table of names and values, got {reprlib.repr(value)}.")
     for name in value:
         if not isinstance(name, str) or not name.strip():
             raise Wrong(f"must have names as keys, got {name!r}.")

@@ -55,8 +55,10 @@ class Conditions:
 class Walk:
     """Sampling, by default as the run says."""
 
-    sampler: Annotated[str | None, Doc("See `ebbflow list samplers`.")] = None
-    grid: Annotated[str | None, Doc("Where the steps lie: see `ebbflow list grids`, or learned.")] = None
+    sampler: Annotated[str | Callable | None, Doc("See `ebbflow list samplers`; in Python a sampler too.")] = None
+    grid: Annotated[
+        str | Callable | None, Doc("Where the steps lie: see `ebbflow list grids`, or learned; in Python a grid too.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,7 +242,10 @@ NOISE_KEYS = {"sampler": "sampler", "grid": "grid", "num_steps": "steps", "guida
 
 def write_noise(path: Path, noise: Tensor, plan: Plan) -> None:
     """Write the states at the start of a plan's grid, and how they were found, as an .npz file."""
-    known = {key: getattr(plan, key) for key in NOISE_KEYS} | {"grid": json.dumps(plan.named_grid)}
+    known = {key: getattr(plan, key) for key in NOISE_KEYS} | {
+        "sampler": str(plan.sampler),
+        "grid": json.dumps(plan.named_grid),
+    }
     with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, noise=noise.numpy(), **{key: np.array(one) for key, one in known.items()})  # type: ignore[arg-type]
 

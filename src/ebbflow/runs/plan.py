@@ -11,6 +11,7 @@ from ebbflow.conditioning import label_indices
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import Choice
 from ebbflow.errors import ConfigError
+from ebbflow.methods.samplers import Sampler
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
 from ebbflow.runs.derived import LEARNED
@@ -49,7 +50,7 @@ class Plan:
     rescale: float = 0.0
     guides: Guides = Guides()
     clip: bool = False
-    sampler: str = "heun"
+    sampler: str | Sampler = "heun"
     num_steps: int = 10
     grid: Any = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Plan:
 
     @property
     def named_grid(self) -> Choice | None:
-        """Its grid as a file can hold it; None for a model's own one, which has no name."""
+        """Its grid as a file can hold it; None for one that has no name."""
         return self.grid if isinstance(self.grid, str | Mapping) else None
 
     @property
@@ -141,8 +142,8 @@ def changes_of(request: Sampling) -> dict[str, Any]:
     of_grid = {key.removeprefix("grid."): value for key, value in (request.options or {}).items() if "." in key}
     grid: Any = request.grid
     if of_grid:
-        if request.grid is None:
-            raise ConfigError("options of a grid, such as grid.rho=5, need the `grid` that they are of.")
+        if not isinstance(request.grid, str):
+            raise ConfigError("options of a grid, such as grid.rho=5, need the name of the `grid` that they are of.")
         grid = {"kind": request.grid, **of_grid}
     given = {
         "sampler": request.sampler,

@@ -110,7 +110,7 @@ def grid_of(model: Opened, plan: Plan) -> Tensor:
     """
     if not plan.is_learned:
         return grid_times(model.denoiser, plan.grid, plan.num_steps)
-    times = learned_times(model, steps=plan.num_steps, sampler=plan.sampler, guidance=plan.guidance)
+    times = learned_times(model, steps=plan.num_steps, sampler=str(plan.sampler), guidance=plan.guidance)
     return torch.tensor(times, dtype=torch.float64)
 
 

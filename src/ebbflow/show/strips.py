@@ -16,7 +16,7 @@ from ebbflow.core.paths import Path
 from ebbflow.core.shape import per_sample
 from ebbflow.data import to_uint8
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.samplers import Step
+from ebbflow.methods.samplers import Sampler, Step
 from ebbflow.methods.sampling import pure_noise, walk_from
 from ebbflow.show import canvas
 from ebbflow.show.plots import to_picture
@@ -147,7 +147,7 @@ def trace(
     seeds: Sequence[int],
     times: Tensor,
     *,
-    sampler: str,
+    sampler: str | Sampler,
     options: Mapping[str, object] | None = None,
     device: torch.device | str = "cpu",
 ) -> Trace:

@@ -20,7 +20,7 @@ from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import Splits
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.denoise import Wrapped
-from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.methods.samplers import SAMPLERS, sampler_of
 from ebbflow.methods.samplers.base import levels_of
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, source_of
@@ -167,10 +167,17 @@ def _plans(model: Opened, splits: Splits, request: CompareRequest) -> list[Plan]
 def _setting(i: int, model: Opened, weights: str, plan: Plan, request: CompareRequest, yardstick: Yardstick) -> Setting:
     """The key stands for everything that decides a cell's numbers, the machine's kind and the batch size for its
     seconds."""
-    sampler = SAMPLERS[plan.sampler]
+    sampler = sampler_of(plan.sampler)
     name = key_of(
         weights,
-        (plan.sampler, plan.num_steps, spelt(plan.grid), _times(model, plan), plan.guidance, plan.conditions is None),
+        (
+            str(plan.sampler),
+            plan.num_steps,
+            spelt(plan.grid),
+            _times(model, plan),
+            plan.guidance,
+            plan.conditions is None,
+        ),
         (plan.seeds[0], plan.seeds[-1], plan.batch_size, *(("clip",) if plan.clip else ())),
         ("fp32", model.device.type, torch.get_num_threads()),
         (request.reference, data_hash(yardstick.reference), yardstick.features.map.facts["sha256"]),
@@ -220,7 +227,7 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
         key=setting.key,
         setting=setting.name,
         run=name,
-        sampler=plan.sampler,
+        sampler=str(plan.sampler),
         grid=spelt(plan.grid),
         steps=plan.num_steps,
         guidance=plan.guidance,

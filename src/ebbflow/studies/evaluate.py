@@ -239,7 +239,7 @@ def _settings(
         "weights": model.weights,
         "weights_sha256": weights_hash(model),
         "net_precision": request.precision,
-        "sampler": plan.sampler,
+        "sampler": str(plan.sampler),
         "steps": plan.num_steps,
         "grid": plan.named_grid,
         **({"times": grid_of(model, plan).tolist()} if plan.named_grid in (None, LEARNED) else {}),

@@ -1,5 +1,6 @@
 """Samplers: generator functions from noise to data on any path. Adding one is one function and one row here."""
 
+from ebbflow.errors import choose
 from ebbflow.methods.samplers.adaptive import dopri5
 from ebbflow.methods.samplers.ancestral import ddim, ddpm
 from ebbflow.methods.samplers.base import Sampler, Step
@@ -26,4 +27,14 @@ SAMPLERS: dict[str, Sampler] = {
     "unipc": unipc,
 }
 
-__all__ = ["SAMPLERS", "Sampler", "Step"]
+
+def sampler_of(given: str | Sampler) -> Sampler:
+    """The sampler that is meant: a name of `SAMPLERS`, or the sampler itself.
+
+    Raises:
+        ConfigError: unknown name, or no sampler.
+    """
+    return given if isinstance(given, Sampler) else choose(SAMPLERS, str(given), "sampler")
+
+
+__all__ = ["SAMPLERS", "Sampler", "Step", "sampler_of"]

@@ -110,6 +110,9 @@ class Sampler:
         self.name = run.__name__
         self.run, self.order, self.cost, self.stochastic = run, order, evaluations, stochastic
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def is_adaptive(self) -> bool:
         """Whether it chooses its own steps, so that its tolerance and not the grid sets its accuracy."""
