@@ -64,7 +64,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "other digits": ({"seeds": "²"}, "each entry must be a whole number, got '²'"),
     "no seeds": ({"seeds": []}, "`seeds` is an empty list"),
     "negative seed": ({"seeds": [-1]}, "each entry must be at least 0, got -1"),
-    "number for a list": ({"labels": 4}, "`labels` must be a list, got 4"),
+    "a table for a list": ({"labels": {"a": 4}}, "`labels` must be a list, got "),
     "text for a switch": ({"clip": "yes"}, "`clip` must be true or false, got 'yes'"),
     "too large": ({"num_steps": 2**63}, "must be below 2^63"),
     "no table": ({"options": "eta"}, "`options` must be a table"),
