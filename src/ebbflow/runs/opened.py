@@ -99,8 +99,24 @@ class Opened:
         """
         run, place = open_run(path), pick_device(str(device))
         denoiser = run.denoiser(weights, device=place, dtype=dtype)
-        known = opened_with(denoiser, run.config, run.facts, run.space(place), device=place)
-        return cls(**{**vars(known), "name": run.folder.name, "run": run, "weights": weights})
+        model = cls.described(denoiser, run.config, run.facts, run.space(place), device=place)
+        return replace(model, name=run.folder.name, run=run, weights=weights)
+
+    @classmethod
+    def described(
+        cls, denoiser: NetDenoiser, config: RunConfig, facts: DataFacts, space: Space | None, *, device: torch.device
+    ) -> Self:
+        """The model that a run's configuration describes, around a denoiser that `build_denoiser` made."""
+        return cls(
+            denoiser=denoiser,
+            facts=facts,
+            reader=conditioner_of(denoiser),
+            examples=config.conditioning.examples(facts),
+            space=space,
+            defaults=config.sample,
+            is_guidable=drop_of(config) > 0,
+            device=device,
+        )
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -161,22 +177,6 @@ class Opened:
         if self.run is None:
             raise ConfigError(f"{self.name} is no run of ebbflow: {why}.")
         return self.run
-
-
-def opened_with(
-    denoiser: NetDenoiser, config: RunConfig, facts: DataFacts, space: Space | None, *, device: torch.device
-) -> Opened:
-    """The model that a run's configuration describes, around a denoiser that `build_denoiser` made."""
-    return Opened(
-        denoiser=denoiser,
-        facts=facts,
-        reader=conditioner_of(denoiser),
-        examples=config.conditioning.examples(facts),
-        space=space,
-        defaults=config.sample,
-        is_guidable=drop_of(config) > 0,
-        device=device,
-    )
 
 
 def require_images(model: Opened, what: str) -> None:

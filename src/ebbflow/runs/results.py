@@ -141,14 +141,13 @@ def write(
     come, in the memory of one batch.
 
     Args:
-        output: as in `SampleSet.save`.
+        output: as in `SampleSet.save`; `check_output` says whether it can be written, before anything is sampled.
         trajectory: an animation (.webp .gif) of the first batch's way.
         command: what remakes it, for the metadata.
 
     Raises:
         ConfigError: a suffix that cannot be written, or points into a folder.
     """
-    check_output(output, trajectory)
     if not output.suffix and not model.facts.is_image:
         raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
     names = model.label_names or plan.guides.label_names

@@ -24,7 +24,7 @@ from ebbflow.runs.build import (
     resolved,
 )
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
-from ebbflow.runs.opened import opened_with
+from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import deal, default_plan
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
@@ -95,7 +95,7 @@ class ModelTask(DenoiserTask, RunTask):
     def picture(self, net: nn.Module) -> Image:
         """A grid with fixed seeds; rows are classes, captions or vectors where there are conditions."""
         denoiser = self.model(net)
-        model = opened_with(denoiser, self.config, self.facts, self.space, device=device_of(net))
+        model = Opened.described(denoiser, self.config, self.facts, self.space, device=device_of(net))
         rows, points = model.examples[:MAX_ROWS], not self.facts.is_image
         seeds = range(NUM_POINTS if points else GRID_COLUMNS * (len(rows) or GRID_COLUMNS))
         plan = default_plan(model, seeds=seeds, conditions=deal(rows, len(seeds)) if rows else None)
