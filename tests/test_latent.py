@@ -21,6 +21,7 @@ from torch.distributions import kl_divergence as reference_kl
 import ebbflow
 from ebbflow.cli.app import run_app
 from ebbflow.config import AutoencoderConfig, parse, parse_as
+from ebbflow.core.predictions import prediction_of
 from ebbflow.data import Splits, load_dataset, to_uint8
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.latent import DiffusersAutoencoder, LatentSpace, batches_of, encoded, from_description
@@ -319,6 +320,43 @@ def test_a_run_trains_and_samples_decoded_images(run: tuple[Path, Path], tmp_pat
     assert np.array_equal(found["arr_0"], wanted)
     by_api = ebbflow.sample(folder, num=6, labels=[3, 5])
     assert by_api.images is not None and np.array_equal(by_api.images.permute(0, 2, 3, 1).numpy(), wanted)
+
+
+def test_the_edm_target_of_latents_knows_their_deviation(trained: Path, tmp_path: Path) -> None:
+    """sigma_data was 0.5, which suits images, and gave targets of variance up to 3.9; a run that was begun so goes on
+    so."""
+
+    def prediction(folder: str, **said: float) -> object:
+        values: dict[str, dict[str, object]] = {
+            "data": {"name": "digits"},
+            "net": {"channels": [16], "num_heads": 2},
+            "objective": {"prediction": {"kind": "edm", **said}},
+            "latent": {"autoencoder": str(trained) if folder != "images" else None},
+            "train": {"num_steps": 2, "batch_size": 32, "held_out_size": 8},
+            "sample": {"num_steps": 2},
+        }
+        config = parse(json.loads(json.dumps(values)))
+        trainer = Trainer(task_of(config, load_splits(config), tmp_path / folder))
+        for _ in trainer.events():
+            pass
+        opened = open_run(tmp_path / folder)
+        assert prediction_of(opened.config.objective.prediction) == prediction_of(opened.denoiser().prediction)
+        return opened.config.objective.prediction
+
+    ours = {"kind": "edm", "sigma_data": 1.0}
+    assert prediction("fresh") == prediction("fresh") == prediction("fresh", sigma_data=1) == ours
+    assert prediction("said", sigma_data=0.5) == prediction("said", sigma_data=0.5) == {**ours, "sigma_data": 0.5}
+    assert prediction("images") == prediction("images", sigma_data=0.5) == "edm"
+    with pytest.raises(ConfigError, match=r"objective\.prediction is .*0\.5.* there"):
+        prediction("said")
+    file = tmp_path / "said" / "config.json"
+    old = json.loads(file.read_text())
+    old["config"]["objective"]["prediction"] = "edm"  # as it was written before latents had a default of their own
+    file.write_text(json.dumps(old))
+    config = parse(old["config"])
+    for said in ({}, {"sigma_data": 0.5}):
+        again = replace(config, objective=replace(config.objective, prediction={"kind": "edm", **said}))
+        assert task_of(again, load_splits(again), tmp_path / "said").config.objective.prediction == "edm"
 
 
 def test_a_model_of_latents_is_opened_with_its_space(run: tuple[Path, Path]) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ebbflow.conditioning import CONDITIONINGS, AutoConditioning, Conditioning
 from ebbflow.core.entries import Choice, as_choice
 from ebbflow.core.paths import PATHS, Flow, Path
-from ebbflow.core.predictions import PREDICTIONS
+from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
 from ebbflow.errors import ConfigError, choose, nearest
@@ -54,7 +54,8 @@ class ObjectiveConfig:
 
     Args:
         prediction, times, weight: names of `ebbflow list predictions`, `times` and `weights`, or {kind = name, option =
-            value} to set their own numbers.
+            value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, the deviation that they
+            are scaled to, unless a sigma_data is given.
         clock: what the net is told of t.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
@@ -72,9 +73,16 @@ class ObjectiveConfig:
     uncertainty: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prediction", as_choice(PREDICTIONS, self.prediction, "prediction"))
+        object.__setattr__(self, "prediction", _said(self.prediction))
         object.__setattr__(self, "times", as_choice(TIME_SAMPLERS, self.times, "time sampling"))
         object.__setattr__(self, "weight", as_choice(WEIGHTS, self.weight, "weighting"))
+
+
+def _said(prediction: Any) -> Choice:
+    """A prediction as `as_choice` writes it, but with a sigma_data that was given: left out, it depends on the data."""
+    chosen = as_choice(PREDICTIONS, prediction, "prediction")
+    given = isinstance(prediction, Mapping) and "sigma_data" in prediction
+    return {"kind": "edm", "sigma_data": EDM().sigma_data} if given and chosen == "edm" else chosen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
 from ebbflow.config import AnyConfig, RunConfig
+from ebbflow.core.entries import as_choice
 from ebbflow.core.noise import fresh_weights, generator_for
+from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
@@ -39,8 +42,19 @@ def facts_of(dataset: Dataset) -> DataFacts:
     )
 
 
-def resolved(config: RunConfig, facts: DataFacts) -> RunConfig:
-    """`config` with what was left to the data made explicit."""
+def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> RunConfig:
+    """`config` with what was left to the data made explicit: the kind of conditioning, and the deviation of latents.
+
+    Args:
+        begun_with: the prediction of the run that is resumed, None for a fresh one. Runs on latents that say "edm" and
+            no more are older than the default sigma_data = 1 of latents, and stay at 0.5.
+    """
+    prediction = config.objective.prediction
+    if facts.latent_dims is None or begun_with == "edm":
+        prediction = as_choice(PREDICTIONS, prediction, "prediction")
+    elif prediction == "edm":
+        prediction = {"kind": "edm", "sigma_data": 1.0}
+    config = replace(config, objective=replace(config.objective, prediction=prediction))
     if isinstance(config.conditioning, AutoConditioning):
         return replace(config, conditioning=config.conditioning.resolved(facts))
     return config

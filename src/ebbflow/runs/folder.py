@@ -49,6 +49,7 @@ FREE_KEYS = (
 FREE_SECTIONS = ("sample", "engine")
 FORMAT = 2  # 1 had an objective's own tensors in files of their own; it is read for ever
 METRICS = "metrics.jsonl"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,17 +230,21 @@ def take_folder(folder: Path, config: AnyConfig, facts: DataFacts) -> Iterator[l
     _require_home(folder)
     with locked(folder):
         _require_home(folder)
-        file, old, new = folder / "config.json", {}, json.loads(json.dumps(describe(config, facts)))
-        remarks = []
-        if file.is_file():
-            old = json.loads(file.read_text())
-            remarks = _require_same(folder, old, new)
-        write_text(file, json.dumps({**old, **new}, indent=2))
+        old, new = description(folder), json.loads(json.dumps(describe(config, facts)))
+        remarks = _require_same(folder, old, new) if old else []
+        write_text(folder / CONFIG, json.dumps({**old, **new}, indent=2))
         yield remarks
 
 
+def description(folder: Path) -> dict[str, Any]:
+    """What `describe` said of the run in a folder when it was begun; {} where there is none."""
+    file = folder / CONFIG
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
+
+
 def _require_home(folder: Path) -> None:
-    if folder.is_dir() and ((folder / "config.json").is_file() or not {p.name for p in folder.iterdir()} - {LOCK}):
+    if folder.is_dir() and ((folder / CONFIG).is_file() or not {p.name for p in folder.iterdir()} - {LOCK}):
         return
     if folder.exists():
         raise ConfigError(f"{folder} is not empty and holds no run. Choose another `save_dir`.")

@@ -23,6 +23,7 @@ from ebbflow.runs.build import (
     facts_of,
     resolved,
 )
+from ebbflow.runs.folder import description
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import deal, default_plan
@@ -53,7 +54,8 @@ class ModelTask(DenoiserTask, RunTask):
         self.space, self.folder = open_latent_space(config, splits.train, folder), folder
         self.splits = encode(splits, self.space, folder)
         self.facts = facts_of(self.splits.train)
-        self.config = config = resolved(config, self.facts)
+        begun = description(folder).get("config", {}).get("objective", {})
+        self.config = config = resolved(config, self.facts, begun.get("prediction"))
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
         super().__init__(self.conditioned, build_objective(config))
 
