@@ -22,7 +22,7 @@ from ebbflow.methods.oracles import Gaussian
 from ebbflow.metrics import cache
 from ebbflow.metrics.classifier import ClassifierSettings, accuracy
 from ebbflow.metrics.denoising import denoising_errors
-from ebbflow.metrics.features import Classifier, classifier, coordinates, feature_map, features_of, new_net, pca
+from ebbflow.metrics.features import ClassifierFeatures, classifier, coordinates, feature_map, features_of, new_net, pca
 from ebbflow.metrics.scores import METRICS
 from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
@@ -82,7 +82,7 @@ def tables(folder: Path) -> list[Path]:
 
 def test_the_classifier_learns_digits_and_scales_its_features(digits: Splits) -> None:
     settings = replace(QUICK, min_steps=120, max_steps=120, batch_size=64, num_features=32)
-    found: Classifier = finish(classifier(digits, CPU, settings))
+    found: ClassifierFeatures = finish(classifier(digits, CPU, settings))
     right = accuracy(found.net, digits.held_out, CPU)
     assert right is not None and right > 0.9
     assert found.facts["held_out_accuracy"] == right

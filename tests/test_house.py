@@ -99,6 +99,16 @@ def test_every_module_says_what_it_is_and_stays_short() -> None:
         assert len(text.splitlines()) <= 400, f"{path} has more than 400 lines"
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """There were three called Bench, three Curve, and a Model in the signature of `fit` that was not `ebbflow.Model`."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize("kind", [k for k in _catalogue() if k not in ("presets", "times")])
 def test_every_registry_name_is_documented(kind: str) -> None:
     for name, entry in _catalogue()[kind].items():

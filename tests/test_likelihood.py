@@ -19,7 +19,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.likelihood import (
     INTEGRATORS,
-    LEVELS_OFFSET,
+    BYTES_OFFSET,
     dequantised,
     log_likelihood,
     to_bits,
@@ -67,7 +67,7 @@ def test_the_bound_is_exact_for_exact_reverse_kernels(name: str, num_steps: int)
     path = PATH_CASES[name]
     oracle, x0 = Gaussian(0.2, 0.5, path), 0.2 + 0.5 * normal(6, 3, seed=1)
     bound = variational_bound(
-        oracle, torch.cat([x0, x0]), line(1, 0, num_steps), noise=Nodes(), variance="optimal", levels=False
+        oracle, torch.cat([x0, x0]), line(1, 0, num_steps), noise=Nodes(), variance="optimal", of_bytes=False
     )
     mean = bound.total.reshape(2, 6).mean(0)
     torch.testing.assert_close(mean, -oracle.log_prob(x0, 0.0), rtol=1e-9, atol=1e-9)
@@ -81,7 +81,7 @@ def test_the_bound_over_data_is_the_entropy_and_the_mismatch_of_the_prior(name: 
     x0 = torch.tensor([[mean + std], [mean - std]] * 2, dtype=F64)[[0, 1, 2, 3]]
     noise = Nodes()  # rows 0, 1 with +1 and rows 2, 3 with -1: all four pairs
     bound = variational_bound(
-        Gaussian(mean, std, path), x0, line(1, 0, 25), noise=noise, variance="optimal", levels=False
+        Gaussian(mean, std, path), x0, line(1, 0, 25), noise=noise, variance="optimal", of_bytes=False
     )
     c = path.at(1.0)
     ratio = float((c.alpha * std / c.sigma) ** 2 + 1)
@@ -96,7 +96,7 @@ def test_more_steps_tighten_the_bound_of_the_large_variance() -> None:
 
     def gap(num_steps: int, variance: str) -> float:
         twice, grid = torch.cat([x0, x0]), line(1, 0, num_steps)
-        bound = variational_bound(oracle, twice, grid, noise=Nodes(), variance=variance, levels=False)
+        bound = variational_bound(oracle, twice, grid, noise=Nodes(), variance=variance, of_bytes=False)
         return float(bound.total.mean() + oracle.log_prob(x0, 0.0).mean())
 
     gaps = [gap(num_steps, "large") for num_steps in (4, 16, 64, 256)]
@@ -218,12 +218,12 @@ def test_bits_of_integer_data_are_its_entropy() -> None:
     assert float(exact.mean()) == pytest.approx(math.log2(scale * math.sqrt(2 * math.pi * math.e)), abs=0.04)
     uniform = torch.rand(x0.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
     nats = log_likelihood(oracle, dequantised(x0, uniform), trace="known")
-    bits = to_bits(nats, 16, levels=True)
+    bits = to_bits(nats, 16, of_bytes=True)
     assert float((bits - exact).mean()) == pytest.approx(0, abs=3e-3)
     bound = variational_bound(oracle, x0, line(1, 0, 60), noise=Noise(range(400)), variance="optimal")
-    gap = to_bits(-bound.total, 16, levels=False) - exact
+    gap = to_bits(-bound.total, 16, of_bytes=False) - exact
     assert abs(float(gap.mean())) < 4.5 * float(gap.std()) / 20 + 2e-3
-    assert pytest.approx(6.99435, abs=1e-5) == LEVELS_OFFSET
+    assert pytest.approx(6.99435, abs=1e-5) == BYTES_OFFSET
 
 
 def test_dequantising_stays_inside_the_level() -> None:

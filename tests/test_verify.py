@@ -20,7 +20,7 @@ from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.proof import exact, faults
 from ebbflow.proof.tables import page
-from ebbflow.proof.verify import Plan, Verdict, verify
+from ebbflow.proof.verify import Scope, Verdict, verify
 
 F64 = torch.float64
 KEYS = {
@@ -102,7 +102,7 @@ def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, l
 
 @pytest.fixture(scope="module")
 def everything() -> list[Verdict]:
-    plan = Plan(
+    plan = Scope(
         samplers=SAMPLERS,
         paths={name: PATHS[name]() for name in ("flow", "vp_discrete")},
         predictions=tuple(PREDICTIONS),
@@ -125,7 +125,7 @@ def test_the_built_in_ones_pass_and_every_registry_is_covered(everything: list[V
 
 
 def test_every_registered_path_is_in_the_plan_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    plans: list[Plan] = []
+    plans: list[Scope] = []
     monkeypatch.setattr("ebbflow.proof.verify.verify", lambda plan: plans.append(plan) or [])
     monkeypatch.setattr("ebbflow.cli.verify._print", lambda rows, output: None)
     assert run_app(["verify"]) == 0

@@ -13,7 +13,7 @@ from ebbflow.errors import choose
 from ebbflow.requests.studies import VerifyRequest
 
 if TYPE_CHECKING:
-    from ebbflow.proof.verify import Plan, Verdict
+    from ebbflow.proof.verify import Scope, Verdict
 
 T = TypeVar("T")
 NUM_SHOWN = 20
@@ -40,18 +40,18 @@ def verify(request: VerifyRequest) -> int:
     return 0 if all(row.ok for row in rows) else 1
 
 
-def _plan(request: VerifyRequest) -> Plan:
+def _plan(request: VerifyRequest) -> Scope:
     """What the request chooses out of the registries."""
     from ebbflow.core.paths import PATHS
     from ebbflow.core.predictions import PREDICTIONS
     from ebbflow.core.times import TIME_GRIDS
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.plugins import loaded
-    from ebbflow.proof.verify import Plan
+    from ebbflow.proof.verify import Scope
 
     chosen = (request.samplers, request.paths, request.predictions, request.grids)
     added = frozenset[tuple[str, str]]().union(*(plugin.names for plugin in loaded()))
-    plan = Plan(
+    plan = Scope(
         samplers=_chosen(SAMPLERS, request.samplers, "sampler"),
         paths={name: make() for name, make in _chosen(PATHS, request.paths, "path").items()},
         predictions=tuple(_chosen(PREDICTIONS, request.predictions, "prediction")),

@@ -13,16 +13,16 @@ from ebbflow.data.pictures import cifar10, digits, fashion_mnist, mnist
 from ebbflow.data.points import checkerboard, gaussians, moons, rings, swiss_roll
 from ebbflow.errors import ConfigError, DataError, has, nearest
 
-__all__ = ["DATASETS", "Dataset", "Loader", "Splits", "load_dataset", "to_uint8"]
+__all__ = ["DATASETS", "Dataset", "Maker", "Splits", "load_dataset", "to_uint8"]
 
 
-class Loader(Protocol):
+class Maker(Protocol):
     """A function that makes the splits of one named data set; `data_dir` holds or receives its files, if it has any."""
 
     def __call__(self, data_dir: str | Path | None = None) -> Splits: ...
 
 
-DATASETS: dict[str, Loader] = {
+DATASETS: dict[str, Maker] = {
     "digits": digits,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,

@@ -88,8 +88,7 @@ def takes_condition(denoiser: Denoiser) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapped(Conditional):
-    """A denoiser around another one, whose path, null condition it keeps; it takes conditions
-    where the other does."""
+    """A denoiser around another one, whose path and null condition it keeps; it takes conditions where that does."""
 
     inner: Denoiser = field(kw_only=False)
 

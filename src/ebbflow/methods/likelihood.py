@@ -24,7 +24,7 @@ from ebbflow.methods.samplers.ancestral import Variance, step_variance
 from ebbflow.methods.samplers.base import levels_of
 
 Trace = Literal["auto", "exact", "hutchinson", "known"]
-LEVELS_OFFSET = math.log2(127.5)  # bits a dimension between the density of x = u8 / 127.5 - 1 and the mass of a level
+BYTES_OFFSET = math.log2(127.5)  # bits a dimension between the density of x = u8 / 127.5 - 1 and the mass of a level
 EXACT_LIMIT = 16  # up to this many dimensions the trace is summed axis by axis
 START = 0.002  # sigma / alpha where the ODE starts: the density of the data with this much noise on it
 HIGHEST = 20.0  # sigma / alpha up to which steps are equal in log-SNR; what is left of the angle is one step
@@ -36,9 +36,9 @@ class Draws(Protocol):
     def like(self, x: Tensor) -> Tensor: ...
 
 
-def to_bits(nats: Tensor, num_dims: int, *, levels: bool) -> Tensor:
+def to_bits(nats: Tensor, num_dims: int, *, of_bytes: bool) -> Tensor:
     """-nats / (d ln 2), plus log2(127.5) where `nats` is the density of images dequantised over their 256 levels."""
-    return -nats / (num_dims * math.log(2)) + (LEVELS_OFFSET if levels else 0.0)
+    return -nats / (num_dims * math.log(2)) + (BYTES_OFFSET if of_bytes else 0.0)
 
 
 def dequantised(x0: Tensor, uniform: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def variational_bound(
     *,
     noise: Draws,
     variance: Variance = "large",
-    levels: bool = True,
+    of_bytes: bool = True,
 ) -> Bound:
     """The bound that ancestral sampling along `times` optimises, one draw of x_t a step: unbiased, and exact in
     expectation where the reverse kernels are (Ho et al., 2020, eq. 5, 2006.11239).
@@ -90,7 +90,7 @@ def variational_bound(
         variance: of the reverse steps, as in sampler `ddpm`. With "large" the bound tightens as steps are added; with
             "small" it stays loose near clean data. The last step, whose posterior variance is 0, takes the small
             variance of the step before it (Nichol & Dhariwal, 2021, 2102.09672).
-        levels: the last step gives the mass of x0's level out of 256; False, the density at x0.
+        of_bytes: the last step gives the mass of x0's level out of 256; False, the density at x0.
 
     Cost: one evaluation a step. Raises ValueError where the grid does not run down to 0.
     """
@@ -113,7 +113,7 @@ def variational_bound(
             if variance != "optimal":
                 kernel = replace(kernel, small=kernel.large if small is None else small)
             log_variance = as_float64(step_variance(kernel, estimate, variance)).log().to(x0)
-            decoder = -(log_level if levels else log_density)(x0, estimate.x0, log_variance).flatten(1).sum(1)
+            decoder = -(log_level if of_bytes else log_density)(x0, estimate.x0, log_variance).flatten(1).sum(1)
     return Bound(prior=(top.alpha / top.sigma * x0).pow(2).flatten(1).sum(1) / 2, steps=steps, decoder=decoder)
 
 

@@ -48,7 +48,7 @@ class Objective:
             option: value}, or the object.
         variance: "learned" takes a net of 2C output channels, whose second half is trained by `vlb_weight` times the
             variational bound: the hybrid objective of Nichol & Dhariwal (2021, eq. 16, 2102.09672).
-        levels: whether images are levels u8 / 127.5 - 1, whose mass the bound measures; False for latents.
+        of_bytes: whether images are u8 / 127.5 - 1, so that the bound measures the mass of a byte; False for latents.
         vlb_weight: 0.001 as there; the bound is in bits a dimension, a sum over all steps of the chain.
         time_bins: bins of times "importance", whose history is this objective's `importance`.
         learn_uncertainty: divide the losses by what is learned of them, this objective's `uncertainty`, whose
@@ -65,7 +65,7 @@ class Objective:
     weight: Choice | Weight = field(default="uniform", kw_only=True)
     variance: Literal["fixed", "learned"] = field(default="fixed", kw_only=True)
     vlb_weight: float = field(default=0.001, kw_only=True)
-    levels: bool = field(default=True, kw_only=True)
+    of_bytes: bool = field(default=True, kw_only=True)
     time_bins: int = field(default=100, kw_only=True)
     learn_uncertainty: bool = field(default=False, kw_only=True)
 
@@ -147,6 +147,6 @@ class Objective:
         known, large = per_sample(log_small, x0), per_sample(kernel.large.log(), x0)
         log_variance = torch.lerp(known, large, fraction.to(x0))
         shift = per_sample(kernel.from_x0, x0) * (guess - x0)
-        decoder = -(log_level if self.levels and x0.ndim == 4 else log_density)(x0, guess, log_variance)
+        decoder = -(log_level if self.of_bytes and x0.ndim == 4 else log_density)(x0, guess, log_variance)
         terms = torch.where(per_sample(first, x0) > 0, decoder, step_divergence(shift, known, log_variance))
         return num_steps / math.log(2) * terms.flatten(1).mean(1)

@@ -51,11 +51,11 @@ def walk(
         ValueError: `num_steps` below 1, or an option out of range.
     """
     noise = Noise(seeds)
-    levels = grid_times(denoiser, grid, num_steps) if times is None else torch.tensor(times, dtype=torch.float64)
-    if len(levels) != num_steps + 1:
-        raise ValueError(f"{num_steps} steps need {num_steps + 1} `times`, got {len(levels)}.")
-    x = pure_noise(denoiser, noise.draw(dims).to(device), levels)
-    return walk_from(denoiser, x, levels, noise, sampler=sampler, options=options)
+    falling = grid_times(denoiser, grid, num_steps) if times is None else torch.tensor(times, dtype=torch.float64)
+    if len(falling) != num_steps + 1:
+        raise ValueError(f"{num_steps} steps need {num_steps + 1} `times`, got {len(falling)}.")
+    x = pure_noise(denoiser, noise.draw(dims).to(device), falling)
+    return walk_from(denoiser, x, falling, noise, sampler=sampler, options=options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,8 +67,8 @@ def raw_steps(*, num_steps: int = 1000, first: int = 0) -> RawSteps:
 SCALES: dict[str, Scale] = {"unit": unit, "none": none}
 CLOCKS: dict[str, Clock] = {"log_snr": log_snr, "time": time, "raw_steps": RawSteps()}
 
-NUM_LEVELS = 25
-LEVELS = 12.0  # log-SNRs within which two paths are compared; beyond, x_t is one of its parts alone
+NUM_LOG_SNRS = 25
+COMPARED = 12.0  # log-SNRs within which two paths are compared; beyond, x_t is one of its parts alone
 
 
 def same_to_the_net(
@@ -82,14 +82,14 @@ def same_to_the_net(
     Raises:
         ValueError: something differs, or the paths share no log-SNR.
     """
-    low = max(-LEVELS, *(float(one.log_snr(1.0)) for one in (path, other)))
-    if not low < LEVELS:
+    low = max(-COMPARED, *(float(one.log_snr(1.0)) for one in (path, other)))
+    if not low < COMPARED:
         raise ValueError(f"paths {path_name(path)!r} and {path_name(other)!r} share no noise levels.")
-    levels = torch.linspace(low, LEVELS, NUM_LEVELS, dtype=torch.float64)
+    log_snrs = torch.linspace(low, COMPARED, NUM_LOG_SNRS, dtype=torch.float64)
     shown, told, meant = (entry(SCALES, scale, "scale"), entry(CLOCKS, clock, "clock"), prediction_of(prediction))
 
     def views(one: Path) -> dict[str, Tensor]:
-        t = one.time_of(levels)
+        t = one.time_of(log_snrs)
         c = one.at(t)
         return {
             f"scale {spelt(scale)!r} shows the net x_t of another size": torch.stack([c.alpha, c.sigma]) * shown(c),

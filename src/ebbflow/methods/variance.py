@@ -15,7 +15,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import in_float64, per_sample
 from ebbflow.methods.denoise import Denoiser, Wrapped, conditional
 
-NUM_LEVELS = 29
+NUM_LOG_SNRS = 29
 LOG_SNR_RANGE = (-14.0, 14.0)
 
 
@@ -75,10 +75,10 @@ def measure_variance(
     """
     path, generator = denoiser.path, generator_for(seed, "variance")
     low, high = max(LOG_SNR_RANGE[0], float(path.log_snr(1.0))), LOG_SNR_RANGE[1]
-    levels: Sequence[float] = torch.linspace(low, high, NUM_LEVELS, dtype=torch.float64).tolist()
+    log_snrs: Sequence[float] = torch.linspace(low, high, NUM_LOG_SNRS, dtype=torch.float64).tolist()
     eps = torch.randn(x0.shape, generator=generator)
-    found = [_error(denoiser, x0, cond, eps.to(x0), float(path.time_of(level)), batch_size) for level in levels]
-    return VarianceTable(log_snr=tuple(levels), variance=tuple(max(value, 1e-12) for value in found))
+    found = [_error(denoiser, x0, cond, eps.to(x0), float(path.time_of(log_snr)), batch_size) for log_snr in log_snrs]
+    return VarianceTable(log_snr=tuple(log_snrs), variance=tuple(max(value, 1e-12) for value in found))
 
 
 def _error(denoiser: Denoiser, x0: Tensor, cond: Cond | None, eps: Tensor, t: float, batch_size: int) -> float:

@@ -45,7 +45,7 @@ class FeatureMap(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier:
+class ClassifierFeatures:
     """The penultimate layer of a classifier of the data set.
 
     Args:
@@ -93,7 +93,9 @@ class Linear:
         return centred if self.matrix is None else centred @ self.matrix
 
 
-def classifier(splits: Splits, device: torch.device, settings: ClassifierSettings | None = None) -> Work[Classifier]:
+def classifier(
+    splits: Splits, device: torch.device, settings: ClassifierSettings | None = None
+) -> Work[ClassifierFeatures]:
     """The classifier of a data set, from the cache or trained now.
 
     It is trained on `splits.train` alone; `splits.held_out` only measures its error.
@@ -121,7 +123,7 @@ def classifier(splits: Splits, device: torch.device, settings: ClassifierSetting
         net.load_state_dict(tensors)
     net.to(device).eval().requires_grad_(False)
     name = f"classifier-{slug(train.name)}-{facts['sha256'][:8]}"
-    return Classifier(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
+    return ClassifierFeatures(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
 
 
 def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:

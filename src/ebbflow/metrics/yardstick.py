@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.data import Dataset
-from ebbflow.metrics.features import Classifier, FeatureMap, features_of
+from ebbflow.metrics.features import ClassifierFeatures, FeatureMap, features_of
 from ebbflow.metrics.scores import Comparison
 from ebbflow.progress import Work
 
@@ -20,7 +20,7 @@ class Features:
     """A feature map, and a classifier where the data has labels (perhaps the same)."""
 
     map: FeatureMap
-    classifier: Classifier | None
+    classifier: ClassifierFeatures | None
 
     def of(self, x0: Tensor) -> dict[str, Tensor]:
         """{"features"} and, with a classifier, {"classes"} of x0 float32 (B, *dims)."""

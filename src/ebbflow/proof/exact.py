@@ -147,20 +147,20 @@ class Impulses(Noise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moments:
+class Spread:
     """Mean and variance by coordinate, shape (2,)."""
 
     mean: Tensor
     variance: Tensor
 
 
-def gaussian_moments(path: Path, t: float) -> Moments:
+def gaussian_moments(path: Path, t: float) -> Spread:
     """Those of p_t for the Gaussian data."""
     c = path.at(t)
-    return Moments(mean=c.alpha * GAUSSIAN_MEAN, variance=(c.alpha * GAUSSIAN_STD) ** 2 + c.sigma**2)
+    return Spread(mean=c.alpha * GAUSSIAN_MEAN, variance=(c.alpha * GAUSSIAN_STD) ** 2 + c.sigma**2)
 
 
-def sampled_moments(sampler: Sampler, path: Path, times: Tensor, **options: object) -> Moments | None:
+def sampled_moments(sampler: Sampler, path: Path, times: Tensor, **options: object) -> Spread | None:
     """Exact mean and variance of what a stochastic sampler makes of Gaussian data; None where it is not affine in its
     draws.
 
@@ -183,7 +183,7 @@ def sampled_moments(sampler: Sampler, path: Path, times: Tensor, **options: obje
     answers = x[1 : num_drawn + 2] - x[0]
     if not torch.allclose(answers.sum(0), x[-1] - x[0], rtol=1e-7, atol=1e-9):
         return None
-    return Moments(mean=x[0], variance=answers.square().sum(0))
+    return Spread(mean=x[0], variance=answers.square().sum(0))
 
 
 def ancestral_variance(path: Path, times: Tensor, variance: str) -> Tensor:

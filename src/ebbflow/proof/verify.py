@@ -79,7 +79,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Scope:
     """What to verify.
 
     Args:
@@ -102,7 +102,7 @@ class Plan:
     order_steps: tuple[int, ...] = (16, 32, 64, 128)
     crossed: bool = True
 
-    def quick(self) -> Plan:
+    def quick(self) -> Scope:
         """The same with half the work of a run and without crossing predictions and grids."""
         return replace(self, num_steps=24, order_steps=self.order_steps[:3], crossed=False)
 
@@ -117,7 +117,7 @@ class Plan:
         return sum(len(self.predictions_on(s, p, g)) for s in self.samplers for p in self.paths for g in self.grids)
 
 
-def verify(plan: Plan) -> Iterator[Verdict]:
+def verify(plan: Scope) -> Iterator[Verdict]:
     """One verdict a combination, path by path; whatever a sampler, path or prediction raises becomes its reason."""
     for path_name, path in plan.paths.items():
         benches: list[Bench] = []
@@ -135,7 +135,7 @@ def verify(plan: Plan) -> Iterator[Verdict]:
             yield from _of_sampler(plan, name, path_name, benches[0] if benches else None, reason)
 
 
-def _of_sampler(plan: Plan, name: str, path_name: str, bench: Bench | None, reason: str | None) -> Iterator[Verdict]:
+def _of_sampler(plan: Scope, name: str, path_name: str, bench: Bench | None, reason: str | None) -> Iterator[Verdict]:
     """All verdicts of one sampler on one path."""
     sampler, order = plan.samplers[name], None
     if bench is not None:

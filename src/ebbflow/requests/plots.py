@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from ebbflow.requests.base import Doc, Place
-from ebbflow.requests.shared import DataDir, Picture, Report, Seed
+from ebbflow.requests.shared import DataDir, Picture, Reporting, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class SchedulesRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsRequest(Report):
+class WeightsRequest(Reporting):
     """A picture of how objectives weigh noise levels."""
 
     objectives: Annotated[tuple[str, ...], Doc("prediction:times:weight, or that with @path.")] = (
@@ -41,7 +41,7 @@ class WeightsRequest(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRequest(Report):
+class RunRequest(Reporting):
     """A picture of what runs wrote down."""
 
     runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs, finished or not.")]
@@ -49,7 +49,7 @@ class RunRequest(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisingRequest(Report):
+class NoisingRequest(Reporting):
     """A picture of one image noised step by step and at once."""
 
     data: Annotated[str, Doc("A data set's name, an image folder, or an .npz file.")] = "digits"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from ebbflow.requests.base import Doc, Flag
-from ebbflow.requests.shared import Device, Report, RunData, Seed
+from ebbflow.requests.shared import Device, Reporting, RunData, Seed
 
 Weights = Literal["ema", "raw"]
 
@@ -151,7 +151,7 @@ class SampleCall(Opening, SampleRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleCommand(Report, SampleRequest, Where):
+class SampleCommand(Reporting, SampleRequest, Where):
     """Samples of a model as files."""
 
     output: Annotated[Path, Doc("A grid (.png .jpg .webp), all samples (.npz), or a folder of single pictures.")]
@@ -181,7 +181,7 @@ class EditCall(Opening, EditRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditCommand(Report, EditRequest, Where):
+class EditCommand(Reporting, EditRequest, Where):
     """Edits of a picture as files."""
 
     output: Annotated[Path, Doc("A picture with the input in front (.png .jpg .webp), all edits (.npz), or a folder.")]
@@ -195,7 +195,7 @@ class EditCommand(Report, EditRequest, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InvertCommand(Report, Walk, Conditions, Where):
+class InvertCommand(Reporting, Walk, Conditions, Where):
     """The noise from which a model makes an image."""
 
     input: Annotated[Path, Doc("The image; it is brought to the run's size and channels.")]
@@ -205,7 +205,7 @@ class InvertCommand(Report, Walk, Conditions, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructCommand(Report, Walk, RunData, Where):
+class ReconstructCommand(Reporting, Walk, RunData, Where):
     """How well held-out images survive the way to noise and back."""
 
     steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Ge(2)] = (5, 10, 20, 50)

@@ -21,7 +21,7 @@ FEATURES = "auto, classifier, pca, coordinates, dinov2:FOLDER or clip:FOLDER."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Reporting:
     """Everywhere."""
 
     json: Annotated[bool, Doc("Print JSON for programs.")] = False

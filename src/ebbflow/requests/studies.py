@@ -11,7 +11,7 @@ from annotated_types import Ge, Interval
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Ending, Place
 from ebbflow.requests.sampling import Opening, Sampling, Where
-from ebbflow.requests.shared import FEATURES, Batches, Device, Judge, Names, Page, Report, RunData, Seed, Steps
+from ebbflow.requests.shared import FEATURES, Batches, Device, Judge, Names, Page, Reporting, RunData, Seed, Steps
 
 Precision = Literal["fp32", "bf16", "auto"]
 
@@ -27,7 +27,7 @@ class EvaluateRequest(Judge, Sampling, Opening):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateCommand(Report, EvaluateRequest, Where):
+class EvaluateCommand(Reporting, EvaluateRequest, Where):
     """A model's samples against its data."""
 
 
@@ -40,7 +40,7 @@ class EvaluateImagesRequest(Batches, Judge):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateImagesCommand(Report, EvaluateImagesRequest):
+class EvaluateImagesCommand(Reporting, EvaluateImagesRequest):
     """Pictures made by anything, against data."""
 
     images: Annotated[Path, Doc("A folder of pictures, or an .npz file.")]
@@ -61,7 +61,7 @@ class CompareRequest(Opening, Batches, Judge):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareCommand(Report, CompareRequest):
+class CompareCommand(Reporting, CompareRequest):
     """Models, samplers, grids, steps and guidance on the same seeds."""
 
     runs: Annotated[
@@ -72,7 +72,7 @@ class CompareCommand(Report, CompareRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodRequest(Report, RunData, Batches, Where):
+class LikelihoodRequest(Reporting, RunData, Batches, Where):
     """The likelihood of held-out data."""
 
     num: Annotated[int, Ge(1), Doc("Held-out samples to measure.")] = 64
@@ -96,7 +96,7 @@ class LikelihoodRequest(Report, RunData, Batches, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchGridRequest(Report, Where):
+class SearchGridRequest(Reporting, Where):
     """Time grids on which few steps stay near to many."""
 
     steps: Annotated[Steps, Doc("Numbers of steps to find grids for.")] = (5, 10, 20)
@@ -109,7 +109,7 @@ class SearchGridRequest(Report, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClaimsRequest(Report, RunData, Batches):
+class ClaimsRequest(Reporting, RunData, Batches):
     """The study notes' claims on a diffusion and a flow model."""
 
     diffusion: Annotated[Path, Doc("A run on a variance-preserving path.")]
@@ -126,7 +126,7 @@ class ClaimsRequest(Report, RunData, Batches):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyRequest(Report):
+class VerifyRequest(Reporting):
     """Samplers, paths, predictions and grids against exact data."""
 
     samplers: Annotated[Names | None, Doc("Only these, such as heun,dpmpp_2m; see `ebbflow list samplers`.")] = None

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ebbflow.requests.base import Doc, Flag, Place
-from ebbflow.requests.shared import Report
+from ebbflow.requests.shared import Reporting
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoRequest(Report):
+class InfoRequest(Reporting):
     """What a run is."""
 
     ckpt: Annotated[str, Place(), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListRequest(Report):
+class ListRequest(Reporting):
     """What there is to choose from."""
 
     kind: Annotated[str | None, Place(), Doc("samplers, paths, grids, nets, data sets, ...; all lists by default.")] = (
@@ -27,5 +27,5 @@ class ListRequest(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorRequest(Report):
+class DoctorRequest(Reporting):
     """Whether this machine is fit."""

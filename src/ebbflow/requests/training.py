@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Sets
-from ebbflow.requests.shared import Report
+from ebbflow.requests.shared import Reporting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Report, Folder, Training, Data):
+class Settings(Reporting, Folder, Training, Data):
     """Configuration."""
 
     config: Annotated[Path | None, Doc("A TOML file, or the config.json of a run.")] = None

@@ -70,7 +70,7 @@ def build_objective(config: RunConfig) -> Objective:
         weight=o.weight,
         variance=o.variance,
         vlb_weight=o.vlb_weight,
-        levels=config.latent.autoencoder is None,
+        of_bytes=config.latent.autoencoder is None,
         time_bins=o.time_bins,
         learn_uncertainty=o.uncertainty,
     )

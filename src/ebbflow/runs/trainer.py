@@ -227,10 +227,10 @@ class Trainer:
             "samples_per_second": round(num * self.train.batch_size / seconds, 1),
             **{name: sum(s.report[name] for s in window) / num for name in last.report},
         }
-        levels = [s.level for s in window if s.level is not None]
-        if levels and self.task.path is not None:
+        times = [s.level for s in window if s.level is not None]
+        if times and self.task.path is not None:
             losses = torch.cat([s.losses.float().cpu() for s in window])
-            row["loss_by_log_snr"] = bins_by_log_snr(self.task.path.log_snr(torch.cat(levels)), losses)
+            row["loss_by_log_snr"] = bins_by_log_snr(self.task.path.log_snr(torch.cat(times)), losses)
         return row
 
     def _restore(self) -> int:

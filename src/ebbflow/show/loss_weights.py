@@ -112,11 +112,11 @@ def draw(terms: Sequence[Term]) -> Image.Image:
 
     figure = Figure(figsize=(7.5, 4.8), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    levels, middle = grid(), torch.zeros(1, dtype=torch.float64)
+    log_snrs, middle = grid(), torch.zeros(1, dtype=torch.float64)
     styles = ["-", "--", "-.", ":"]
     for i, term in enumerate(terms):
-        scaled = term.weights(levels) / term.weights(middle)
-        axes.plot(levels, scaled, styles[i % 4], linewidth=max(1.2, 4.0 - 0.8 * i), label=term.name)
+        scaled = term.weights(log_snrs) / term.weights(middle)
+        axes.plot(log_snrs, scaled, styles[i % 4], linewidth=max(1.2, 4.0 - 0.8 * i), label=term.name)
     axes.set(
         xlabel="log-SNR  (noise on the left, data on the right)",
         ylabel="w(L) of the loss on eps, 1 at L = 0",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Row = Mapping[str, Any]
-LEVELS = "loss_by_log_snr"
+BY_LOG_SNR = "loss_by_log_snr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def gap(rows: Sequence[Row]) -> Curve:
 
 def levels_of(rows: Sequence[Row]) -> list[str]:
     """The names of the bins of log-SNR, noisiest first."""
-    names = {name for row in rows for name in row.get(LEVELS, {})}
+    names = {name for row in rows for name in row.get(BY_LOG_SNR, {})}
     return sorted(names, key=lambda name: float(name.split("..")[0]))
 
 
@@ -132,7 +132,7 @@ def _by_level(panel: Axes, name: str, rows: Sequence[Row]) -> None:
 
     names = levels_of(rows)
     for place, level in enumerate(names):
-        points = curve(rows, LEVELS, level).smoothed()
+        points = curve(rows, BY_LOG_SNR, level).smoothed()
         colour = colormaps["viridis"](0.9 * place / max(len(names) - 1, 1))
         _line(panel, points, None, color=colour, label=level)
     panel.set_title(f"{name}: training loss by log-SNR", fontsize="medium")

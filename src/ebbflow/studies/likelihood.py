@@ -80,7 +80,7 @@ def _batch(
         _bound_grid(model.denoiser.path, request.steps),
         noise=Noise(seeds),
         variance=variance,
-        levels=data.is_image,
+        of_bytes=data.is_image,
     )
     parts = {"prior": found.prior, "steps": found.steps, "decoder": found.decoder, "total": found.total}
     return {name: value.cpu() for name, value in parts.items()}
@@ -97,7 +97,7 @@ def _bound_grid(path: Path, steps: int | None) -> Tensor:
 
 def _report(model: Opened, nats: dict[str, Tensor], request: LikelihoodRequest) -> dict[str, Any]:
     num_dims, is_ode = math.prod(model.dims), request.method == "ode"
-    bits = to_bits(-nats["total"], num_dims, levels=is_ode and model.facts.is_image)
+    bits = to_bits(-nats["total"], num_dims, of_bytes=is_ode and model.facts.is_image)
     steps = len(_bound_grid(model.denoiser.path, request.steps)) - 1 if not is_ode else request.steps or ODE_STEPS
     report: dict[str, Any] = {
         "method": request.method,
@@ -121,7 +121,7 @@ def _report(model: Opened, nats: dict[str, Tensor], request: LikelihoodRequest) 
             "dequantisation": "uniform over each level" if model.facts.is_image else None,
             "start": START,
         }
-    return report | {f"{name}_bits": float(to_bits(-nats[name], num_dims, levels=False).mean()) for name in nats}
+    return report | {f"{name}_bits": float(to_bits(-nats[name], num_dims, of_bytes=False).mean()) for name in nats}
 
 
 def _standard_error(values: Tensor) -> float | None:

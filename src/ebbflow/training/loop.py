@@ -15,7 +15,7 @@ from ebbflow.training.batches import Batch, Batches, Read, batches_from
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
 from ebbflow.training.optim import LearningRate
-from ebbflow.training.task import DenoiserTask, Loss, Model, Task
+from ebbflow.training.task import DenoiserTask, Loss, Task, Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def fit(
 ) -> Iterator[TrainStep]: ...
 @overload
 def fit(
-    denoiser: Model,
+    denoiser: Trainable,
     objective: Losses,
     batches: Batches,
     optimiser: torch.optim.Optimizer,

@@ -121,7 +121,7 @@ class Task(Protocol):
         return
 
 
-class Model(Protocol):
+class Trainable(Protocol):
     """What a `DenoiserTask` trains: a dataclass around a net, such as a NetDenoiser."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -154,7 +154,7 @@ class DenoiserTask(Task):
         ValueError: they do not belong together.
     """
 
-    def __init__(self, denoiser: Model, objective: Losses) -> None:
+    def __init__(self, denoiser: Trainable, objective: Losses) -> None:
         if not isinstance(denoiser.net, nn.Module):
             raise ValueError("only a model whose net is a torch module can be trained.")
         self.denoiser, self.objective, self.path = denoiser, objective, objective.path
@@ -206,7 +206,7 @@ class DenoiserTask(Task):
             self.importance.load(state)
 
 
-def _require_same_meaning(denoiser: Model, objective: Objective) -> None:
+def _require_same_meaning(denoiser: Trainable, objective: Objective) -> None:
     if not isinstance(denoiser, NetDenoiser):
         return
     meant, learnt = prediction_of(denoiser.prediction), prediction_of(objective.prediction)

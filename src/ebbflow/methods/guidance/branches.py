@@ -37,7 +37,7 @@ def check_interval(interval: Interval) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
+class Window:
     """For which samples a rule acts: all of them, none, or those of a mask of shape (B,)."""
 
     rows: Tensor | None
@@ -52,13 +52,13 @@ class Where:
         return replace(guided, x0=torch.where(rows, guided.x0, plain.x0), eps=torch.where(rows, guided.eps, plain.eps))
 
 
-def inside(path: Path, t: float | Tensor, interval: Interval) -> Where:
+def inside(path: Path, t: float | Tensor, interval: Interval) -> Window:
     """Where each t lies in the log-SNR window, ends included."""
     if interval is None:
-        return Where(rows=None, everywhere=True, nowhere=False)
-    level = path.log_snr(t)
-    rows = (level >= interval[0]) & (level <= interval[1])
-    return Where(rows=rows if rows.ndim else None, everywhere=bool(rows.all()), nowhere=not bool(rows.any()))
+        return Window(rows=None, everywhere=True, nowhere=False)
+    log_snr = path.log_snr(t)
+    rows = (log_snr >= interval[0]) & (log_snr <= interval[1])
+    return Window(rows=rows if rows.ndim else None, everywhere=bool(rows.all()), nowhere=not bool(rows.any()))
 
 
 @dataclass(frozen=True, kw_only=True)

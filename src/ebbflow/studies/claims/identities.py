@@ -87,8 +87,8 @@ def ratios(denoiser: Denoiser, x0: Tensor, level: float, seed: int = 0) -> dict[
 
 def eps_weight(objective: Objective, log_snrs: tuple[float, ...]) -> list[float]:
     """w(L) of an objective written as 1/2 int w ||eps - eps^||^2 dL, divided by w(0); see `effective_weight`."""
-    levels = torch.tensor([*log_snrs, 0.0], dtype=torch.float64)
-    weight = effective_weight(objective.path, objective.prediction, objective.times, objective.weight, levels)
+    ending_at_0 = torch.tensor([*log_snrs, 0.0], dtype=torch.float64)
+    weight = effective_weight(objective.path, objective.prediction, objective.times, objective.weight, ending_at_0)
     return (weight[:-1] / weight[-1]).tolist()
 
 
