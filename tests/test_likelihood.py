@@ -18,8 +18,8 @@ from ebbflow.core.paths import PATHS, Path
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.likelihood import (
-    INTEGRATORS,
     BYTES_OFFSET,
+    INTEGRATORS,
     dequantised,
     log_likelihood,
     to_bits,

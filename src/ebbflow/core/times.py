@@ -199,7 +199,11 @@ TIME_SAMPLERS: dict[str, TimeSampler] = {
 
 
 def time_sampler(given: Choice | TimeSampler) -> TimeSampler:
-    """The time sampling called `given`, or with options, or itself; see `entry`."""
+    """The time sampling called `given`, or with options, or itself; see `entry`.
+
+    Raises:
+        ConfigError: an unknown name or option, or an object that is no `TimeSampler`.
+    """
     found = entry(TIME_SAMPLERS, given, "time sampling")
     if not isinstance(found, TimeSampler):
         raise ConfigError(f"a time sampling draws times and knows their density: make {found!r} a `TimeSampler`.")
@@ -231,7 +235,11 @@ def uniform_grid(path: Path, num_steps: int) -> Tensor:
 
 def trailing_grid(path: Path, num_steps: int) -> Tensor:
     """Entries T, T - T/N, ... of a table of T, rounded to whole entries, then 0 (Lin et al., 2023, section 3.3,
-    2305.08891)."""
+    2305.08891).
+
+    Raises:
+        ValueError: more steps than the table has entries.
+    """
     table = num_table_steps(path)
     if num_steps > table:
         raise ValueError(

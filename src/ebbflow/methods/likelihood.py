@@ -33,11 +33,20 @@ HIGHEST = 20.0  # sigma / alpha up to which steps are equal in log-SNR; what is 
 class Draws(Protocol):
     """A stream of standard normal draws, such as `ebbflow.Noise`."""
 
-    def like(self, x: Tensor) -> Tensor: ...
+    def like(self, x: Tensor) -> Tensor:
+        """The next draw, of the shape, dtype and device of `x`."""
+        ...
 
 
 def to_bits(nats: Tensor, num_dims: int, *, of_bytes: bool) -> Tensor:
-    """-nats / (d ln 2), plus log2(127.5) where `nats` is the density of images dequantised over their 256 levels."""
+    """Bits a dimension, -nats / (d ln 2); plus log2(127.5) where `nats` is the density of images dequantised over their
+    256 levels.
+
+    Args:
+        nats: log-likelihoods, any shape.
+        num_dims: d, numbers a sample.
+        of_bytes: whether they are such densities.
+    """
     return -nats / (num_dims * math.log(2)) + (BYTES_OFFSET if of_bytes else 0.0)
 
 
@@ -92,7 +101,10 @@ def variational_bound(
             variance of the step before it (Nichol & Dhariwal, 2021, 2102.09672).
         of_bytes: the last step gives the mass of x0's level out of 256; False, the density at x0.
 
-    Cost: one evaluation a step. Raises ValueError where the grid does not run down to 0.
+    Cost: one evaluation a step.
+
+    Raises:
+        ValueError: a grid that does not run down to 0, or a variance that the denoiser cannot serve.
     """
     ladder = levels_of(denoiser.path, times)
     if ladder[-1].sigma != 0:

@@ -24,18 +24,27 @@ from ebbflow.methods.adaptive import ImportanceTimes, Uncertainty
 class Outputs(Protocol):
     """What an objective needs of a denoiser: the raw output in its own prediction."""
 
-    def output(self, x_t: Tensor, t: float | Tensor, cond: Cond | None) -> Tensor: ...
+    def output(self, x_t: Tensor, t: float | Tensor, cond: Cond | None) -> Tensor:
+        """a x0 + b eps as the net sees it at `x_t` (B, *dims) and t, () or (B,) in (0, 1]: (B, C, ...), or (B, 2C, ...)
+        with a learned variance; `cond` has a row a sample."""
+        ...
 
 
 class Losses(Protocol):
     """What training needs of an objective: the times, and the loss of each sample."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The path that t is a time of."""
+        ...
 
-    def draw_times(self, num: int, generator: torch.Generator) -> Tensor: ...
+    def draw_times(self, num: int, generator: torch.Generator) -> Tensor:
+        """t in (0, 1], float64 (num,), from `generator` alone."""
+        ...
 
-    def losses(self, model: Any, x0: Tensor, cond: Any, eps: Tensor, t: Tensor) -> Tensor: ...
+    def losses(self, model: Any, x0: Tensor, cond: Any, eps: Tensor, t: Tensor) -> Tensor:
+        """The loss of each sample, (B,), of data `x0` and noise `eps`, both (B, *dims), at t (B,)."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def check_sampler(sampler: str | Sampler, options: Mapping[str, object]) -> None
 
 
 def pure_noise(denoiser: Denoiser, eps: Tensor, times: Tensor) -> Tensor:
-    """Where generation starts: sigma eps at times[0]."""
+    """Where generation starts, of the shape of `eps` (B, *dims): sigma eps at times[0]."""
     return eps * float(denoiser.path.at(times[0]).sigma)
 
 
@@ -114,7 +114,12 @@ def walk_from(
 
 
 def grid_times(denoiser: Denoiser, grid: Choice | TimeGrid, num_steps: int) -> Tensor:
-    """The time grid `grid` on the denoiser's path."""
+    """The time grid `grid` on the denoiser's path, float64 (num_steps + 1,), falling from 1 to 0.
+
+    Raises:
+        ConfigError: unknown grid or option.
+        ValueError: `num_steps` below 1, or more than the grid has.
+    """
     if num_steps < 1:
         raise ValueError(f"the number of steps must be at least 1, got {num_steps}.")
     return time_grid(grid)(denoiser.path, num_steps)

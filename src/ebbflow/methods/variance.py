@@ -72,6 +72,9 @@ def measure_variance(
     """The table of a denoiser on data x0, (N, *dims), with the conditions `cond` of its rows.
 
     Cost: 29 evaluations a row, at equal steps of log-SNR inside [-14, 14] and inside the path's own range.
+
+    Raises:
+        ValueError: conditions for a denoiser that takes none.
     """
     path, generator = denoiser.path, generator_for(seed, "variance")
     low, high = max(LOG_SNR_RANGE[0], float(path.log_snr(1.0))), LOG_SNR_RANGE[1]

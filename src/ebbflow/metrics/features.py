@@ -30,18 +30,26 @@ BATCH = 500
 
 
 class FeatureMap(Protocol):
-    """A map from x0 float32 (B, *dims) to features float32 (B, dim) on the CPU.
-
-    `name` tells its kind and its weights, `facts` (with "sha256") the rest.
-    """
+    """A map from samples to features."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its kind and its weights in a word, such as "pca64-1a2b3c4d"; part of the cache's keys."""
+        ...
+
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """Features a sample."""
+        ...
+
     @property
-    def facts(self) -> dict[str, Any]: ...
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def facts(self) -> dict[str, Any]:
+        """What JSON may say of it: "sha256" of its weights, and how it was made."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features float32 (B, dim) on the CPU of x0 float32 (B, *dims), images in [-1, 1]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,7 +248,11 @@ def from_keywords(cls: type[T], /, **given: Any) -> T:
 
 
 def read_request(cls: type[Any], path: Path) -> dict[str, Any]:
-    """The fields that a TOML file sets, read and checked; see `from_toml`."""
+    """The fields that a TOML file sets, read and checked.
+
+    Raises:
+        ConfigError: missing or malformed; an unknown name, a value of another type or out of range.
+    """
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -294,6 +298,8 @@ def takes(cls: type[Any], *, without: Iterable[str] = ()) -> Callable[[Callable[
     Args:
         cls: the request class.
         without: fields that Python does not need, such as where a command writes; they keep their defaults.
+
+    The function then raises a ConfigError for an unknown keyword, and as `from_keywords`.
     """
     hidden = tuple(without)
 

@@ -47,9 +47,9 @@ class Edit:
     resample: int = 1
     jump: int = 1
 
-    def times(self, path_of: Denoiser, plan: Plan) -> Tensor:
-        """The part of the plan's grid that is walked."""
-        return sub_grid(grid_times(path_of, plan.grid, plan.num_steps), self.strength)
+    def times(self, denoiser: Denoiser, plan: Plan) -> Tensor:
+        """The part of the plan's grid that is walked, float64 and falling."""
+        return sub_grid(grid_times(denoiser, plan.grid, plan.num_steps), self.strength)
 
     def num_steps(self, denoiser: Denoiser, plan: Plan) -> int:
         """Steps of one batch."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from ebbflow.files import LOCK, locked, write_text
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.plugins import loaded
+from ebbflow.requests.sampling import Weights
 from ebbflow.runs.build import build_denoiser
 from ebbflow.runs.latent_files import FILE, space_of
 from ebbflow.training import checkpoint
@@ -36,7 +37,6 @@ from ebbflow.training.checkpoint import Checkpoint
 from ebbflow.training.task import Joined
 
 C = TypeVar("C", RunConfig, ClassifierConfig)
-Weights = Literal["ema", "raw"]
 FREE_KEYS = (
     "train.num_steps",
     "train.save_every",

@@ -50,7 +50,15 @@ def read_space(path: Path) -> LatentSpace:
 
 
 def space_of(tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> LatentSpace:
-    """The latent space of the tensors and metadata that a file held; see `read_space`."""
+    """The latent space of the tensors and metadata that a file held; see `read_space`.
+
+    Args:
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: they describe no autoencoder of this version, or do not fit what they describe.
+        ImportError: it needs diffusers, which is missing.
+    """
     try:
         space = from_description(json.loads(metadata["ebbflow"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -41,9 +41,13 @@ class Reader(Protocol):
 class Space(Protocol):
     """Where a model works that does not work on the data itself; see `LatentSpace`."""
 
-    def encode(self, x: Tensor) -> Tensor: ...
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents float32 (B, *latent_dims) of images (B, *dims) in [-1, 1]."""
+        ...
 
-    def decode(self, z: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, *dims) of latents; about [-1, 1], not clamped."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

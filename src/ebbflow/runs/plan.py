@@ -137,7 +137,11 @@ def default_plan(model: Opened, *, seeds: Sequence[int], conditions: Sequence[Co
 
 
 def changes_of(request: Sampling) -> dict[str, Any]:
-    """The fields of a plan that a request sets; another sampler drops the options of the model's own."""
+    """The fields of a plan that a request sets; another sampler drops the options of the model's own.
+
+    Raises:
+        ConfigError: options of a grid without its name.
+    """
     options = {key: value for key, value in (request.options or {}).items() if not key.startswith("grid.")}
     of_grid = {key.removeprefix("grid."): value for key, value in (request.options or {}).items() if "." in key}
     grid: Any = request.grid

@@ -52,8 +52,8 @@ def dopri5(
 
     The grid says where states are wanted, not how accurate they are; its last piece, down to t = 0, is one step to x0,
     so let it be short. Six evaluations a step, of the batch until its slowest sample has arrived, and one for the first
-    step's length. A velocity that is not finite ends in a FloatingPointError; more than `max_steps` attempts between
-    two entries of the grid, in a ValueError.
+    step's length. `rtol` and `atol` lie in (0, 1). A velocity that is not finite ends in a FloatingPointError; more
+    than `max_steps` attempts between two entries of the grid, in a ValueError.
     """
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < 1:

@@ -29,7 +29,8 @@ def ddim(
     chain.
 
     eta = 0 re-mixes (x0, eps) at s, which is Euler on the flow path; eta = 1 is DDPM with the small variance. Any grid:
-    skipping steps is choosing a coarser one. Song et al. (2020), eq. 12 and 16, 2010.02502.
+    skipping steps is choosing a coarser one. `eta` lies in [0, 1], and above 0 `noise` is needed (else a ValueError).
+    Song et al. (2020), eq. 12 and 16, 2010.02502.
     """
     in_unit_interval("eta", eta)
     if eta > 0 and noise is None:

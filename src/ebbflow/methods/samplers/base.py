@@ -20,7 +20,13 @@ from ebbflow.methods.denoise import Denoiser
 
 @dataclass(frozen=True)
 class Step:
-    """One step done: the state `x` at time `t`, and the estimate made on the way to it."""
+    """One step done.
+
+    Args:
+        t: where it ended.
+        x: the state there, (B, *dims).
+        estimate: (x0, eps) as they were seen on the way, by most samplers at the time that the step left.
+    """
 
     t: float
     x: Tensor
@@ -29,7 +35,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Level:
-    """A grid point as Python numbers, so that a step outside the net costs microseconds."""
+    """A noise level of a grid as Python numbers, so that a step outside the net costs microseconds: the time t, and
+    alpha, sigma, dalpha/dt and dsigma/dt there, infinite where the path moves so."""
 
     t: float
     alpha: float

@@ -34,7 +34,7 @@ def edm(
 
     Churn acts where s_min <= sigma / alpha <= s_max and never leaves the path; s_noise, the standard deviation of the
     fresh noise, is exact at 1 and 1.003 to 1.007 in the paper, whose s_churn of 30 to 80 belongs to 256 steps and more.
-    s_churn = 0 is Heun on dx/dsigma of the scaled state.
+    s_churn is 0 or more, and 0 is Heun on dx/dsigma of the scaled state; s_noise is above 0.
     """
     _check(s_churn, s_noise, s_min, s_max)
     growth = 1 + min(s_churn / (len(levels) - 1), math.sqrt(2) - 1)

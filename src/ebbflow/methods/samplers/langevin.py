@@ -35,6 +35,8 @@ def pc(
     """The ancestral kernel to s, then `corrector_steps` of x + h score + sqrt(2 h) z at s, h = 2 (snr |z| / |score|)^2
     (Song et al., 2020, algorithms 1, 4 and 5, 2011.13456).
 
+    `corrector_steps` is from 0 to 10,000, `snr` in (0, 1).
+
     norms: "sample" measures |z| and |score| in each sample, never over the batch; right for images, but in few
     dimensions h explodes where the score vanishes and follows its own z. "typical" puts sqrt(d) and sqrt(d) / sigma in
     their places, what they are near thin data: h = 2 (snr sigma)^2 is then a number, stable for every snr below 1,

@@ -48,8 +48,8 @@ def sde(
     every g >= 0.
 
     g^2 = scale times `diffusion`: scale 0 is Euler on the ODE, "forward" with scale 1 is Anderson's reverse SDE (Song
-    et al., 2020, eq. 6, 2011.13456; Ma et al., 2024, eq. 4, 2401.08740). Where g or v is infinite the exact ancestral
-    kernel takes the step.
+    et al., 2020, eq. 6, 2011.13456; Ma et al., 2024, eq. 4, 2401.08740). `scale` is 0 or more. Where g or v is infinite
+    the exact ancestral kernel takes the step.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"`scale` must be 0 or more, got {scale}.")
