@@ -599,6 +599,15 @@ def test_another_length_under_a_cosine_is_said(digits: Splits, tmp_path: Path) -
     assert not any("cosine" in (note or "") for note in notes)
 
 
+def test_a_damaged_description_of_a_run_is_said(digits: Splits, tmp_path: Path) -> None:
+    """It was a traceback of the JSON reader, which looked like a bug."""
+    finished(trainer_of(digits, tmp_path / "run", num_steps=2))
+    file = tmp_path / "run" / "config.json"
+    file.write_text(file.read_text()[:-40])
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged: .* Mend it, or choose another `save_dir`"):
+        trainer_of(digits, tmp_path / "run", num_steps=2)
+
+
 def test_throughput_counts_training_alone(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that only a step (1 s) and a measurement (1000 s) move."""
     clock = [0.0]

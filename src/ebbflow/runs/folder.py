@@ -237,9 +237,16 @@ def take_folder(folder: Path, config: AnyConfig, facts: DataFacts) -> Iterator[l
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """What `describe` said of the run in a folder when it was begun; {} where there is none."""
+    """What `describe` said of the run in a folder when it was begun; {} where there is none.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
     file = folder / CONFIG
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: {error}. Mend it, or choose another `save_dir`.") from error
     return found
 
 
