@@ -13,7 +13,7 @@ import pytest
 from annotated_types import Ge, Gt, Interval
 
 from ebbflow.errors import ConfigError
-from ebbflow.requests.base import Doc, Flag, Place, check, entries, from_keywords, from_toml, takes
+from ebbflow.requests.base import Doc, Flag, Place, check, complete, entries, from_keywords, read_request, takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def test_the_text_of_a_flag_is_taken_everywhere(name: str, tmp_path: Path) -> No
     key, text, expected = TEXTS[name]
     assert getattr(thing(**{key: text}), key) == expected
     (tmp_path / "r.toml").write_text(f'ckpt = "runs/x"\n{key} = "{text}"\n')
-    assert getattr(from_toml(Thing, tmp_path / "r.toml"), key) == expected
+    assert read_request(Thing, tmp_path / "r.toml")[key] == expected
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -105,10 +105,10 @@ def test_what_is_missing_is_said() -> None:
         from_keywords(Thing)
 
 
-def test_a_file_is_named_by_its_errors_and_keywords_lie_on_top(tmp_path: Path) -> None:
+def test_a_file_is_named_by_its_errors_and_other_fields_lie_on_top(tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text('ckpt = "runs/x"\nnum-steps = 3\nlabels = [1, "cat"]\n[options]\neta = 0.5\n')
-    made = from_toml(Thing, file, num_steps=4)
+    made = complete(Thing, {**read_request(Thing, file), "num_steps": 4})
     assert (made.num_steps, made.labels, made.options) == (4, (1, "cat"), {"eta": 0.5})
     for text, expected in {
         "num_steps = 0": "num_steps must be at least 1",
@@ -117,10 +117,10 @@ def test_a_file_is_named_by_its_errors_and_keywords_lie_on_top(tmp_path: Path) -
     }.items():
         file.write_text(text)
         with pytest.raises(ConfigError, match=expected) as caught:
-            from_toml(Thing, file)
+            read_request(Thing, file)
         assert str(file) in str(caught.value)
     with pytest.raises(ConfigError, match="does not exist"):
-        from_toml(Thing, tmp_path / "none.toml")
+        read_request(Thing, tmp_path / "none.toml")
 
 
 def test_fields_know_their_flags_and_groups() -> None:

@@ -22,6 +22,11 @@ class DataError(ValueError):
     """Data that cannot be read, or that does not have the shape, range or labels that were asked for."""
 
 
+def missing(what: str, package: str, extra: str) -> ImportError:
+    """The error for `what`, which needs a package that is not installed, with the command that installs it."""
+    return ImportError(f"{what} needs the package {package}: pip install 'ebbflow[{extra}]'")
+
+
 def nearest(name: str, known: list[str]) -> str:
     """The sentence that helps after an unknown name: the closest spellings, then the whole list."""
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset
+from ebbflow.errors import missing
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions
 from ebbflow.nets.padding import padded
 
@@ -166,7 +167,7 @@ def diffusers_class() -> Any:
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
-        raise ImportError("an hf: autoencoder needs diffusers. Install it with: pip install 'ebbflow[hf]'") from error
+        raise missing("an hf: autoencoder", "diffusers", "hf") from error
     return AutoencoderKL
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.conditioning.text import CaptionConditioning, TextEncoder
-from ebbflow.errors import ConfigError
+from ebbflow.errors import ConfigError, missing
 
 TEXT_HALVES = {
     "clip": "CLIPTextModel",
@@ -40,7 +40,6 @@ class CachedTextModel:
     def __init__(self, model: nn.Module, limit: int = CACHE_BYTES) -> None:
         self.model, self.limit = model.requires_grad_(False).eval(), limit
         self.cache: dict[bytes, Tensor] = {}
-        self.num_calls = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CachedTextModel:
         return self
@@ -59,7 +58,6 @@ class CachedTextModel:
 
     @torch.no_grad()
     def _read(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        self.num_calls += 1
         found = self.model.to(ids.device)(input_ids=ids.clamp(min=0).long(), attention_mask=mask.long())
         rows = zip(found.last_hidden_state.float().cpu(), mask.sum(dim=1).tolist(), strict=True)
         return [row[:length].clone() for row, length in rows]
@@ -137,9 +135,7 @@ def load_text_model(name: str) -> tuple[Any, Any]:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(
-            "conditioning 'pretrained_text' needs the package transformers: pip install 'ebbflow[text]'"
-        ) from error
+        raise missing("conditioning 'pretrained_text'", "transformers", "text") from error
     folder = Path(name).expanduser()
     if name.startswith(("/", ".", "~")) and not folder.is_dir():
         raise ConfigError(f"text encoder {name!r}: there is no such folder. {HOW}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ebbflow.errors import ConfigError
+from ebbflow.errors import ConfigError, missing
 
 LIBRARIES = {"diffusers": "hf", "transformers": "text"}  # and the extra that brings each
 
@@ -110,8 +110,7 @@ def library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        extra = LIBRARIES[name]
-        raise ImportError(f"this model needs the package {name}: pip install 'ebbflow[{extra}]'") from error
+        raise missing("this model", name, LIBRARIES[name]) from error
 
 
 def _class(source: str, part: str, origin: str, kind: str) -> Any:

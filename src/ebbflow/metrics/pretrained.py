@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebbflow.data import Dataset
-from ebbflow.errors import ConfigError
+from ebbflow.errors import ConfigError, missing
 from ebbflow.metrics.cache import tensor_hash
 
 Kind = Literal["dinov2", "clip"]
@@ -80,7 +80,7 @@ def pretrained(kind: Kind, source: str, data: Dataset, device: torch.device) -> 
     try:
         from transformers import AutoModel, CLIPVisionModelWithProjection
     except ImportError as error:
-        raise ImportError(f"features {kind!r} need transformers. Install it: pip install 'ebbflow[text]'") from error
+        raise missing(f"the map {kind!r} of features", "transformers", "text") from error
     loader: Any = CLIPVisionModelWithProjection if kind == "clip" else AutoModel
     try:
         model = loader.from_pretrained(source, use_safetensors=True).to(device).eval().requires_grad_(False)

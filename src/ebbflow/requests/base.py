@@ -264,16 +264,6 @@ def read_request(cls: type[Any], path: Path) -> dict[str, Any]:
     return values(cls, given, spell=lambda entry: f"{path}: {entry.name}")
 
 
-def from_toml(cls: type[T], path: Path, **given: Any) -> T:
-    """The request in a TOML file, whose keys are the fields' names; `given` lies on top of it.
-
-    Raises:
-        ConfigError: missing or malformed, or as in `from_keywords`.
-    """
-    known(cls, given, "this call")
-    return complete(cls, {**read_request(cls, path), **values(cls, given)})
-
-
 def check(request: T) -> T:
     """The request with every field of its type: lists as tuples, text forms read.
 
