@@ -47,7 +47,9 @@ def sample(run: Path, output: Path, *more: str) -> int:
 def test_training_leaves_a_run_that_describes_itself(run: Path) -> None:
     assert (run / "config.json").is_file()
     assert (run / "samples" / "step_000006.png").is_file()
-    assert "ebbflow sample --ckpt" in (run / "README.md").read_text()
+    card = (run / "README.md").read_text()
+    assert f"Use it with\n\n```\nebbflow sample --ckpt {run} --output samples.png\n```" in card
+    assert "Made by\n\n```\nebbflow " in card and "on path Flow.\n\nTrained for 6 of 6 steps" in card
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"step", "loss", "lr", "grad_norm", "samples_per_second", "loss_by_log_snr"} <= rows[0].keys()
     state = json.loads(next((run / "checkpoints").glob("*/state.json")).read_text())

@@ -92,6 +92,14 @@ def test_below_the_surfaces_nothing_prints_or_parses_arguments(path: Path) -> No
     assert not re.search(r"^\s*print\(|import argparse|import click|from tqdm|hasattr\(", text, re.MULTILINE), path
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_below_the_command_line_nothing_spells_a_flag(path: Path) -> None:
+    """A user of Python has no flags; the command line names them where it shows an error. Requests declare them."""
+    if room(path.relative_to(SOURCE).parts) in ("cli", "requests"):
+        return
+    assert not re.search(r"(?<![-\w])--[a-z]", path.read_text(encoding="utf-8")), path
+
+
 def test_every_module_says_what_it_is_and_stays_short() -> None:
     for path in MODULES:
         text = path.read_text(encoding="utf-8")

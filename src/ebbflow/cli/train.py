@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ class Kind:
     Args:
         config: class of its configuration.
         name: of its folder in runs/, from the data.
-        use: how it is used, from folder and data.
+        use: the command that uses it, from folder and data.
     """
 
     config: Any
@@ -51,7 +52,7 @@ def train(request: TrainRequest) -> int:
     kind = Kind(
         config=RunConfig,
         name=name if request.preset else own,
-        use="sample it with: ebbflow sample --ckpt {folder} --output samples.png",
+        use="ebbflow sample --ckpt {folder} --output samples.png",
     )
     return _run(kind, request, read_preset(name))
 
@@ -63,7 +64,7 @@ def train_classifier(request: TrainClassifierRequest) -> int:
     kind = Kind(
         config=ClassifierConfig,
         name="{data}_classifier",
-        use="use it with: ebbflow sample --ckpt RUN --classifier {folder} --output samples.png",
+        use="ebbflow sample --ckpt RUN --classifier {folder} --output samples.png",
     )
     return _run(kind, request)
 
@@ -79,7 +80,7 @@ def train_autoencoder(request: TrainAutoencoderRequest) -> int:
     kind = Kind(
         config=AutoencoderConfig,
         name="{data}_autoencoder",
-        use="use it with: ebbflow train --data {data} --set latent.autoencoder={folder}",
+        use="ebbflow train --data {data} --set latent.autoencoder={folder}",
     )
     return _run(kind, request)
 
@@ -169,7 +170,9 @@ def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bo
     with redirect_stdout(sys.stderr if as_json else sys.stdout), stop_on_interrupt() as should_stop:
         shape = "x".join(map(str, splits.train.dims))
         tell(f"{folder}: {config.data.name}, {len(splits.train):,} samples of {shape} to train on")
-        trainer = Trainer(task_of(config, splits, folder), command=this_command(), should_stop=should_stop)
+        use = kind.use.format(folder=shlex.quote(str(folder)), data=shlex.quote(config.data.name))
+        task = task_of(config, splits, folder)
+        trainer = Trainer(task, command=this_command(), use=use, should_stop=should_stop)
         start = f"; going on from step {trainer.start}" if trainer.start else ""
         what = trainer.task.card().partition("\n")[0].rstrip(".")
         tell(f"{what}; on {trainer.device.type}{start}\n{trainer.precision}")
@@ -188,7 +191,7 @@ def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bo
         rows = {**by_log_snr, "all": trainer.measured["accuracy"]}
         print_rows([{"log-SNR": "log-SNR", "accuracy": "held-out accuracy"}])
         print_rows([{"log-SNR": name, "accuracy": f"{value:.3f}"} for name, value in rows.items()])
-    tell(f"done: {folder}\n{kind.use.format(folder=folder, data=config.data.name)}")
+    tell(f"done: {folder}\nuse it with: {use}")
     return 0
 
 

@@ -56,6 +56,7 @@ class Trainer:
     Args:
         task: what is trained.
         command: the command that made it, for the card and the pictures.
+        use: a command that uses it, for the card.
         should_stop: asked after each step; True saves and ends.
 
     Raises:
@@ -63,11 +64,18 @@ class Trainer:
         CheckpointError: no checkpoint of the folder can be read.
     """
 
-    def __init__(self, task: RunTask, *, command: str = "", should_stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        task: RunTask,
+        *,
+        command: str = "",
+        use: str = "",
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         engine.require_one_process()
         engine.keep_large_blocks()
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
-        self.command, self.should_stop, self.train = command, should_stop, task.config.train
+        self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
         self.engine = engine.Engine(
             device=self.config.engine.device,
             precision=self.config.engine.precision,
@@ -276,9 +284,11 @@ class Trainer:
     def _card(self, step: int) -> str:
         found = self.measured
         held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
+        commands = {"Use it with": self.use, "Made by": self.command}
+        shown = "".join(f"\n{what}\n\n```\n{command}\n```\n" for what, command in commands.items() if command)
         return (
             f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step} of {self.train.num_steps} steps on "
-            f"{self.config.data.name}.{held}\n\nMade by\n\n```\n{self.command}\n```\n"
+            f"{self.config.data.name}.{held}\n{shown}"
         )
 
 

@@ -116,8 +116,5 @@ class AutoencoderTask(RunTask):
 
     def card(self) -> str:
         shapes = " to latents of ".join("x".join(map(str, dims)) for dims in (self.facts.dims, self.latent_dims))
-        return (
-            f"A KL autoencoder of {sum(p.numel() for p in self.net.parameters()):,} parameters, from images of "
-            f"{shapes}.\n\nTrain a model in its latent space with\n\n```\nebbflow train --data {self.config.data.name} "
-            f"--set latent.autoencoder={self.folder}\n```"
-        )
+        num = sum(p.numel() for p in self.net.parameters())
+        return f"A KL autoencoder of {num:,} parameters, from images of {shapes}."

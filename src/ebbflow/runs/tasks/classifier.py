@@ -61,6 +61,5 @@ class ClassifierTask(DenoiserTask, RunTask):
     def card(self) -> str:
         return (
             f"A noisy classifier of {len(self.facts.label_names)} classes, at the noise levels of path "
-            f"{type(self.config.path).__name__}.\n\nGuide a run with it by\n\n```\nebbflow sample --ckpt RUN "
-            f"--classifier {self.folder} --classifier-scale 2 --output samples.png\n```"
+            f"{type(self.config.path).__name__}."
         )

@@ -109,6 +109,5 @@ class ModelTask(DenoiserTask, RunTask):
         return (
             f"A {type(config.net).__name__.removesuffix('Options')} of "
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {meant} "
-            f"on path {type(config.path).__name__}.\n\nSample it with\n\n```\nebbflow sample --ckpt {self.folder} "
-            "--output samples.png\n```"
+            f"on path {type(config.path).__name__}."
         )
