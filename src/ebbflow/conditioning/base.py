@@ -1,4 +1,5 @@
-"""What all conditioners share: how a condition travels, how it is dropped, and how a user's words become one."""
+"""Conditioners, nets with one, and the facts of data: how a condition travels, how it is dropped, and how a user's
+words become one."""
 
 from __future__ import annotations
 
@@ -47,13 +48,13 @@ class Conditioner(nn.Module):
         gone = torch.rand(len(cond), generator=generator) < probability
         return torch.where(gone.reshape(-1, *[1] * (cond.ndim - 1)), self.null(len(cond)), cond)
 
-    def read(self, wanted: Sequence[Condition]) -> Tensor:
+    def read(self, conditions: Sequence[Condition]) -> Tensor:
         """The conditions that class indices, prompts and vectors stand for, a row each.
 
         Raises:
             ValueError: this conditioner does not take such a thing, or not this one.
         """
-        return torch.stack([self._row(one) for one in wanted])
+        return torch.stack([self._row(one) for one in conditions])
 
     def of_label(self, label: int) -> Tensor:
         """The condition of a class index, without the batch axis."""
@@ -71,10 +72,10 @@ class Conditioner(nn.Module):
             f"this run was trained on {self.takes}: it takes no vectors. Train with conditioning.kind=vector for those."
         )
 
-    def _row(self, wanted: Condition) -> Tensor:
-        if isinstance(wanted, str):
-            return self.of_prompt(wanted)
-        return self.of_label(wanted) if isinstance(wanted, int) else self.of_vector(tuple(wanted))
+    def _row(self, condition: Condition) -> Tensor:
+        if isinstance(condition, str):
+            return self.of_prompt(condition)
+        return self.of_label(condition) if isinstance(condition, int) else self.of_vector(tuple(condition))
 
 
 class ConditionedNet(nn.Module):

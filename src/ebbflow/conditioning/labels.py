@@ -88,7 +88,7 @@ def in_range(label: int, num_classes: int) -> int:
     return label
 
 
-def label_indices(wanted: Sequence[str | int], label_names: Sequence[str]) -> list[int]:
+def label_indices(labels: Sequence[str | int], label_names: Sequence[str]) -> list[int]:
     """Class indices of labels given by name or by index.
 
     Raises:
@@ -97,7 +97,7 @@ def label_indices(wanted: Sequence[str | int], label_names: Sequence[str]) -> li
     if not label_names:
         raise ValueError("this run knows no labels, so there are none to choose. Leave the labels out.")
     found = []
-    for label in wanted:
+    for label in labels:
         text = str(label)
         if text in label_names:
             found.append(list(label_names).index(text))

@@ -1,4 +1,4 @@
-"""Images of one size and number of channels from images of another; no flips, no augmentation."""
+"""Resizing images and changing their channels, once, when data is read; no flips, no augmentation."""
 
 from __future__ import annotations
 

@@ -24,15 +24,15 @@ class Classes:
     device: torch.device
     null_trained: bool = True
 
-    def read(self, wanted: Sequence[Condition]) -> Tensor:
+    def read(self, conditions: Sequence[Condition]) -> Tensor:
         """The indices, int64 (B,).
 
         Raises:
             ValueError: something else than an index, or one that the net does not have.
         """
-        if not all(isinstance(one, int) and 0 <= one < len(self.names) for one in wanted):
-            raise ValueError(f"this model takes class indices 0 to {len(self.names) - 1}, got {list(wanted)}.")
-        return torch.tensor(wanted, device=self.device)
+        if not all(isinstance(one, int) and 0 <= one < len(self.names) for one in conditions):
+            raise ValueError(f"this model takes class indices 0 to {len(self.names) - 1}, got {list(conditions)}.")
+        return torch.tensor(conditions, device=self.device)
 
     def null(self, num: int) -> Tensor:
         """The index that stands for no class, int64 (num,)."""
@@ -65,14 +65,14 @@ class Prompts:
 
         self._row, self._fixed = remembered, fixed
 
-    def read(self, wanted: Sequence[Condition]) -> Cond:
+    def read(self, conditions: Sequence[Condition]) -> Cond:
         """The conditions of prompts, a row each.
 
         Raises:
             ValueError: something else than a prompt.
         """
-        prompts = [one for one in wanted if isinstance(one, str)]
-        if len(prompts) != len(wanted):
+        prompts = [one for one in conditions if isinstance(one, str)]
+        if len(prompts) != len(conditions):
             raise ValueError("this model takes prompts only: no class indices and no vectors. Give prompts.")
         return cat_rows([self._row(prompt) for prompt in prompts])
 

@@ -1,4 +1,4 @@
-"""What training may learn about its own loss: where in t it is large, and how large it has to be."""
+"""Importance sampling of t and learned uncertainty: what training may learn about its own loss."""
 
 from __future__ import annotations
 

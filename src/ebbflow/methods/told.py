@@ -1,5 +1,5 @@
-"""What a net is shown of x_t and told of t, as small functions: ours, which know no path, and those of nets from
-elsewhere."""
+"""Input scales and clocks of nets, what one is shown of x_t and told of t: ours, which know no path, and those of nets
+from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Files that can be made again: tensors with facts beside them, believed only when their sha256 is the one written."""
+"""The cache of features and classifiers, and the hashes that key it: files that can be made again, believed only when
+their sha256 is the one written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What samples are measured with: features, the real data's own, and real data in the place of samples."""
+"""The reference of an evaluation: a feature map, the real data's features, and real data in the place of samples."""
 
 from __future__ import annotations
 

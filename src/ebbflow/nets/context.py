@@ -1,4 +1,4 @@
-"""What a net is told besides x and the clock."""
+"""Contexts: encoded conditions, which a net is told besides x and the clock."""
 
 from __future__ import annotations
 

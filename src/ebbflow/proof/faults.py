@@ -1,4 +1,5 @@
-"""What can be wrong with a path, a grid, a pair or a sampler by itself: each check returns a sentence, or None."""
+"""Checks of a path, a grid, a prediction on a path, or a sampler by itself: each returns a sentence of what is wrong,
+or None."""
 
 from __future__ import annotations
 

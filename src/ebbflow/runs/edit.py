@@ -26,7 +26,7 @@ from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_images
 from ebbflow.runs.pictures import read_mask
-from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, deal, default_plan
+from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, repeat_in_blocks
 from ebbflow.runs.sample import Samples, bind, results
 
 SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
@@ -93,7 +93,8 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
     count = each if as_one else each * max(1, len(rows))
     seeds = tuple(range(request.seed, request.seed + count))
     plan = replace(
-        default_plan(model, seeds=seeds, conditions=deal(rows, count) if rows else None), **changes_of(request)
+        default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, count)),
+        **changes_of(request),
     )
     check(model, plan)
     return plan

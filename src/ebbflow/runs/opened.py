@@ -29,7 +29,7 @@ from ebbflow.training.engine import pick_device
 class Reader(Protocol):
     """What turns a user's words into what a net takes."""
 
-    def read(self, wanted: Sequence[Condition]) -> Cond:
+    def read(self, conditions: Sequence[Condition]) -> Cond:
         """The conditions that class indices, prompts or vectors stand for, a row each."""
         ...
 

@@ -106,7 +106,7 @@ def plan_of(model: Opened, request: SampleRequest) -> Plan:
     rows = conditions_of(model, request, guides.label_names)
     seeds = _seeds(model, request, rows)
     plan = replace(
-        default_plan(model, seeds=seeds, conditions=deal(rows, len(seeds)) if rows else None),
+        default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, len(seeds))),
         guides=guides,
         rescale=request.rescale,
         interval=request.interval,
@@ -219,15 +219,9 @@ def _negative(model: Opened, request: Guiding) -> Condition | None:
     return label_indices([label], model.label_names)[0]
 
 
-def deal(items: Sequence[T], num: int) -> tuple[T, ...]:
-    """`num` times an item, in equal blocks in the order given.
-
-    Raises:
-        ConfigError: no items.
-    """
-    if not items:
-        raise ConfigError("an empty list of conditions was given. Give at least one, or none at all.")
-    return tuple(items[i * len(items) // num] for i in range(num))
+def repeat_in_blocks(items: Sequence[T], num: int) -> tuple[T, ...] | None:
+    """`num` times an item, in equal blocks in the order given; None where there are no items."""
+    return tuple(items[i * len(items) // num] for i in range(num)) if items else None
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

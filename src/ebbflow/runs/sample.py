@@ -55,7 +55,7 @@ class Samples:
         return to_uint8(self.x.clamp(-1, 1))
 
     @property
-    def seen(self) -> Tensor:
+    def for_features(self) -> Tensor:
         """Float32 in [-1, 1] as feature nets see it: images rounded to their levels, points as they are."""
         return self.images.float() / 127.5 - 1 if self.model.facts.is_image else self.x
 

@@ -219,7 +219,7 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
         if not bool(torch.isfinite(batch.state).all()):
             failed = "samples are not finite"
             break
-        seen.append(yardstick.features.of(batch.seen))
+        seen.append(yardstick.features.of(batch.for_features))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
     times = _times(model, plan)

@@ -291,7 +291,7 @@ def _keep(batch: Samples, first: int, features: Features, partial: Path) -> None
         raise FloatingPointError(
             f"samples of seeds {seeds[0]} to {seeds[-1]} are not finite. Try more `steps` or a smaller `guidance`."
         )
-    tensors = features.of(batch.seen) | {"x": batch.shown[: max(0, NEAREST_NUM - first)]}
+    tensors = features.of(batch.for_features) | {"x": batch.shown[: max(0, NEAREST_NUM - first)]}
     save_tensors(tensors, partial / f"batch-{first:08d}.safetensors")
 
 

@@ -1,5 +1,5 @@
-"""What the rules share that compare a conditional with an unconditional estimate: the condition, the two evaluations,
-the window."""
+"""Guidance rules of two branches, a conditional and an unconditional estimate: the condition, the two evaluations, the
+log-SNR window."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What every sampler shares: the levels of its grid as plain numbers, the step it yields, and its declared order and
-cost."""
+"""`Sampler`, `Step` and `Level`: a sampler's declared order and cost, what it yields, and its grid as plain numbers."""
 
 from __future__ import annotations
 

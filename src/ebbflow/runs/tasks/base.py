@@ -1,4 +1,4 @@
-"""What a trainer needs of a task beyond its loss."""
+"""`RunTask`: what a trainer needs of a task beyond its loss."""
 
 from __future__ import annotations
 

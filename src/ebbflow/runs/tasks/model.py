@@ -26,7 +26,7 @@ from ebbflow.runs.build import (
 from ebbflow.runs.folder import description
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
-from ebbflow.runs.plan import deal, default_plan
+from ebbflow.runs.plan import default_plan, repeat_in_blocks
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
 from ebbflow.runs.tasks.base import RunTask
@@ -100,7 +100,7 @@ class ModelTask(DenoiserTask, RunTask):
         model = Opened.described(denoiser, self.config, self.facts, self.space, device=device_of(net))
         rows, points = model.examples[:MAX_ROWS], not self.facts.is_image
         seeds = range(NUM_POINTS if points else GRID_COLUMNS * (len(rows) or GRID_COLUMNS))
-        plan = default_plan(model, seeds=seeds, conditions=deal(rows, len(seeds)) if rows else None)
+        plan = default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, len(seeds)))
         return collect(model, plan, generate(model, plan)).grid()
 
     def card(self) -> str:

@@ -1,4 +1,4 @@
-"""What the claims share: the two models under test, samples made once and used by many, and what a finding is."""
+"""Claims and findings, the two models under test, and their samples, made once and used by many claims."""
 
 from __future__ import annotations
 
