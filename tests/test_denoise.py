@@ -405,8 +405,12 @@ def test_float64_is_made_on_devices_that_have_none_nowhere() -> None:
     these rooms everything goes through `in_float64`, but for tensors that are on the CPU by construction."""
     source, on_cpu = FilePath(ef.__file__).parent, {"core/times.py", "proof"}
     files = [
-        source / "latent.py",
-        *(f for room in ("core", "methods", "nets", "conditioning") for f in (source / room).rglob("*.py")),
+        *(source / name for name in ("latent.py", "metrics/denoising.py", "studies/search_grid.py")),
+        *(
+            f
+            for room in ("core", "methods", "nets", "conditioning", "training", "runs")
+            for f in (source / room).rglob("*.py")
+        ),
     ]
     for file in files:
         if str(file.relative_to(source)) in on_cpu:

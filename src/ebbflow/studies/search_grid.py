@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.noise import Noise
+from ebbflow.core.shape import in_float64
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.denoise import Denoiser
@@ -102,4 +103,4 @@ def _found(
 
 def _error(denoiser: Denoiser, sampler: str, x: Tensor, times: Tensor, end: Tensor) -> float:
     *_, last = SAMPLERS[sampler](denoiser, x, times)
-    return float((last.x.double() - end.double()).square().mean())
+    return float((in_float64(last.x) - in_float64(end)).square().mean())

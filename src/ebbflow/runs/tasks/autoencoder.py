@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ebbflow.config import AutoencoderConfig
 from ebbflow.core.noise import fresh_weights
+from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset, Splits, to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.files import write_text
@@ -79,7 +80,7 @@ class AutoencoderTask(RunTask):
         total, count, device = 0.0, 0, device_of(net)
         for x in batches_of(self.judged_on):
             error = net(x.to(device))[0].float().clamp(-1, 1).cpu() - x
-            total, count = total + float(error.double().square().sum()), count + error.numel()
+            total, count = total + float(in_float64(error).square().sum()), count + error.numel()
         mse = total / count
         return {"held_out_mse": mse, "held_out_psnr": 10 * math.log10(4 / mse) if mse > 0 else math.inf}
 
