@@ -11,6 +11,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.core.paths import DiscretePath, Path
+from ebbflow.core.shape import WITHOUT_FLOAT64
 from ebbflow.core.times import TIME_GRIDS, num_table_steps
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError
@@ -59,7 +60,7 @@ def _batch(
 ) -> dict[str, Tensor]:
     """Nats a sample: "total" and, of the bound, its parts. Every draw depends on the seed and the sample's place."""
     x0, device = data.x0(rows).double(), model.device
-    wide = torch.float32 if device.type == "mps" else torch.float64  # the widest that the device has
+    wide = torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64  # the widest that the device has
     bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
     seeds = [derive_seed(request.seed, "likelihood", int(row)) for row in rows]
     if request.method == "ode":
