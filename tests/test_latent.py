@@ -356,7 +356,9 @@ def test_the_edm_target_of_latents_knows_their_deviation(trained: Path, tmp_path
     config = parse(old["config"])
     for said in ({}, {"sigma_data": 0.5}):
         again = replace(config, objective=replace(config.objective, prediction={"kind": "edm", **said}))
-        assert task_of(again, load_splits(again), tmp_path / "said").config.objective.prediction == "edm"
+        trainer = Trainer(task_of(again, load_splits(again), tmp_path / "said"))
+        assert trainer.start == 2 and trainer.task.config.objective.prediction == "edm"
+        list(trainer.events())
 
 
 def test_a_model_of_latents_is_opened_with_its_space(run: tuple[Path, Path]) -> None:
