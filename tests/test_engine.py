@@ -743,3 +743,24 @@ def test_fit_is_public_and_takes_a_stranger_from_end_to_end() -> None:
     with torch.no_grad():
         *_, last = ef.SAMPLERS["heun"](denoiser, normal(3, 2).float(), times)
     assert last.x.shape == (3, 2) and bool(torch.isfinite(last.x).all())
+
+
+def test_a_file_that_cannot_be_written_is_called_by_its_own_name(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+
+    def written() -> None:
+        with whole_file(folder / "a.png") as partial:
+            folder.rmdir()
+            partial.write_text("x")
+
+    with pytest.raises(OSError, match="No such file") as raised:
+        written()
+    assert raised.value.filename == str(folder / "a.png")
+
+
+def test_a_damaged_checkpoint_names_another_one(digits: Splits, tmp_path: Path) -> None:
+    finished(trainer_of(digits, tmp_path / "run", num_steps=4, save_every=2, keep=2))
+    old, new = checkpoints(tmp_path / "run")
+    (new / "ema.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=f"cannot be read as safetensors.*such as .*{old.name}"):
+        ef.open(tmp_path / "run", device="cpu")

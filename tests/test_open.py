@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a near sampler": ("label", {"sampler": "huen"}, "Did you mean 'heun'"),
     "a near label": ("label", {"labels": ["eleven"]}, "label 'eleven' is unknown"),
     "a type": ("label", {"steps": "many"}, "`steps` must be a whole number, got 'many'"),
-    "a range": ("label", {"num": 0}, "`num` must be at least 1, got 0"),
+    "a range": ("label", {"num": 0}, r"`num` must be in \[1, 10000000\], got 0"),
     "labels of an unconditional model": ("unconditional", {"labels": [1]}, "unconditional: it cannot take labels"),
     "prompts of labels": ("label", {"prompts": ["four"]}, "it takes no prompts"),
     "two conditions": ("text", {"labels": [1], "prompts": ["four"]}, "`labels` and `prompts` all choose"),

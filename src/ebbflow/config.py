@@ -28,6 +28,7 @@ from ebbflow.nets.unet import UNetOptions
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -96,7 +97,7 @@ class TrainConfig:
 
     num_steps: Count = 1000
     batch_size: Count = 128
-    lr: Positive = 1e-3
+    lr: Rate = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 1.0
     accumulate: Count = 1
@@ -202,7 +203,7 @@ class AutoencoderTrainConfig(TrainConfig):
     """
 
     num_steps: Count = 2000
-    lr: Positive = 2e-3
+    lr: Rate = 2e-3
     loss: Literal["l1", "mse"] = "mse"
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
 

@@ -87,7 +87,7 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
     if str(folder_or_name) in ("", "."):
         raise ConfigError("hf: wants the folder of a diffusers model behind it, or its name on the hub.")
     folder = Path(folder_or_name).expanduser()
-    if not folder.is_dir() and (folder.is_absolute() or str(folder_or_name).startswith((".", "~"))):
+    if not folder.is_dir() and (folder.is_file() or folder.is_absolute() or str(folder_or_name).startswith((".", "~"))):
         raise ConfigError(f"{folder_or_name}: there is no such folder. Give one that diffusers saved a model in.")
     name = str(folder) if folder.is_dir() else str(folder_or_name)
     reason: Exception | None = None

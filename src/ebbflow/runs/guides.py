@@ -255,7 +255,8 @@ def _target(name: str, text: str, dims: tuple[int, ...]) -> Tensor:
         raise ConfigError(f"loss {name!r} needs an image as its `target`, got {text!r}.")
     if len(values) not in (1, dims[0]) or not bool(((values >= 0) & (values <= 1)).all()):
         raise ConfigError(
-            f"`target` of loss 'colour' wants a number in [0, 1] for all channels, or {dims[0]}, got {text!r}."
+            f"`target` of loss 'colour' wants numbers in [0, 1], one for all channels or one for each of {dims[0]}, "
+            f"got {text!r}."
         )
     return 2 * values - 1
 
