@@ -189,6 +189,19 @@ MISTAKES = {
     "unknown list": (["list", "sampler"], "Did you mean 'samplers'"),
     "missing run": (["info", "nowhere"], "does not exist"),
     "unknown path": (["plot", "schedules", "--paths", "vpp"], "Did you mean 'vp'"),
+    "a path's own number": (
+        ["train", "--set", "path.kind=vp_discrete", "--set", "path.num_steps=1"],
+        "`path.num_steps` of a discrete path must be at least 4",
+    ),
+    "no heads": (["train", "--set", "net.num_heads=0"], "`net.num_heads` and `net.clock_dim` must be at least 1"),
+    "heads below none": (["train", "--set", "net.num_heads=-1"], "must be at least 1, got -1"),
+    "no clock": (["train", "--set", "net.clock_dim=0"], "must be at least 1"),
+    "endless width": (["train", "--set", "net.kind=dit", "--set", "net.mlp_ratio=inf"], "`net.mlp_ratio` must be in"),
+    "endless noise": (["train", "--set", "path.kind=ve", "--set", "path.sigma_max=1e300"], "at most 1e15, got 1e+300"),
+    "endless rate": (["train", "--set", "train.lr=1e300"], "train.lr: input should be less than or equal to 1000000"),
+    "not finite": (["train", "--set", "sample.guidance=nan"], "sample.guidance: input should be a finite number"),
+    "a model of diffusers": (["info", "hf:somebody/model"], "a run of ebbflow is wanted here"),
+    "nothing behind hf:": (["sample", "--ckpt", "hf:", "--output", "a.png"], "the folder of a diffusers model"),
     "picture suffix": (["plot", "schedules", "--output", "x.bmp"], ".png"),
 }
 
@@ -233,6 +246,7 @@ SAMPLING_MISTAKES = {
     "unknown label": (["--label", "11"], "unknown to this run"),
     "label twice": (["--label", "1", "--labels", "0-2"], "--labels and --label say the same. Give one."),
     "negative without guidance": (["--label", "1", "--negative-label", "2", "--guidance", "1"], "--guidance 2"),
+    "more than memory": (["--num", "10000000000"], "--num must be in [1, 10000000], got 10000000000."),
     "weights": (["--weights", "best"], "ema or raw"),
     "backward range": (["--labels", "5-2"], "runs backwards"),
     "seeds": (["--seeds", "a"], "--seeds"),
@@ -259,6 +273,26 @@ def test_an_unconditional_run_takes_neither_labels_nor_guidance(
         assert sample(unconditional, tmp_path / "b.png", *more) == 2
         assert "this model is unconditional" in capsys.readouterr().err
     assert not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize("text", ["train = 3", "[[train]]\nlr = 1"], ids=["number", "list"])
+def test_a_section_that_is_no_table(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    assert run_app(["train", "--config", str(tmp_path / "c.toml"), "--dry-run"]) == 2
+    assert "section 'train' must hold keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"train": 3}'])
+def test_a_damaged_config_of_a_run(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert run_app(["train", "--save-dir", str(tmp_path), "--max-steps", "1"]) == 2
+    assert "config.json does not describe a run" in capsys.readouterr().err
+
+
+def test_a_run_is_no_model_of_diffusers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("diffusers")
+    assert run_app(["sample", "--ckpt", f"hf:{run}", "--output", str(tmp_path / "a.png")]) == 2
+    assert "opened by its folder alone, without hf:" in capsys.readouterr().err
 
 
 def test_a_foreign_file_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -435,3 +435,24 @@ def test_numbers_that_a_device_has_not_are_worked_on_on_the_cpu(monkeypatch: pyt
     monkeypatch.setattr(Tensor, "cpu", lambda self: moved.append(self.device.type) or cpu(self))
     assert shape.as_float64(torch.ones(2)).dtype == F64 and shape.in_float64(torch.ones(1)).dtype == F64
     assert moved == ["cpu", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: (x,), "must answer a tensor, got tuple"),
+        (lambda x: None, "must answer a tensor, got NoneType"),
+        (lambda x: x[:1], r"\(3, 2\); got \(1, 2\)"),
+        (lambda x: x[..., None], r"\(3, 2\); got \(3, 2, 1\)"),
+        (lambda x: x[:, :1], "for data of 2 channels a model answers 2, or 4"),
+        (lambda x: torch.cat([x, x[:, :1]], dim=1), "learned variance; got 3"),
+    ],
+    ids=["tuple", "none", "one row for all", "a rank more", "too few channels", "too many"],
+)
+@pytest.mark.parametrize("of_a_net", [True, False], ids=["net", "function"])
+def test_an_answer_of_another_shape_is_refused_and_not_spread(answer: Any, words: str, of_a_net: bool) -> None:
+    """A single row was spread over the batch, and three channels were taken for two and a variance."""
+    net = NetDenoiser(net=lambda x, clock, cond: answer(x), path=Flow())
+    function = FunctionDenoiser(function=lambda x, t: answer(x), path=Flow())
+    with pytest.raises(ValueError, match=words):
+        (net if of_a_net else function)(normal(3, 2), 0.5)

@@ -340,6 +340,13 @@ def test_what_is_no_batch_is_named(batches: Any, words: str | None) -> None:
         trained(Plain(), batches)
 
 
+def test_noise_and_weights_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"eps must have the shape of x0, \(12, 2\), got \(12, 3\)"):
+        Batch(x0=X, eps=normal(12, 3))
+    with pytest.raises(ValueError, match=r"weight is a number a sample, of shape \(B,\), got \(12, 2\)"):
+        Batch(x0=X, weight=X)
+
+
 @pytest.mark.filterwarnings("error")
 def test_arrays_that_may_not_be_written_are_data_too() -> None:
     """As numpy's memory maps and columns of a table are; torch warned."""
@@ -356,6 +363,27 @@ def test_wrong_parts_are_refused() -> None:
         fit(of(net), Objective(Flow(), prediction="x0"), [X], optimiser, num_steps=1)
     with pytest.raises(ValueError, match="`accumulate` must be at least 1"):
         Engine(accumulate=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda d, o, b, s: (d, b, s), r"a NetDenoiser has no loss of its own. Give its objective"),
+        (lambda d, o, b, s: (o, d, b, s), "net is a torch module can be trained, got Objective"),
+        (lambda d, o, b, s: (d.net, o, b, s), r"got Plain. Put a net into ef\.NetDenoiser"),
+        (lambda d, o, b, s: (d, "velocity", b, s), "comes after the denoiser, got 'velocity'"),
+        (lambda d, o, b, s: (d, Objective, b, s), "comes after the denoiser"),
+        (lambda d, o, b, s: (d, o, s, b), "an optimiser of torch, got list"),
+        (lambda d, o, b, s: (d, o, None, s), "batches are an iterable.*got NoneType"),
+        (lambda d, o, b, s: (d, o, b, torch.optim.SGD(Plain().parameters())), "steps no parameter of this net"),
+    ],
+    ids=["objective forgotten", "swapped", "bare net", "name", "class", "optimiser", "no batches", "another net's"],
+)
+def test_parts_in_the_wrong_place_are_named(wrong: Callable[..., Any], words: str) -> None:
+    net = Plain()
+    parts = wrong(of(net), Objective(Flow()), [X], torch.optim.SGD(net.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match=words):
+        list(fit(*parts, num_steps=1))
 
 
 @pytest.mark.parametrize("multiplies", [True, False])
@@ -604,7 +632,7 @@ def test_a_damaged_description_of_a_run_is_said(digits: Splits, tmp_path: Path) 
     finished(trainer_of(digits, tmp_path / "run", num_steps=2))
     file = tmp_path / "run" / "config.json"
     file.write_text(file.read_text()[:-40])
-    with pytest.raises(CheckpointError, match=r"config\.json is damaged: .* Mend it, or choose another `save_dir`"):
+    with pytest.raises(CheckpointError, match=r"config\.json does not describe a run .* Mend it, or choose another `save_dir`"):
         trainer_of(digits, tmp_path / "run", num_steps=2)
 
 
@@ -724,3 +752,24 @@ def test_fit_is_public_and_takes_a_stranger_from_end_to_end() -> None:
     with torch.no_grad():
         *_, last = ef.SAMPLERS["heun"](denoiser, normal(3, 2).float(), times)
     assert last.x.shape == (3, 2) and bool(torch.isfinite(last.x).all())
+
+
+def test_a_file_that_cannot_be_written_is_called_by_its_own_name(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+
+    def written() -> None:
+        with whole_file(folder / "a.png") as partial:
+            folder.rmdir()
+            partial.write_text("x")
+
+    with pytest.raises(OSError, match="No such file") as raised:
+        written()
+    assert raised.value.filename == str(folder / "a.png")
+
+
+def test_a_damaged_checkpoint_names_another_one(digits: Splits, tmp_path: Path) -> None:
+    finished(trainer_of(digits, tmp_path / "run", num_steps=4, save_every=2, keep=2))
+    old, new = checkpoints(tmp_path / "run")
+    (new / "ema.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=f"cannot be read as safetensors.*such as .*{old.name}"):
+        ef.open(tmp_path / "run", device="cpu")

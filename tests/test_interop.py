@@ -19,11 +19,11 @@ from torch import Tensor
 
 import ebbflow as ef
 from ebbflow.cli.app import run_app
-from ebbflow.core.paths import CosineDiscrete, DiscretePath, Flow, VPDiscrete
+from ebbflow.core.paths import PATHS, CosineDiscrete, DiscretePath, Flow, VPDiscrete
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError
 from ebbflow.interop import PIPELINES, load_diffusers, readers
-from ebbflow.interop.schedule import TrainedTable, read_schedule
+from ebbflow.interop.schedule import TableTimes, TrainedTable, read_schedule
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.runs.model import Model
@@ -845,3 +845,9 @@ def test_pipelines_are_measured_and_compared_with_runs(
     for models in (["hf:plain", "run"], ["run", "hf:plain"]):
         found = asked(capsys, "compare", *models, "--samplers", "ddim", "--guidance", "1,2", *few)
         assert {(cell["run"], cell["guidance"]) for cell in found["cells"]} == {("plain", 1), ("run", 1), ("run", 2)}
+
+
+def test_more_steps_than_a_table_holds_are_refused() -> None:
+    """The scheduler's own error came out as a bug of ebbflow."""
+    with pytest.raises(ValueError, match=r"DDIMScheduler has no grid of 1001 steps inside its table of 1000\. Use"):
+        TableTimes(scheduler=ddim(**LATENT))(PATHS["vp_discrete"](), 1001)

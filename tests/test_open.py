@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a near sampler": ("label", {"sampler": "huen"}, "Did you mean 'heun'"),
     "a near label": ("label", {"labels": ["eleven"]}, "label 'eleven' is unknown"),
     "a type": ("label", {"steps": "many"}, "`steps` must be a whole number, got 'many'"),
-    "a range": ("label", {"num": 0}, "`num` must be at least 1, got 0"),
+    "a range": ("label", {"num": 0}, r"`num` must be in \[1, 10000000\], got 0"),
     "labels of an unconditional model": ("unconditional", {"labels": [1]}, "unconditional: it cannot take labels"),
     "prompts of labels": ("label", {"prompts": ["four"]}, "it takes no prompts"),
     "two conditions": ("text", {"labels": [1], "prompts": ["four"]}, "`labels` and `prompts` all choose"),
@@ -211,7 +211,7 @@ def test_objects_stand_wherever_names_do(opened: Opened) -> None:
     named = model.sample(num=2, sampler="ddim", grid="karras", options={"grid.rho": 3}, steps=4)
     karras = dataclasses.replace(ef.TIME_GRIDS["karras"], rho=3.0)
     assert torch.equal(named.x, model.sample(num=2, sampler=ef.SAMPLERS["ddim"], grid=karras, steps=4).x)
-    with pytest.raises(ConfigError, match="unknown sampler"):
+    with pytest.raises(ConfigError, match="decorated with ef"):
         model.sample(num=2, sampler=len)
 
 
@@ -370,3 +370,19 @@ def test_one_model_is_compared_without_a_list(folder: Folder, opened: Opened, tm
     for one in (folder("points"), str(folder("points")), [opened("points")]):
         report = ef.compare(one, output=tmp_path / "page.html", **cells)
         assert [cell.sampler for cell in report.cells] == ["euler"]
+
+
+def test_a_worse_model_has_to_hear_the_same_conditions(opened: Opened, folder: Folder) -> None:
+    """Classes were handed to a model of texts, which was an IndexError."""
+    with pytest.raises(ConfigError, match="hears another kind of condition"):
+        opened("label").sample(num=1, autoguide=folder("text"), guidance=2)
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        ef.compare([], output=tmp_path / "page.html")
+
+
+def test_an_image_that_is_not_finite_is_refused(opened: Opened) -> None:
+    with pytest.raises(ConfigError, match="not finite"):
+        opened("label").edit(torch.full((1, 8, 8), float("nan")), labels=[1], num=1)

@@ -189,6 +189,21 @@ RAISING: dict[str, tuple[str, Callable[[], int], str]] = {
         lambda: run_app(["list", "nets", "--import", "broken_8"]),
         "broken_8.NETS must be a dict of names, got list",
     ),
+    "it ends the program": (
+        "import sys\nsys.exit(3)\n",
+        lambda: run_app(["list", "nets", "--import", "broken_9"]),
+        "module 'broken_9' cannot be imported: SystemExit: 3",
+    ),
+    "a mistake in it": (
+        "def gone(data_dir=None): return {}['the key']\nDATASETS = {'gone': gone}\n",
+        lambda: run_app(["train", "--import", "broken_10", "--data", "gone", "--save-dir", "broken"]),
+        "broken_10.py, line 1, raised KeyError: 'the key'",
+    ),
+    "a mistake in what it calls": (
+        "import json\ndef gone(data_dir=None): raise OSError('no disk') if json.loads('1') else 0\nDATASETS = {'gone': gone}\n",
+        lambda: run_app(["train", "--import", "broken_11", "--data", "gone", "--save-dir", "broken"]),
+        "broken_11.py, line 2, raised OSError: no disk",
+    ),
 }  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -27,14 +29,14 @@ from conftest import (
 )
 
 from ebbflow.core.noise import Noise
-from ebbflow.core.paths import PATHS, DiscretePath, Path
+from ebbflow.core.paths import PATHS, DiscretePath, Flow, Path
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.core.shape import per_sample
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.oracles import Gaussian
-from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.methods.samplers import SAMPLERS, Sampler, Step
 
 FLOW, VP_TABLE = PATH_CASES["flow"], PATH_CASES["vp_discrete"]
 ZERO_SNR = [name for name in PATH_CASES if name.endswith("zero_snr")]
@@ -234,6 +236,26 @@ def test_unknown_options_and_missing_noise_are_refused(name: str) -> None:
 def test_options_out_of_range_are_refused(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         walk(name, mixture(FLOW), noise_start(FLOW, 2), line(1, 0, 3), **{"noise": Noise([0, 1]), **options})
+
+
+RUNS: dict[str, tuple[Callable[..., Any], str]] = {
+    "no steps": (lambda d, x, levels: iter(()), "for each of 3 steps, and made 0"),
+    "no generator": (lambda d, x, levels: x, "for each of 3 steps, and made 0"),
+    "nothing": (lambda d, x, levels: iter([None]), "got NoneType"),
+    "a state": (lambda d, x, levels: iter([x]), "got Tensor"),
+    "another shape": (lambda d, x, levels: iter([Step(0.0, x[:1], d(x, 1.0))]), r"got a state \(1, 2\)"),
+    "too few": (lambda d, x, levels: iter([Step(0.0, x, d(x, 1.0))]), "for each of 3 steps, and made 1"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_sampler_of_ones_own_yields_is_checked(name: str) -> None:
+    """Of one without steps, nothing was written and the command said that it was."""
+    run, words = RUNS[name]
+    run.__name__ = "mine"
+    mine = Sampler(run, order=1, evaluations=lambda num_steps: num_steps)
+    with pytest.raises(ValueError, match=words):
+        list(mine(Gaussian(0.0, 1.0, Flow()), torch.zeros(4, 2), torch.linspace(1, 0, 4)))
 
 
 def test_the_optimal_variance_needs_a_denoiser_that_knows_it() -> None:

@@ -117,6 +117,8 @@ def compare(models: str | Path | Model | Sequence[str | Path | Model], request: 
     from ebbflow.studies.report import page
 
     several = [models] if isinstance(models, str | Path | Model) else models
+    if not several:
+        raise ConfigError("there is nothing to compare. Give one model or more.")
     opened = [_opened(model, request) for model in several]
     report = finish(work_of(opened, request, request.output.with_suffix(".cells.jsonl")))
     write_text(request.output, page(report))

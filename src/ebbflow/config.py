@@ -3,6 +3,7 @@ key and the cure."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -26,6 +27,8 @@ from ebbflow.nets.unet import UNetOptions
 
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -102,7 +105,7 @@ class TrainConfig:
 
     num_steps: Count = 1000
     batch_size: Count = 128
-    lr: Positive = 1e-3
+    lr: Rate = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 1.0
     accumulate: Count = 1
@@ -162,7 +165,7 @@ class SampleConfig:
     sampler: str = "heun"
     num_steps: Count = 10
     grid: Choice = "uniform"
-    guidance: float = 2.0
+    guidance: Finite = 2.0
     clip: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -208,7 +211,7 @@ class AutoencoderTrainConfig(TrainConfig):
     """
 
     num_steps: Count = 2000
-    lr: Positive = 2e-3
+    lr: Rate = 2e-3
     loss: Literal["l1", "mse"] = "mse"
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
 
@@ -249,8 +252,7 @@ def parse_as(cls: type[C], values: Mapping[str, Any]) -> C:
     for name, given in values.items():
         if name not in defaults:
             raise ConfigError(f"unknown section {name!r} of the configuration. {nearest(name, list(defaults))}")
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"section {name!r} must hold keys, got {given!r}. Write {name}.key=value.")
+        _require_keys(name, given)
         default: Any = defaults[name]
         sections[name] = (
             _of_kind(name, dict(given))
@@ -258,6 +260,11 @@ def parse_as(cls: type[C], values: Mapping[str, Any]) -> C:
             else _checked(type(default), _over(asdict(default), given), name)
         )
     return cls(**sections)
+
+
+def _require_keys(name: str, given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"section {name!r} must hold keys, got {given!r}. Write {name}.key=value.")
 
 
 def _of_kind(name: str, given: dict[str, Any]) -> Any:
@@ -278,6 +285,7 @@ def _checked(cls: type[Any], given: dict[str, Any], section: str, of_kind: str =
         first = error.errors()[0]
         where = ".".join([section, *(str(part) for part in first["loc"])])
         message = first["msg"].removeprefix("Value error, ")
+        message = re.sub(r"`(\w+)`", lambda key: f"`{section}.{key[1]}`" if key[1] in known else key[0], message)
         got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
         raise ConfigError(f"{where}: {message[0].lower() + message[1:]}{got}") from error
 
@@ -304,6 +312,7 @@ def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Layer:
     merged: Layer = {}
     for layer in layers:
         for name, given in layer.items():
+            _require_keys(name, given)
             below = merged.get(name, {})
             replaced = "kind" in given and given["kind"] != below.get("kind", KINDS.get(name, ({}, None))[1])
             merged[name] = _over({} if replaced else below, given)

@@ -34,6 +34,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(partial)
         os.replace(partial, path)
         sync(path.parent)
+    except OSError as error:
+        if str(error.filename) == str(partial):
+            error.filename = str(path)  # what was asked for
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -160,7 +160,7 @@ def _module(name: str) -> ModuleType:
         if error.name == name.split(".")[0] or error.name == name:
             raise ConfigError(f"no module {name!r} in {here} or among the installed packages.") from error
         raise ConfigError(f"module {name!r} cannot be imported: {error}.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}.") from error
     finally:
         sys.path.remove(here)

@@ -66,6 +66,8 @@ def explained(error: BaseException, cls: type[Any] | None = None, request: Any =
         return f"the disk is full ({place}). Free some space and run the same command again.", 2
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
+    if plugin := _plugin_of(error):
+        return f"{plugin} raised {type(error).__name__}: {error}. `--debug` shows where it comes from.", 2
     return (
         f"this is a bug of ebbflow: {type(error).__name__}: {error}{_where(error)}. "
         "Run the same command with --debug and report what it prints.",
@@ -88,6 +90,19 @@ def _last(error: BaseException) -> TracebackType | None:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     return last
+
+
+def _plugin_of(error: BaseException) -> str:
+    """The line of a plugin that made the error, where what came after it is neither the plugin's nor ours."""
+    found, frame = "", error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        if is_of_a_plugin(str(frame.tb_frame.f_globals.get("__name__", ""))):
+            found = f"the plugin in {code.co_filename}, line {frame.tb_lineno},"
+        elif _ours(code.co_filename):
+            found = ""
+        frame = frame.tb_next
+    return found
 
 
 def _ours(file: str) -> bool:

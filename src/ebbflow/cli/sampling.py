@@ -46,7 +46,11 @@ def sample(request: SampleCommand) -> None:
     if request.json:
         print_json({**_said(plan, request.output, seconds), "num": len(plan.seeds), "written": written})
     else:
-        print(f"{len(plan.seeds)} samples in {seconds:.1f} s: {', '.join(written)}")
+        print(f"{_counted(len(plan.seeds), 'sample')} in {seconds:.1f} s: {', '.join(written)}")
+
+
+def _counted(num: int, what: str) -> str:
+    return f"{num:,} {what}" if num == 1 else f"{num:,} {what}s"
 
 
 def opened(request: Where) -> Model:
@@ -99,7 +103,7 @@ def edit(request: EditCommand) -> None:
         print_json({**_said(plan, request.output, seconds), "num": len(made), **started})
     else:
         start = f", started at t = {started['start']:.3g}" if started else ""
-        print(f"{len(made)} images in {seconds:.1f} s{start}: {request.output}")
+        print(f"{_counted(len(made), 'image')} in {seconds:.1f} s{start}: {request.output}")
 
 
 def _check_choice(request: EditCommand) -> None:

@@ -260,6 +260,8 @@ class VE(Path):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        if self.sigma_max > 1e15:
+            raise ValueError(f"`sigma_max` must be at most 1e15, got {self.sigma_max}.")
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"`sigma_max` must be above `sigma_min` = {self.sigma_min}, got {self.sigma_max}.")
 

@@ -57,17 +57,22 @@ class TableTimes:
         """
         config = self.scheduler.config
         own = type(self.scheduler).from_config(config)
+        if num_steps > config.num_train_timesteps:
+            raise self._without(num_steps)
         own.set_timesteps(num_steps)
         visited = torch.unique_consecutive(own.timesteps.cpu().double())
         times = (visited + 1) / config.num_train_timesteps
         if len(times) != num_steps or times[0] > 1:
-            raise ValueError(
-                f"{type(own).__name__} has no grid of {num_steps} steps inside its table of "
-                f"{config.num_train_timesteps}. Use another number of steps, or a grid such as 'trailing'."
-            )
+            raise self._without(num_steps)
         first = 1 / config.num_train_timesteps
         ends_early = not config.get("set_alpha_to_one", True) or config.get("final_sigmas_type") == "sigma_min"
         return torch.cat([times, times.new_tensor([first if ends_early and times[-1] > first else 0.0])])
+
+    def _without(self, num_steps: int) -> ValueError:
+        return ValueError(
+            f"{type(self.scheduler).__name__} has no grid of {num_steps} steps inside its table of "
+            f"{self.scheduler.config.num_train_timesteps}. Use another number of steps, or a grid such as 'trailing'."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

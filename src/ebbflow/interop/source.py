@@ -84,8 +84,10 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
         ImportError: diffusers is missing.
     """
     diffusers = library("diffusers")
+    if str(folder_or_name) in ("", "."):
+        raise ConfigError("hf: wants the folder of a diffusers model behind it, or its name on the hub.")
     folder = Path(folder_or_name).expanduser()
-    if not folder.is_dir() and (folder.is_absolute() or str(folder_or_name).startswith((".", "~"))):
+    if not folder.is_dir() and (folder.is_file() or folder.is_absolute() or str(folder_or_name).startswith((".", "~"))):
         raise ConfigError(f"{folder_or_name}: there is no such folder. Give one that diffusers saved a model in.")
     name = str(folder) if folder.is_dir() else str(folder_or_name)
     reason: Exception | None = None
@@ -95,6 +97,11 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
         except (OSError, ValueError) as error:
             reason = reason or error
         else:
+            if "_class_name" not in index:
+                raise ConfigError(
+                    f"{name} holds no model of diffusers: its config.json names no class. A run of ebbflow is opened "
+                    "by its folder alone, without hf:."
+                )
             return Source(name=name, index=index, dtype=dtype, device=torch.device(device))
     line = str(reason).splitlines()[0]
     where = "in this folder" if folder.is_dir() else "on the hub"

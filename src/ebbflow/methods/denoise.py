@@ -139,6 +139,11 @@ class OutputDenoiser(Conditional):
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         out, channels = self.output(x_t, t, self._bound(x_t)), x_t.shape[1]
+        if out.shape[1] not in (channels, 2 * channels):
+            raise ValueError(
+                f"for data of {channels} channels a model answers {channels}, or {2 * channels} with a learned "
+                f"variance; got {out.shape[1]}."
+            )
         if out.shape[1] == channels:
             return solve(self.prediction, out, x_t, t, self.path)
         fraction = (out[:, channels:] + 1) / 2
@@ -204,7 +209,7 @@ class NetDenoiser(OutputDenoiser):
             shown = x_t if factor == 1 else factor * x_t
             told = torch.full((len(x_t),), number, dtype=torch.float32, device=x_t.device)
         shown = shown if self._parameter is None else shown.to(self._parameter.dtype)
-        return self.net(shown, told, cond).to(x_t.dtype)
+        return _like(self.net(shown, told, cond), x_t).to(x_t.dtype)
 
     def _numbers(self, c: Coefficients, scale: Scale, clock: Clock, t: float) -> tuple[float, float]:
         """The scale and the clock of a single time; remembered with its coefficients."""
@@ -288,4 +293,21 @@ class FunctionDenoiser(OutputDenoiser):
     function: Callable[..., Tensor]
 
     def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
-        return self.function(x_t, t) if self.make_null is None else self.function(x_t, t, cond)
+        return _like(self.function(x_t, t) if self.make_null is None else self.function(x_t, t, cond), x_t)
+
+
+def _like(out: Any, x_t: Tensor) -> Tensor:
+    """A model's answer.
+
+    Raises:
+        ValueError: it is no tensor, or of other sizes than `x_t` in anything but channels.
+    """
+    if not isinstance(out, Tensor):
+        raise ValueError(
+            f"a model must answer a tensor, got {type(out).__name__}. Have its function return the tensor."
+        )
+    if out.ndim != x_t.ndim or out.shape[0] != x_t.shape[0] or out.shape[2:] != x_t.shape[2:]:
+        raise ValueError(
+            f"a model must answer the shape of what it is shown, {tuple(x_t.shape)}; got {tuple(out.shape)}."
+        )
+    return out

@@ -32,8 +32,8 @@ def check_num(num: int, dim: int, reference_size: int) -> None:
     """
     if num <= dim:
         raise ConfigError(
-            f"`num` = {num} is too few for the covariance of {dim} features, which would be singular. Use at least "
-            f"{dim + 1}, better {10 * dim}."
+            f"{num} samples are too few for the covariance of {dim} features, which would be singular. Give at "
+            f"least {dim + 1}, better {10 * dim}."
         )
     if reference_size <= dim:
         raise ConfigError(

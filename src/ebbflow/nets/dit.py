@@ -34,6 +34,8 @@ class DiTOptions:
     def __post_init__(self) -> None:
         if min(self.patch_size, self.dim, self.depth, self.num_heads) < 1:
             raise ValueError("`patch_size`, `dim`, `depth` and `num_heads` must be at least 1.")
+        if not 1 / self.dim <= self.mlp_ratio <= 64:
+            raise ValueError(f"`mlp_ratio` must be in [1 / `dim`, 64], got {self.mlp_ratio}.")
         if self.dim % self.num_heads:
             raise ValueError(f"`dim` must be a multiple of `num_heads`, got {self.dim} and {self.num_heads}.")
 

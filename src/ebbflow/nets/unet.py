@@ -38,6 +38,8 @@ class UNetOptions:
                 f"`channels` must be widths above 0 and `num_blocks` at least 1, got {list(self.channels)} and "
                 f"{self.num_blocks}."
             )
+        if min(self.num_heads, self.clock_dim) < 1:
+            raise ValueError(f"`num_heads` and `clock_dim` must be at least 1, got {self.num_heads}, {self.clock_dim}.")
         if self.channels[-1] % self.num_heads:
             raise ValueError(
                 f"the last of `channels`, {self.channels[-1]}, must be a multiple of `num_heads`, got {self.num_heads}."

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Flag
-from ebbflow.requests.shared import Device, Reporting, RunData, Seed
+from ebbflow.requests.shared import MOST, Device, Reporting, RunData, Seed
 
 Weights = Literal["ema", "raw"]
 
@@ -132,7 +132,7 @@ class Seeds:
         Doc(
             "How many samples in all. Default: 1 for one label, 8 a class, or 64; of a diffusers model 1 a class, or 4."
         ),
-        Ge(1),
+        Interval(ge=1, le=MOST),
     ] = None
     seed: Seed = 0
     seeds: Annotated[
@@ -171,7 +171,9 @@ class EditRequest(Sampling, Conditions):
     mask: Annotated[Path | None, Doc("Inpainting: generate where this picture is white, keep the rest exactly.")] = None
     resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), Ge(1)] = 1
     jump: Annotated[int, Doc("Steps of a piece that is resampled."), Ge(1)] = 1
-    num: Annotated[int | None, Doc("How many edits a label, or images of an interpolation."), Ge(1)] = None
+    num: Annotated[
+        int | None, Doc("How many edits a label, or images of an interpolation."), Interval(ge=1, le=MOST)
+    ] = None
     seed: Seed = 0
 
 

@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from ebbflow.requests.base import Doc, Ending
 
+MOST = 10_000_000  # samples of one command
 Device = Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")]
 Steps = tuple[Annotated[int, Ge(1)], ...]
 Names = tuple[str, ...]

@@ -11,7 +11,19 @@ from annotated_types import Ge, Interval
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Ending, Place
 from ebbflow.requests.sampling import Opening, Sampling, Where
-from ebbflow.requests.shared import FEATURES, Batches, Device, Judge, Names, Page, Reporting, RunData, Seed, Steps
+from ebbflow.requests.shared import (
+    FEATURES,
+    MOST,
+    Batches,
+    Device,
+    Judge,
+    Names,
+    Page,
+    Reporting,
+    RunData,
+    Seed,
+    Steps,
+)
 
 Precision = Literal["fp32", "bf16", "auto"]
 
@@ -20,7 +32,7 @@ Precision = Literal["fp32", "bf16", "auto"]
 class EvaluateRequest(Judge, Sampling, Opening):
     """A model's samples against its data."""
 
-    num: Annotated[int, Ge(2), Doc("How many samples to measure.")] = 1000
+    num: Annotated[int, Interval(ge=2, le=MOST), Doc("How many samples to measure.")] = 1000
     repeats: Annotated[int, Interval(ge=1, le=1000), Doc("Measure so many times, each with the next seeds.")] = 1
     seed: Seed = 0
     precision: Annotated[Precision, Doc("Of the sampled net.")] = "fp32"
@@ -54,7 +66,7 @@ class CompareRequest(Opening, Batches, Judge):
     grids: Annotated[Names, Doc("See `ebbflow list grids`; learned needs `ebbflow search-grid`.")] = ("uniform",)
     steps: Annotated[Steps, Doc("Numbers of steps.")] = (5, 10, 20)
     guidance: Annotated[tuple[float, ...], Doc("Values of w; runs that cannot be guided are at 1.")] = (1.0, 2.0, 4.0)
-    num: Annotated[int, Ge(2), Doc("Samples a cell; the same seeds in each.")] = 1000
+    num: Annotated[int, Interval(ge=2, le=MOST), Doc("Samples a cell; the same seeds in each.")] = 1000
     seed: Seed = 0
     within: Annotated[float, Ge(0), Doc("Per cent above the best that are good enough.")] = 5.0
     output: Annotated[Page, Doc("The report, a single .html file.")] = Path("compare.html")
@@ -114,7 +126,9 @@ class ClaimsRequest(Reporting, RunData, Batches):
 
     diffusion: Annotated[Path, Doc("A run on a variance-preserving path.")]
     flow: Annotated[Path, Doc("A run on the flow path, of the same data and budget.")]
-    num: Annotated[int, Ge(2), Doc("Samples of one setting; more than there are features (128).")] = 500
+    num: Annotated[int, Interval(ge=2, le=MOST), Doc("Samples of one setting; more than there are features (128).")] = (
+        500
+    )
     output: Annotated[Path, Doc("The page; pictures go to images/ beside it.")] = Path("docs/claims.md")
     only: Annotated[Names, Doc("Only these claims, such as steps,toy.")] = ()
     steps: Annotated[Steps, Doc("Numbers of steps of the first claim.")] = (5, 10, 20, 50, 100)

@@ -180,6 +180,8 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
     Raises:
         CheckpointError: nothing there, nothing of ours, of another kind, or of a later version.
     """
+    if str(path).startswith("hf:"):
+        raise CheckpointError(f"{path} names a model of diffusers, and a run of ebbflow is wanted here.")
     folder = Path(path).expanduser()
     if not folder.exists():
         raise CheckpointError(f"{folder} does not exist. Give the folder of a run, such as runs/demo.")
@@ -187,7 +189,7 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
         folder = folder.parent
     found = [folder] if (folder / "state.json").is_file() else checkpoints(folder)
     if not found:
-        raise CheckpointError(f"{path} is not a run of ebbflow: there is no checkpoint in it.")
+        raise CheckpointError(f"{folder} is not a run of ebbflow: there is no checkpoint in it.")
     opened = checkpoint.read(found[-1])
     if int(opened.state.get("format", 1)) > FORMAT:
         raise CheckpointError(f"{opened.folder} was written by a later version of ebbflow. Bring this one up to date.")
@@ -244,10 +246,14 @@ def description(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged: {error}. Mend it, or choose another `save_dir`.") from error
-    return found
+        if not file.is_file():
+            return {}
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return {**found, "config": dict(found["config"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} does not describe a run ({type(error).__name__}: {error}). Mend it, or choose another `save_dir`."
+        ) from error
 
 
 def _require_home(folder: Path) -> None:
@@ -268,7 +274,7 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> lis
     known = json.loads(json.dumps(to_dict(parse_as(kind, old["config"]))))  # an older version may have written less
     for section, values in new["config"].items():
         before = known[section]
-        for key in values.keys() | before.keys():
+        for key in sorted(values.keys() | before.keys(), key=lambda key: (key != "kind", key)):
             free = section in FREE_SECTIONS or f"{section}.{key}" in FREE_KEYS or (section, key) == ("data", "dir")
             if (section, key) == ("latent", "autoencoder"):  # its weights are compared, it may have been moved
                 free = bool(values.get(key)) and bool(before.get(key))

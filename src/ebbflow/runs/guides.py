@@ -172,6 +172,8 @@ def open_guides(model: Opened, request: Guiding) -> Guides:
 def _worse(model: Opened, path: Path) -> Denoiser:
     bad = Opened.from_run(path, weights=model.weights, device=model.device)
     _require_same_data(f"the model in {path}", bad.facts, model.facts)
+    if None not in (bad.reader, model.reader) and type(bad.reader) is not type(model.reader):
+        raise ConfigError(f"the model in {path} hears another kind of condition than {model.name}: it cannot guide it.")
     prints = [None if one is None else fingerprint(one) for one in map(as_latent_space, (bad.space, model.space))]
     if prints[0] != prints[1]:
         raise ConfigError(
@@ -252,7 +254,10 @@ def _target(name: str, text: str, dims: tuple[int, ...]) -> Tensor:
     if name != "colour":
         raise ConfigError(f"loss {name!r} needs an image as its `target`, got {text!r}.")
     if len(values) not in (1, dims[0]) or not bool(((values >= 0) & (values <= 1)).all()):
-        raise ConfigError(f"`target` of loss 'colour' wants 1 or {dims[0]} numbers in [0, 1], got {text!r}.")
+        raise ConfigError(
+            f"`target` of loss 'colour' wants numbers in [0, 1], one for all channels or one for each of {dims[0]}, "
+            f"got {text!r}."
+        )
     return 2 * values - 1
 
 

@@ -78,7 +78,10 @@ class Model(Opened):
         x = image if image.ndim == len(self.dims) + 1 else image[None]
         if tuple(x.shape) != (1, *self.dims):
             raise ConfigError(f"one image of shape {self.dims} in [-1, 1] is wanted, got {tuple(image.shape)}.")
-        return as_floats(x, torch.float32)
+        x = as_floats(x, torch.float32)
+        if not bool(x.isfinite().all()):
+            raise ConfigError("the image holds numbers that are not finite.")
+        return x
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same model elsewhere or in another precision; the weights are moved, not copied.

@@ -48,6 +48,10 @@ class Batch:
         wrong = {name: num for name, num in rows.items() if num not in (None, len(self.x0))}
         if wrong:
             raise ValueError(f"a batch of {len(self.x0)} samples needs as many rows of everything, got {wrong}.")
+        if self.eps is not None and self.eps.shape != self.x0.shape:
+            raise ValueError(f"eps must have the shape of x0, {tuple(self.x0.shape)}, got {tuple(self.eps.shape)}.")
+        if self.weight is not None and self.weight.ndim != 1:
+            raise ValueError(f"weight is a number a sample, of shape (B,), got {tuple(self.weight.shape)}.")
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -83,6 +87,8 @@ def batches_from(batches: Batches, start: int, read: Read | None = None) -> Iter
     """
     if isinstance(batches, Tensor | np.ndarray | Mapping | Batch):
         raise ValueError("one batch stands where many are wanted. Give a list of it, or a DataLoader that cuts it.")
+    if not isinstance(batches, Iterable) and not callable(getattr(batches, "batch", None)):
+        raise ValueError(f"batches are an iterable, such as a DataLoader or a list, got {type(batches).__name__}.")
     step = start
     while True:
         began = step

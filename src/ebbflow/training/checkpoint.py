@@ -69,7 +69,9 @@ class Checkpoint:
             return load_tensors(self.path(part))
         except CheckpointError as error:
             incomplete = "" if self.path(part).exists() else " This checkpoint is incomplete."
-            raise CheckpointError(f"{error}{incomplete}") from error
+            others = sorted(one for one in self.folder.parent.glob("step_*") if one.name != self.folder.name)
+            cure = f" Name another one, such as {others[-1]}." if others else ""
+            raise CheckpointError(f"{error}{incomplete}{cure}") from error
 
 
 def save(

@@ -10,12 +10,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from ebbflow.methods.objective import Losses, Objective
+from ebbflow.methods.objective import Losses
 from ebbflow.training.batches import Batch, Batches, Read, batches_from
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
 from ebbflow.training.optim import LearningRate
-from ebbflow.training.task import DenoiserTask, Loss, Task, Trainable
+from ebbflow.training.task import DenoiserTask, Joined, Loss, Task, Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +98,18 @@ def fit(
     """
     if len(what) == 3:
         task, batches, optimiser = what
+        if not callable(getattr(task, "loss", None)):
+            raise ValueError(
+                f"a {type(task).__name__} has no loss of its own. Give its objective: fit(denoiser, objective, "
+                "batches, optimiser), such as ef.Objective(path, prediction='velocity')."
+            )
         followed = task.net
     elif len(what) == 4:
         denoiser, objective, batches, optimiser = what
         task, followed = DenoiserTask(denoiser, objective), denoiser.net
-        _require_stepped(objective, optimiser)
     else:
         raise TypeError("fit() takes (task, batches, optimiser) or (denoiser, objective, batches, optimiser).")
+    _require_stepped(task, optimiser)
     return _steps(
         task,
         batches_from(batches, start, read),
@@ -189,12 +194,19 @@ def _by_quarter(loss: Loss) -> str:
     return f"; mean loss by quarter of t: {', '.join(means)}"
 
 
-def _require_stepped(objective: Losses, optimiser: torch.optim.Optimizer) -> None:
-    """What an objective learns has to be in the optimiser."""
-    if isinstance(objective, Objective) and objective.uncertainty is not None:
-        stepped = {id(p) for group in optimiser.param_groups for p in group["params"]}
-        if any(id(p) not in stepped for p in objective.uncertainty.parameters()):
-            raise ValueError(
-                "this objective learns its uncertainty, and the optimiser does not step it. Give the optimiser "
-                "[*net.parameters(), *objective.uncertainty.parameters()]."
-            )
+def _require_stepped(task: Task, optimiser: Any) -> None:
+    """The optimiser has to be one, of the net, and of what an objective learns."""
+    if not isinstance(optimiser, torch.optim.Optimizer):
+        raise ValueError(f"the last of fit's arguments is an optimiser of torch, got {type(optimiser).__name__}.")
+    stepped = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    learned = task.net.objective.parameters() if isinstance(task.net, Joined) else ()
+    if any(id(p) not in stepped for p in learned):
+        raise ValueError(
+            "this objective learns its uncertainty, and the optimiser does not step it. Give the optimiser "
+            "[*net.parameters(), *objective.uncertainty.parameters()]."
+        )
+    if not any(id(p) in stepped for p in task.net.parameters() if p.requires_grad):
+        raise ValueError(
+            "the optimiser steps no parameter of this net that learns. Make it of net.parameters(), of the very net "
+            "that is trained, with requires_grad."
+        )

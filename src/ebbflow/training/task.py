@@ -155,8 +155,16 @@ class DenoiserTask(Task):
     """
 
     def __init__(self, denoiser: Trainable, objective: Losses) -> None:
-        if not isinstance(denoiser.net, nn.Module):
-            raise ValueError("only a model whose net is a torch module can be trained.")
+        if not isinstance(getattr(denoiser, "net", None), nn.Module):
+            raise ValueError(
+                f"only a model whose net is a torch module can be trained, got {type(denoiser).__name__}. Put a net "
+                "into ef.NetDenoiser(net=, path=, prediction=); of an open model take its `denoiser`."
+            )
+        if isinstance(objective, type) or not callable(getattr(objective, "losses", None)):
+            raise ValueError(
+                f"an objective such as ef.Objective(path, prediction='velocity') comes after the denoiser, "
+                f"got {objective!r}."
+            )
         self.denoiser, self.objective, self.path = denoiser, objective, objective.path
         self.net: nn.Module = denoiser.net
         self.importance = None

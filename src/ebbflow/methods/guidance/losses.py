@@ -74,7 +74,7 @@ def downsample(target: Tensor, factor: int = 4) -> Loss:
 def _smoothing(side: int, width: float) -> Tensor:
     """The Gaussian blur of a line of `side` pixels as a matrix whose rows sum to 1."""
     place = torch.arange(side, dtype=torch.float64)
-    return torch.softmax(-((place[:, None] - place) ** 2) / (2 * width**2), dim=1)
+    return torch.softmax(-(((place[:, None] - place) / width) ** 2) / 2, dim=1)
 
 
 LOSSES: dict[str, Callable[..., Loss]] = {

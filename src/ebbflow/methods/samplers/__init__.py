@@ -1,6 +1,6 @@
 """Samplers: generator functions from noise to data on any path. Adding one is one function and one row here."""
 
-from ebbflow.errors import choose
+from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.samplers.adaptive import dopri5
 from ebbflow.methods.samplers.ancestral import ddim, ddpm
 from ebbflow.methods.samplers.base import Sampler, Step
@@ -34,7 +34,9 @@ def sampler_of(given: str | Sampler) -> Sampler:
     Raises:
         ConfigError: unknown name, or no sampler.
     """
-    return given if isinstance(given, Sampler) else choose(SAMPLERS, str(given), "sampler")
+    if not isinstance(given, Sampler | str):
+        raise ConfigError(f"a sampler is a name, or a function decorated with ef.sampler(order=...); got {given!r}.")
+    return given if isinstance(given, Sampler) else choose(SAMPLERS, given, "sampler")
 
 
 __all__ = ["SAMPLERS", "Sampler", "Step", "sampler_of"]

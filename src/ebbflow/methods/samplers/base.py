@@ -160,7 +160,22 @@ class Sampler:
         self.check_names(options.keys() - {"noise"} if self.takes_noise else options)
         if self.stochastic and options.get("noise") is None:
             raise ValueError(f"sampler {self.name!r} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample.")
-        return torch.no_grad()(self.run)(denoise, x, levels_of(denoise.path, times), **options)
+        levels = levels_of(denoise.path, times)
+        return self._checked(torch.no_grad()(self.run)(denoise, x, levels, **options), x, len(levels) - 1)
+
+    def _checked(self, steps: Iterator[Step], x: Tensor, num_steps: int) -> Iterator[Step]:
+        """The steps of `run`, which may be anybody's: states of the shape of `x`, so many of them."""
+        made = 0
+        for step in steps if isinstance(steps, Iterator) else ():
+            if not isinstance(step, Step) or step.x.shape != x.shape:
+                got = f"a state {tuple(step.x.shape)}" if isinstance(step, Step) else type(step).__name__
+                raise ValueError(
+                    f"sampler {self.name!r} must yield a Step with x of shape {tuple(x.shape)}, got {got}."
+                )
+            made += 1
+            yield step
+        if made != num_steps:
+            raise ValueError(f"sampler {self.name!r} must yield a Step for each of {num_steps} steps, and made {made}.")
 
 
 def sampler(*, order: int, evaluations: Cost | None, stochastic: bool = False) -> Callable[[Run], Sampler]:
