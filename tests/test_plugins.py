@@ -207,6 +207,21 @@ RAISING: dict[str, tuple[str, Callable[[], int], str]] = {
 }  # fmt: skip
 
 
+def test_samples_that_are_not_finite_are_no_picture(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were written, black, and nothing was said."""
+    (tmp_path / "endless.py").write_text(
+        "import ebbflow as ef\n@ef.sampler(order=1, evaluations=lambda num_steps: num_steps)\n"
+        "def endless(denoise, x, levels):\n    for t, s in zip(levels, levels[1:]):\n"
+        "        yield ef.Step(s.t, x * float('nan'), denoise(x, t.t))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    output = tmp_path / "a.png"
+    assert sample(output, "--import", "endless", "--sampler", "endless") == 2
+    assert "samples of seed 0 and on are not finite" in capsys.readouterr().err and not output.exists()
+
+
 @pytest.mark.parametrize("name", RAISING)
 def test_a_broken_plugin_is_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

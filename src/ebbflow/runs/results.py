@@ -147,6 +147,7 @@ def write(
 
     Raises:
         ConfigError: a suffix that cannot be written, or points into a folder.
+        FloatingPointError: samples that are not finite, of which a picture would show nothing.
     """
     if not output.suffix and not model.facts.is_image:
         raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
@@ -155,6 +156,11 @@ def write(
     for batch in steps:
         if trajectory is not None and batch.plan.seeds[0] == plan.seeds[0]:
             frames.append(picture(batch.shown, batch.plan.conditions, names))
+        if batch.done and not bool(batch.state.isfinite().all()):
+            raise FloatingPointError(
+                f"samples of seed {batch.plan.seeds[0]} and on are not finite. Lower `guidance`, or choose another "
+                "sampler, grid or number of steps."
+            )
         if batch.done and not output.suffix:
             for seed, image in zip(batch.plan.seeds, batch.images, strict=True):
                 save_single(image, seed, output, command)
