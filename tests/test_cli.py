@@ -337,3 +337,11 @@ def test_interrupting_saves_and_the_same_command_goes_on(tmp_path: Path) -> None
     assert "the same command goes on" in err
     assert "Traceback" not in err
     assert len(list((tmp_path / "run" / "checkpoints").glob("step_*"))) == 1
+
+
+def test_what_it_says_to_run_next_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "my run"
+    few = ["--max-steps", "1", "--batch-size", "4", "--set", "net.channels=[8]", "--set", "train.sample_every=0"]
+    assert run_app(["train", *few, "--device", "cpu", "--save-dir", str(folder)]) == 0
+    assert f"--ckpt '{folder}' --output" in capsys.readouterr().out
+    assert f"--ckpt '{folder}' --output" in (folder / "README.md").read_text()

@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_rows, this_command
@@ -188,7 +189,7 @@ def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bo
         rows = {**by_log_snr, "all": trainer.measured["accuracy"]}
         print_rows([{"log-SNR": "log-SNR", "accuracy": "held-out accuracy"}])
         print_rows([{"log-SNR": name, "accuracy": f"{value:.3f}"} for name, value in rows.items()])
-    tell(f"done: {folder}\n{kind.use.format(folder=folder, data=config.data.name)}")
+    tell(f"done: {folder}\n{kind.use.format(folder=quote(str(folder)), data=quote(config.data.name))}")
     return 0
 
 

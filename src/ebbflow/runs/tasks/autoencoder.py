@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -119,5 +120,5 @@ class AutoencoderTask(RunTask):
         return (
             f"A KL autoencoder of {sum(p.numel() for p in self.net.parameters()):,} parameters, from images of "
             f"{shapes}.\n\nTrain a model in its latent space with\n\n```\nebbflow train --data {self.config.data.name} "
-            f"--set latent.autoencoder={self.folder}\n```"
+            f"--set latent.autoencoder={quote(str(self.folder))}\n```"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -107,6 +108,6 @@ class ModelTask(DenoiserTask, RunTask):
         return (
             f"A {type(config.net).__name__.removesuffix('Options')} of "
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {meant} "
-            f"on path {type(config.path).__name__}.\n\nSample it with\n\n```\nebbflow sample --ckpt {self.folder} "
-            "--output samples.png\n```"
+            f"on path {type(config.path).__name__}.\n\nSample it with\n\n```\n"
+            f"ebbflow sample --ckpt {quote(str(self.folder))} --output samples.png\n```"
         )
