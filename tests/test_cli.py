@@ -196,7 +196,7 @@ MISTAKES = {
     "no clock": (["train", "--set", "net.clock_dim=0"], "must be at least 1"),
     "endless width": (["train", "--set", "net.kind=dit", "--set", "net.mlp_ratio=inf"], "`net.mlp_ratio` must be in"),
     "endless noise": (["train", "--set", "path.kind=ve", "--set", "path.sigma_max=1e300"], "at most 1e15, got 1e+300"),
-    "endless rate": (["train", "--set", "train.lr=1e300"], "train.lr: input should be less than or equal to 1e+38"),
+    "endless rate": (["train", "--set", "train.lr=1e300"], "train.lr: input should be less than or equal to 1"),
     "not finite": (["train", "--set", "sample.guidance=nan"], "sample.guidance: input should be a finite number"),
     "a model of diffusers": (["info", "hf:somebody/model"], "a run of ebbflow is wanted here"),
     "nothing behind hf:": (["sample", "--ckpt", "hf:", "--output", "a.png"], "the folder of a diffusers model"),
