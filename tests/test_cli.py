@@ -49,7 +49,7 @@ def test_training_leaves_a_run_that_describes_itself(run: Path) -> None:
     assert (run / "samples" / "step_000006.png").is_file()
     card = (run / "README.md").read_text()
     assert f"Use it with\n\n```\nebbflow sample --ckpt {run} --output samples.png\n```" in card
-    assert "Made by\n\n```\nebbflow " in card and "on path Flow.\n\nTrained for 6 of 6 steps" in card
+    assert "Made by\n\n```\nebbflow" in card and "on path Flow.\n\nTrained for 6 of 6 steps" in card
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"step", "loss", "lr", "grad_norm", "samples_per_second", "loss_by_log_snr"} <= rows[0].keys()
     state = json.loads(next((run / "checkpoints").glob("*/state.json")).read_text())
@@ -198,7 +198,7 @@ MISTAKES = {
     "no clock": (["train", "--set", "net.clock_dim=0"], "must be at least 1"),
     "endless width": (["train", "--set", "net.kind=dit", "--set", "net.mlp_ratio=inf"], "`net.mlp_ratio` must be in"),
     "endless noise": (["train", "--set", "path.kind=ve", "--set", "path.sigma_max=1e300"], "at most 1e15, got 1e+300"),
-    "endless rate": (["train", "--set", "train.lr=1e300"], "train.lr: input should be less than or equal to 1000000"),
+    "endless rate": (["train", "--set", "train.lr=1e300"], "train.lr: input should be less than or equal to 1"),
     "not finite": (["train", "--set", "sample.guidance=nan"], "sample.guidance: input should be a finite number"),
     "a model of diffusers": (["info", "hf:somebody/model"], "a run of ebbflow is wanted here"),
     "nothing behind hf:": (["sample", "--ckpt", "hf:", "--output", "a.png"], "the folder of a diffusers model"),
@@ -339,3 +339,11 @@ def test_interrupting_saves_and_the_same_command_goes_on(tmp_path: Path) -> None
     assert "the same command goes on" in err
     assert "Traceback" not in err
     assert len(list((tmp_path / "run" / "checkpoints").glob("step_*"))) == 1
+
+
+def test_what_it_says_to_run_next_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "my run"
+    few = ["--max-steps", "1", "--batch-size", "4", "--set", "net.channels=[8]", "--set", "train.sample_every=0"]
+    assert run_app(["train", *few, "--device", "cpu", "--save-dir", str(folder)]) == 0
+    assert f"--ckpt '{folder}' --output" in capsys.readouterr().out
+    assert f"--ckpt '{folder}' --output" in (folder / "README.md").read_text()

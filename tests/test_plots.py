@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jinja2 import UndefinedError
 from PIL import Image
 
 from ebbflow.cli.app import run_app
 from ebbflow.runs.folder import read_metrics
+from ebbflow.show import canvas
 from ebbflow.show.page import anchor, render, text
 from ebbflow.show.run_plots import Curve, curve, draw_runs, gap, levels_of, summary
 
@@ -158,3 +160,10 @@ def test_what_cannot_be_drawn_is_one_sentence(
 def test_a_picture_of_no_known_kind_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["plot", "run", str(run), "--output", "run.txt"]) == 2
     assert ".png" in capsys.readouterr().err
+
+
+def test_letters_beyond_ascii_are_drawn_and_no_boxes() -> None:
+    """Pillow's own font draws the same box for every letter that it lacks."""
+    tile = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    drawn = {name: canvas.grid(tile, columns=1, row_names=[name]).tobytes() for name in ("ü", "ж", "λ", "ő")}
+    assert len(set(drawn.values())) == 4

@@ -209,7 +209,7 @@ BROKEN = {
     "depends on the others": heun_like(more="x = x + 1e-3 * (x - x.mean(0))"),
     "raised KeyError": heun_like(more="{}['gone']"),
     "not finite": heun_like(more="x = x * float('nan')"),
-    "it makes 0 steps": heun_like(more="if s.sigma == 0: return"),
+    "must yield a Step for each of": heun_like(more="if s.sigma == 0: return"),
 }  # fmt: skip
 
 

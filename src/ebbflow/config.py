@@ -28,7 +28,7 @@ from ebbflow.nets.unet import UNetOptions
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=1e38)]  # what float32 holds
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_rows, this_command
@@ -143,7 +144,7 @@ def search_grid(request: SearchGridRequest) -> None:
     assert model.run is not None
     print(
         f"\n{model.run.checkpoint.folder / GRIDS}\n"
-        f"Use it: ebbflow sample --ckpt {model.run.folder} --grid learned --steps {found[0]['steps']} "
+        f"Use it: ebbflow sample --ckpt {quote(str(model.run.folder))} --grid learned --steps {found[0]['steps']} "
         "--output samples.png"
     )
 

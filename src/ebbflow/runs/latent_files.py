@@ -225,7 +225,9 @@ def load_diffusers(name: str) -> DiffusersAutoencoder:
     cls: Any = diffusers_class()
     path = Path(name).expanduser()
     try:
-        return DiffusersAutoencoder(cls.from_pretrained(str(path) if path.exists() else name, use_safetensors=True))
+        return DiffusersAutoencoder(
+            cls.from_pretrained(str(path) if path.exists() else name, use_safetensors=True, low_cpu_mem_usage=False)
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"{HF}{name} cannot be loaded as a diffusers AutoencoderKL: {reason}") from error

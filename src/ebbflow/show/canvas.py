@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.files import whole_file
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFont
 
 TILE = 56  # tiny images are enlarged, by a whole factor, to at least about this side
 GAP = 2
@@ -30,21 +31,32 @@ def to_picture(tile: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
+def font_for(names: Sequence[str], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font; where it lacks letters, that of matplotlib, which knows Latin, Greek and Cyrillic."""
+    from PIL import ImageFont
+
+    if not all(map(str.isascii, names)) and (found := find_spec("matplotlib")) and found.origin:
+        wide = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if wide.is_file():
+            return ImageFont.truetype(wide, size)
+    return ImageFont.load_default(size=size)
+
+
 def grid(
     images: Tensor, *, columns: int, row_names: Sequence[str] = (), column_names: Sequence[str] = ()
 ) -> Image.Image:
     """Images uint8 (N, C, H, W) in rows of `columns`, enlarged by nearest neighbour, with a name before each row and
     over each column where given."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     factor = max(1, round(TILE / max(images.shape[2:])))
     height, width = (side * factor + GAP for side in images.shape[2:])
     rows = -(-len(images) // columns)
     size = max(12, min(20, height // 3))
-    font = ImageFont.load_default(size=size)
+    font = font_for((*row_names, *column_names), size)
     margin = max((int(font.getlength(name)) for name in row_names), default=-3 * GAP) + 3 * GAP
     widest = max((font.getlength(name) for name in column_names), default=0)
-    small = font if widest <= width else ImageFont.load_default(size=max(8, int(size * width / widest)))
+    small = font if widest <= width else font_for(column_names, max(8, int(size * width / widest)))
     top = size + 4 * GAP if column_names else 0
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[images.shape[1]]
     sheet = Image.new(mode, (margin + columns * width + GAP, top + rows * height + GAP), "white")
