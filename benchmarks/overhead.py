@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -143,21 +142,22 @@ def _number(value: float | None) -> str:
 
 
 def training_throughput(preset: str, precision: str) -> float:
-    """Samples a second of forward and backward, on noise of the preset's shape."""
+    """Samples a second of forward and backward as training does them, on noise of the preset's shape."""
     config = parse(read_preset(preset))
     splits = load_dataset("digits", size=28 if config.data.name == "mnist" else None)
     facts = facts_of(splits.train)
     config = resolved(config, facts)
     denoiser, objective, size = build_denoiser(config, facts), build_objective(config), config.train.batch_size
     assert isinstance(denoiser.net, torch.nn.Module)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = replace(denoiser, net=engine.in_precision(denoiser.net, dtype))
+    trained = engine.Engine(device="cpu", precision="bf16" if precision == "bf16" else "fp32")
     conditioner = conditioner_of(denoiser)
     x0, cond = splits.train.x0(torch.arange(size)), None if conditioner is None else conditioner.null(size)
     generator = generator_for(0, "bench")
 
     def step() -> None:
-        objective.losses(model, x0, cond, torch.randn_like(x0), objective.draw_times(size, generator)).mean().backward()
+        with trained.autocast(x0.device):
+            losses = objective.losses(denoiser, x0, cond, torch.randn_like(x0), objective.draw_times(size, generator))
+        losses.mean().backward()
 
     step()
     return size / median(seconds_of(step) for _ in range(8))
