@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.config import parse, read_preset
 from ebbflow.core.noise import Noise, generator_for
 from ebbflow.core.paths import PATHS
@@ -173,7 +174,7 @@ def start_up(code: str) -> float:
 
 def main() -> None:
     """Print every figure."""
-    engine.keep_large_blocks()
+    keep_large_blocks()
     torch.set_num_threads(1)
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, CPU capability {capability}")
