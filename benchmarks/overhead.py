@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebbflow.core.memory import keep_large_blocks
 from ebbflow.config import parse, read_preset
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.noise import Noise, generator_for
 from ebbflow.core.paths import PATHS
 from ebbflow.core.times import TIME_GRIDS

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ebbflow.errors import ConfigError
 from ebbflow.files import write_text
@@ -16,7 +15,7 @@ from ebbflow.progress import finish
 from ebbflow.requests.base import takes
 from ebbflow.requests.sampling import EditCall, Opening, SampleCall, Weights
 from ebbflow.requests.studies import CompareRequest, EvaluateImagesRequest, EvaluateRequest
-from ebbflow.runs.model import Model, edit_with, sample_model
+from ebbflow.runs.model import ImageLike, Model, edit_with, sample_model
 from ebbflow.runs.results import SampleSet
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def sample(model: str | Path | Model, request: SampleCall) -> SampleSet:
 
 
 @takes(EditCall)
-def edit(model: str | Path | Model, image: str | Path | Tensor, request: EditCall) -> SampleSet:
+def edit(model: str | Path | Model, image: ImageLike, request: EditCall) -> SampleSet:
     """Edits of an image with an open model, or with the one in a folder; see `Model.edit`.
 
     Raises:

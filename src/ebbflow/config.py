@@ -19,6 +19,7 @@ from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
 from ebbflow.errors import ConfigError, choose, nearest
+from ebbflow.methods.samplers.best import AUTO
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.nets import NETS, NetOptions
 from ebbflow.nets.autoencoder import AutoencoderOptions
@@ -155,8 +156,8 @@ class SampleConfig:
     """How the run is sampled unless the command says otherwise.
 
     Args:
-        sampler, options: a name of `ebbflow list samplers`, and options of it.
-        num_steps: at least 1.
+        sampler, options: a name of `ebbflow list samplers`, and options of it; or "auto", which takes none.
+        num_steps: at least 1; of sampler auto, network evaluations.
         grid: a name of `ebbflow list grids`, or {kind = name, option = value}.
         guidance: w of u + w (c - u).
         clip: keep x0 inside [-1, 1].
@@ -171,7 +172,12 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", as_choice(TIME_GRIDS, self.grid, "time grid"))
-        check_sampler(self.sampler, self.options)
+        if self.sampler != AUTO:
+            check_sampler(self.sampler, self.options)
+        elif self.options or self.grid != "uniform":
+            raise ConfigError(
+                "sampler auto chooses the grid too, and takes no options. Leave `grid` and `options` out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

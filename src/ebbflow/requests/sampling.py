@@ -31,6 +31,13 @@ class Where(Opening):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WhereRun(Opening):
+    """Model."""
+
+    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints.")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Conditions, of one kind."""
 
@@ -55,7 +62,13 @@ class Conditions:
 class Walk:
     """Sampling, by default as the run says."""
 
-    sampler: Annotated[str | Callable | None, Doc("See `ebbflow list samplers`; in Python a sampler too.")] = None
+    sampler: Annotated[
+        str | Callable | None,
+        Doc(
+            "See `ebbflow list samplers`; auto: what measured best, on its grid, for as many network evaluations as "
+            "there are steps; in Python a sampler too."
+        ),
+    ] = None
     grid: Annotated[
         str | Callable | None, Doc("Where the steps lie: see `ebbflow list grids`, or learned; in Python a grid too.")
     ] = None
@@ -65,7 +78,7 @@ class Walk:
 class Sampling(Walk):
     """Sampling, by default as the run says."""
 
-    steps: Annotated[int | None, Doc("Number of steps."), Ge(1)] = None
+    steps: Annotated[int | None, Doc("Number of steps; with sampler auto, of network evaluations."), Ge(1)] = None
     options: Annotated[
         dict[str, Any] | None,
         Doc(
@@ -168,7 +181,13 @@ class EditRequest(Sampling, Conditions):
         Gt(0),
         Le(1),
     ] = None
-    mask: Annotated[Path | None, Doc("Inpainting: generate where this picture is white, keep the rest exactly.")] = None
+    mask: Annotated[
+        Path | Any | None,
+        Doc(
+            "Inpainting: generate where this picture is white, keep the rest exactly; in Python an array, tensor or "
+            "picture in memory too."
+        ),
+    ] = None
     resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), Ge(1)] = 1
     jump: Annotated[int, Doc("Steps of a piece that is resampled."), Ge(1)] = 1
     num: Annotated[
@@ -207,7 +226,7 @@ class InvertCommand(Reporting, Walk, Conditions, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructCommand(Reporting, Walk, RunData, Where):
+class ReconstructCommand(Reporting, Walk, RunData, WhereRun):
     """How well held-out images survive the way to noise and back."""
 
     steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Ge(2)] = (5, 10, 20, 50)
@@ -239,7 +258,7 @@ class ToySamplerCommand(WayCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoriesCommand(RunData, Conditions, Where):
+class TrajectoriesCommand(RunData, Conditions, WhereRun):
     """The ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
 
     output: Annotated[Path, Doc("A picture (.png .jpg .webp).")] = Path("trajectories.png")

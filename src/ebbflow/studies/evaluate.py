@@ -182,7 +182,7 @@ def plan_for(model: Opened, splits: Splits, request: EvaluateRequest) -> Plan:
     seeds = range(request.seed, request.seed + request.num * request.repeats)
     conditions = dealt(model, splits, request.num)
     every = None if conditions is None else conditions * request.repeats
-    plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(request))
+    plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(model, request))
     check(model, plan)
     grid_of(model, plan)
     return plan
