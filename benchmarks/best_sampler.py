@@ -32,8 +32,8 @@ from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
-from ebbflow.runs.sample import generate
-from ebbflow.studies.evaluate import features_for, in_net_precision, plan_for, sides_of, splits_of
+from ebbflow.runs.sample import generate, in_net_precision
+from ebbflow.studies.evaluate import features_for, plan_for, sides_of, splits_of
 from ebbflow.training.engine import pick_precision
 
 STORE = Path(__file__).with_suffix(".jsonl")

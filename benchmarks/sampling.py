@@ -1,17 +1,21 @@
 """What makes sampling faster: the precision of the net, both branches of guidance in one pass or in two, and how cost
-grows with batch, steps and number of samples. One thread, on its own clock, all contestants taking turns.
+and memory grow with batch, steps and number of samples. One thread, on its own clock, all contestants taking turns.
 
-    OMP_NUM_THREADS=1 python benchmarks/sampling.py RUN [--rounds 7] [--only precision,guidance,growth]
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py RUN [--rounds 7] [--only precision,guidance,growth,memory]
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -54,13 +58,11 @@ def precision(model: Opened, rounds: int) -> None:
 
     for batch in (1, 16, 64):
         x = torch.randn(batch, *model.facts.state_dims, generator=torch.Generator().manual_seed(0))
-        found = medians(
-            {"float32": partial(ask, net, x), "autocast": partial(in_autocast, x), "copy": partial(ask, copy, x)}, rounds
-        )
-        print(f"batch {batch:3}: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in found.items()))
+        ways = {"float32": partial(ask, net, x), "autocast": partial(in_autocast, x), "copy": partial(ask, copy, x)}
+        print(f"batch {batch:3}: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in medians(ways, rounds).items()))
         apart = (ask(copy, x) - ask(net, x)).square().mean().sqrt() / ask(net, x).square().mean().sqrt()
-        alone = [float((ask(one, x)[:1] - ask(one, x[:1])).abs().max()) for one in (net, copy)]
-        print(f"  x0 of the copy off by {float(apart):.1e}; alone and in the batch: {alone[0]:.1e} and {alone[1]:.1e} apart")
+        alone = [f"{float((ask(one, x)[:1] - ask(one, x[:1])).abs().max()):.1e}" for one in (net, copy)]
+        print(f"  the copy's x0 is off by {float(apart):.1e}; alone and in the batch {' and '.join(alone)} apart")
 
 
 def guidance(model: Opened, rounds: int) -> None:
@@ -94,19 +96,40 @@ def growth(model: Opened, rounds: int) -> None:
         print(f"{num:4} samples, batch {batch:3}, {steps:3} steps: {ms / num / steps:.3f} ms a sample and step")
 
 
+CHILD = """
+import resource, sys
+from ebbflow.cli.app import run_app
+assert run_app(sys.argv[1:]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def memory(model: Opened, rounds: int) -> None:
+    """The largest resident set of a process that writes so many samples into an .npz file, one step each."""
+    assert model.run is not None
+    with TemporaryDirectory() as folder:
+        for num in (1, 64, 1_000, 10_000, 50_000):
+            given = f"sample --ckpt {model.run.folder} --output {folder}/x.npz --num {num} --steps 1 --sampler ddim"
+            done = subprocess.run(
+                [sys.executable, "-c", CHILD, *given.split()], check=True, capture_output=True, text=True
+            )
+            size = (Path(folder) / "x.npz").stat().st_size
+            print(f"{num:6} samples: {done.stdout.split()[-1]} MiB, a file of {size / 2**20:.1f} MiB", flush=True)
+
+
 def main() -> None:
     """Print what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", default="precision,guidance,growth")
+    parser.add_argument("--only", default="precision,guidance,growth,memory")
     given = parser.parse_args()
     keep_large_blocks()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, CPU capability {torch.backends.cpu.get_cpu_capability()}")
     model = Opened.from_run(given.run)
     for name in given.only.split(","):
-        {"precision": precision, "guidance": guidance, "growth": growth}[name](model, given.rounds)
+        {"precision": precision, "guidance": guidance, "growth": growth, "memory": memory}[name](model, given.rounds)
 
 
 if __name__ == "__main__":

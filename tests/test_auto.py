@@ -26,9 +26,11 @@ from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.best import MEASURED, ON_EVERY_PATH, best_for, most_steps
 from ebbflow.requests.sampling import EditRequest, SampleRequest
+from ebbflow.runs.build import build_denoiser
 from ebbflow.runs.edit import edit_plan
 from ebbflow.runs.model import Model
 from ebbflow.runs.plan import default_plan, plan_of
+from ebbflow.training.engine import pick_precision
 
 BENCHMARKS = File(__file__).parents[1] / "benchmarks"
 
@@ -183,3 +185,33 @@ def test_the_command_line_says_what_was_chosen(
     said = json.loads(capsys.readouterr().out)
     assert (said["sampler"], said["grid"], said["num_steps"]) == (best.sampler, best.grid, best.num_steps)
     assert said["chosen"] == best.reason
+
+
+# -- the net's precision ------------------------------------------------------------------------------------------------
+
+
+def small_net() -> Model:
+    """A U-Net that was not trained, whose answers still depend on all of its weights."""
+    facts = DataFacts(dims=(1, 8, 8), is_image=True)
+    denoiser = build_denoiser(parse({"net": {"channels": [8, 8]}, "conditioning": {"kind": "none"}}), facts)
+    with torch.no_grad():
+        for weight in denoiser.net.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+    denoiser.net.requires_grad_(False)
+    return Model(denoiser=denoiser, facts=facts)
+
+
+def test_a_net_in_bfloat16_makes_nearly_the_same_and_stays_as_it_was() -> None:
+    model = small_net()
+    plain, half = (model.sample(num=5, steps=6, precision=precision).x for precision in ("fp32", "bf16"))
+    assert half.dtype == torch.float32 and not torch.equal(plain, half)
+    assert float((plain - half).square().mean().sqrt()) < 0.02 * float(plain.std())
+    assert {weight.dtype for weight in model.denoiser.net.parameters()} == {torch.float32}
+    assert torch.equal(model.sample(num=5, steps=6, batch_size=2, precision="bf16").x, half)
+    wanted = half if pick_precision("auto", torch.device("cpu")) == torch.bfloat16 else plain
+    assert torch.equal(model.sample(num=5, steps=6, precision="auto").x, wanted)
+
+
+def test_no_net_no_precision() -> None:
+    model = model_on(Flow())
+    assert torch.equal(model.sample(num=2, precision="bf16").x, model.sample(num=2).x)

@@ -36,7 +36,7 @@ def sample(request: SampleCommand) -> None:
     """Sample a trained model with any sampler, grid, number of steps and guidance."""
     from ebbflow.runs.plan import plan_of
     from ebbflow.runs.results import check_output, write
-    from ebbflow.runs.sample import generate
+    from ebbflow.runs.sample import dtype_of, generate
 
     check_output(request.output, request.trajectory)
     model = opened(request)
@@ -47,10 +47,13 @@ def sample(request: SampleCommand) -> None:
     command = this_command(_resolved(plan))
     written = write(model, plan, steps, request.output, trajectory=request.trajectory, command=command)
     seconds = time.perf_counter() - began
+    dtype = str(dtype_of(model, plan)).removeprefix("torch.")
     if request.json:
-        print_json({**_said(plan, request.output, seconds), "num": len(plan.seeds), "written": written})
+        said = _said(plan, request.output, seconds)
+        print_json({**said, "net_dtype": dtype, "num": len(plan.seeds), "written": written})
     else:
-        print(f"{_counted(len(plan.seeds), 'sample')} in {seconds:.1f} s: {', '.join(written)}")
+        kind = "" if dtype == "float32" else f", net in {dtype}"
+        print(f"{_counted(len(plan.seeds), 'sample')} in {seconds:.1f} s{kind}: {', '.join(written)}")
 
 
 def _counted(num: int, what: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Flag
-from ebbflow.requests.shared import MOST, Device, Reporting, RunData, Seed
+from ebbflow.requests.shared import MOST, Device, Precision, Reporting, RunData, Seed
 
 Weights = Literal["ema", "raw"]
 
@@ -156,6 +156,10 @@ class Seeds:
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest(Guiding, Sampling, Seeds, Conditions):
     """Samples of a model."""
+
+    precision: Annotated[
+        Precision, Doc("Of the net's products; auto is bf16 where this machine multiplies it. The state is float32.")
+    ] = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

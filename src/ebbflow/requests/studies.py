@@ -19,13 +19,12 @@ from ebbflow.requests.shared import (
     Judge,
     Names,
     Page,
+    Precision,
     Reporting,
     RunData,
     Seed,
     Steps,
 )
-
-Precision = Literal["fp32", "bf16", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)

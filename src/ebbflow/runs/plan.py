@@ -15,6 +15,7 @@ from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
 from ebbflow.methods.samplers.best import AUTO, best_for
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
+from ebbflow.requests.shared import Precision
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
@@ -42,6 +43,7 @@ class Plan:
         clip: keep every x0 on the way inside [-1, 1]; of images only.
         sampler, num_steps, grid, options: as in `methods.sampling.walk`; a grid may also be "learned".
         batch_size: samples a network evaluation.
+        precision: of the net; "fp32" leaves it as it was opened.
         chosen: why these sampler, grid and number of steps, where they were left to sampler auto.
     """
 
@@ -58,6 +60,7 @@ class Plan:
     grid: Any = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 64
+    precision: Precision = "fp32"
     chosen: str = ""
 
     @property
@@ -115,6 +118,7 @@ def plan_of(model: Opened, request: SampleRequest) -> Plan:
         rescale=request.rescale,
         interval=request.interval,
         negative=_negative(model, request),
+        precision=request.precision,
         **changes_of(model, request),
     )
     if request.guidance is None and guides.bad is not None:

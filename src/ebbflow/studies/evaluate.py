@@ -18,7 +18,6 @@ from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import encoded
-from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
 from ebbflow.metrics.classifier import ClassifierSettings
@@ -34,18 +33,11 @@ from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
-from ebbflow.runs.sample import Samples, generate, grid_of
-from ebbflow.training.engine import in_precision, pick_device, pick_precision
+from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision
+from ebbflow.training.engine import pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
-
-
-def in_net_precision(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
-    """A denoiser with its net in a precision; one without a net as it is."""
-    if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
-        return denoiser
-    return replace(denoiser, net=in_precision(denoiser.net, dtype))
 
 
 def weights_hash(model: Opened) -> str:
