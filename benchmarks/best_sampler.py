@@ -93,10 +93,17 @@ def drift(model: Opened, plan: Plan, row: Row, wanted: Tensor) -> float:
 
 
 def finalists(rows: Sequence[Row], num: int) -> list[Row]:
-    """The `num` rows of least drift, and the samplers that draw noise on the grid of the first."""
+    """The `num` rows of least drift and the first of those that step alike everywhere; the samplers that draw noise on
+    the grid of the first of all."""
     walked = sorted((row for row in rows if not SAMPLERS[row["sampler"]].stochastic), key=lambda row: row["drift"])
     drawn = [row for row in rows if SAMPLERS[row["sampler"]].stochastic and row["grid"] == walked[0]["grid"]]
-    return walked[:num] + drawn
+    alike = [row for row in walked[num:] if is_alike(row)][: max(1, num // 2)]
+    return walked[:num] + alike + drawn
+
+
+def is_alike(row: Mapping[str, Any]) -> bool:
+    """Whether a pair takes the same steps on every path."""
+    return row["sampler"] in ALIKE[0] and row["grid"] in ALIKE[1]
 
 
 def scored(model: Opened, plan: Plan, yardstick: Yardstick) -> Row:
@@ -138,7 +145,7 @@ def table(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
 
 def choices(rows: Sequence[Row]) -> dict[str, Any]:
     """What `ebbflow.methods.samplers.best` holds, by these rows."""
-    alike = [row for row in rows if row["sampler"] in ALIKE[0] and row["grid"] in ALIKE[1] and row["path"] == "flow"]
+    alike = [row for row in rows if is_alike(row) and row["path"] == "flow"]
 
     def named(found: Mapping[int, Row]) -> dict[int, tuple[str, str]]:
         return {evaluations: (row["sampler"], row["grid"]) for evaluations, row in found.items()}
@@ -178,10 +185,10 @@ def measure(model: Opened, request: EvaluateRequest, num_finalists: int, store: 
     path = path_name(model.denoiser.path)
     for evaluations in BUDGETS:
         rows, known = list(candidates(path, evaluations)), {key_of(row): row for row in kept(store)}
-        if any(key_of(row) not in known for row in rows):
+        if missing := [row for row in rows if key_of(row) not in known]:
             few = plan.rows(slice(FEW))
             wanted = ends(model, of(few, TEACHER))
-            for row in rows:
+            for row in missing:
                 is_drawn = SAMPLERS[row["sampler"]].stochastic
                 keep(store, row | {"drift": None if is_drawn else drift(model, few, row, wanted)})
             known = {key_of(row): row for row in kept(store)}

@@ -76,7 +76,7 @@ def as_mask(given: Any, dims: tuple[int, ...]) -> Tensor:
         values = torch.empty(0)
     size = dims[1:]
     if tuple(side for side in values.shape if side != 1) != tuple(side for side in size if side != 1):
-        got = "x".join(map(str, values.shape)) if values.numel() else type(given).__name__
+        got = "x".join(map(str, values.shape)) if values.ndim and values.numel() else type(given).__name__
         raise ConfigError(
             f"`mask` must be a picture file, or a picture, array or tensor of the size of the model's images, "
             f"{size[0]}x{size[1]}; got {got}."

@@ -1,7 +1,7 @@
 """What makes sampling faster: the precision of the net, both branches of guidance in one pass or in two, and how cost
 and memory grow with batch, steps and number of samples. One thread, on its own clock, all contestants taking turns.
 
-    OMP_NUM_THREADS=1 python benchmarks/sampling.py RUN [--rounds 7] [--only precision,guidance,growth,memory]
+    OMP_NUM_THREADS=1 python benchmarks/sampling_cost.py RUN [--rounds 7] [--only precision,guidance,growth,memory]
 """
 
 from __future__ import annotations
