@@ -22,6 +22,7 @@ WHERE = {
     "TIME_SAMPLERS": "core.times",
     "WEIGHTS": "core.weights",
     "NETS": "nets",
+    "OPTIMISERS": "training.optim",
     "CONDITIONINGS": "conditioning",
     "CONDITION_RULES": "methods.guidance",
     "LOSSES": "methods.guidance",
@@ -29,7 +30,7 @@ WHERE = {
     "METRICS": "metrics.scores",
 }
 SHOWN_IN = {"CONDITION_RULES": ("methods.guidance", "GUIDANCE")}  # whose entries another registry has too
-CLASSES = ("NETS", "CONDITIONINGS")
+CLASSES = ("NETS", "OPTIMISERS", "CONDITIONINGS")
 
 
 @dataclass(frozen=True, kw_only=True)

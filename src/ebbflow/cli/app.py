@@ -122,6 +122,7 @@ VERBS: dict[str, Verb | click.Command] = {
     ),
     "verify": Verb("Prove samplers and paths on exact data.", "studies", "verify", "--samplers heun --paths flow,vp"),
     "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, ways from noise."),
+    "ema": Verb("Average a run's weights over other lengths.", "tools", "averages", "runs/digits --lengths 0.05,0.1"),
     "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),
     "doctor": Verb("Check this machine.", "tools", "inspect", ""),

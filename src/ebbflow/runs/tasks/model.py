@@ -30,6 +30,7 @@ from ebbflow.runs.plan import default_plan, repeat_in_blocks
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
 from ebbflow.runs.tasks.base import RunTask
+from ebbflow.training.ema import EmaOptions
 from ebbflow.training.engine import device_of
 from ebbflow.training.held_out import HeldOut
 from ebbflow.training.task import DenoiserTask
@@ -60,8 +61,8 @@ class ModelTask(DenoiserTask, RunTask):
         super().__init__(self.conditioned, build_objective(config))
 
     @property
-    def decay(self) -> float | None:
-        return float(self.config.ema.decay)
+    def averaging(self) -> EmaOptions:
+        return self.config.ema
 
     def batches(self) -> DatasetLoader:
         train, conditioner, data = self.config.train, conditioner_of(self.conditioned), self.splits.train
