@@ -37,6 +37,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS, Sampler, Step
+from ebbflow.methods.samplers.multistep import mean_terms
 
 FLOW, VP_TABLE = PATH_CASES["flow"], PATH_CASES["vp_discrete"]
 ZERO_SNR = [name for name in PATH_CASES if name.endswith("zero_snr")]
@@ -105,6 +106,28 @@ def test_limits_of_families(
     ]
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a.x, b.x, rtol=1e-8, atol=1e-8, msg=lambda m, t=a.t: f"at t = {t}: {m}")
+
+
+def test_restart_without_restarts_is_edm_without_churn() -> None:
+    for path in (FLOW, VP_TABLE):
+        args = (mixture(path), noise_start(path, 8), line(1, 0, 6))
+        ends = [
+            walk("restart", *args, noise=Noise(range(8)), restarts=0),
+            walk("edm", *args, noise=Noise(range(8)), s_churn=0.0),
+        ]
+        assert all(torch.equal(a.x, b.x) for a, b in zip(*ends, strict=True))
+
+
+def test_multistep_weights_are_the_textbooks() -> None:
+    """Adams and Bashforth's on an even grid; one value, or any number of equal ones, is its own mean."""
+    places = [0.9, 0.8, 0.7, 0.6]
+    known = [(place, torch.tensor(float(i))) for i, place in enumerate(places)]
+    for num, wanted in {1: [1], 2: [-1 / 2, 3 / 2], 3: [5 / 12, -16 / 12, 23 / 12]}.items():
+        got = [weight for weight, _ in mean_terms(known[-num:], 0.5)]
+        assert got == pytest.approx(wanted, rel=1e-12)
+    assert [w for w, _ in mean_terms(known, 0.5)] == pytest.approx([-9 / 24, 37 / 24, -59 / 24, 55 / 24], rel=1e-12)
+    for growth in (0.0, 1.0):
+        assert sum(w for w, _ in mean_terms(known, 0.1, growth=growth)) == pytest.approx(1, rel=1e-12)
 
 
 # -- the contract ----------------------------------------------------------------------------------
@@ -229,6 +252,9 @@ def test_unknown_options_and_missing_noise_are_refused(name: str) -> None:
         ("ddpm", {"variance": "learned"}, "variance 'learned' needs a net trained with objective.variance=learned"),
         ("sde", {"scale": -1.0}, "`scale` must be 0 or more, got -1.0"),
         ("sde", {"scale": math.nan}, "`scale` must be 0 or more, got nan"),
+        ("restart", {"restarts": -1}, "`restarts` must be 0 to 1000, got -1"),
+        ("restart", {"s_min": 0.5}, "`s_min` and `s_max` must satisfy 0 < s_min < s_max, got 0.5 and 0.3"),
+        ("restart", {"share": 0.0}, r"`share` must be in \(0, 1\], got 0.0"),
         ("sde", {"diffusion": "both"}, "`diffusion` must be 'sigma' or 'forward', got 'both'"),
     ],
     ids=str,
