@@ -146,3 +146,42 @@ def test_image_nets_refuse_points() -> None:
     for name in ("unet", "dit"):
         with pytest.raises(ValueError, match=r"net\.kind=mlp"):
             NETS[name]().build((2,), 2, None)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_gap_of_nothing_adds_nothing_whatever_was_learned(name: str) -> None:
+    torch.manual_seed(0)
+    ordinary = NETS[name](**SMALL[name]).build((1, 8, 8), 1, None)
+    jumping = NETS[name](**SMALL[name], gap=True).build((1, 8, 8), 1, None)
+    missing = jumping.load_state_dict(alive(ordinary).state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    assert all(key.startswith("clock.gap.") for key in missing.missing_keys), "an ordinary checkpoint fits"
+    x, clock, gap = torch.randn(4, 1, 8, 8), torch.rand(4) * 6, torch.tensor([0.0, 0.0, 0.5, 6.0])
+    told = torch.stack([clock, gap], dim=1)
+    assert torch.equal(jumping(x, told, None), ordinary(x, clock, None)), "a fresh gap is not heard"
+    torch.nn.init.normal_(jumping.clock.gap.second.weight)
+    out, plain = jumping(x, told, None), ordinary(x, clock, None)
+    assert torch.equal(jumping(x, clock, None), plain)
+    assert torch.equal(out[:2], plain[:2]), "at gap 0 it is the ordinary net"
+    assert not torch.isclose(out[2:], plain[2:]).flatten(1).all(1).any()
+
+
+def test_a_net_without_a_gap_says_so() -> None:
+    with pytest.raises(ValueError, match="cannot jump"):
+        NETS["mlp"](**SMALL["mlp"]).build((2,), 2, None)(torch.randn(3, 2), torch.rand(3, 2), None)
+
+
+def test_the_gentle_clock_is_gentle() -> None:
+    from ebbflow.core.paths import PATHS
+    from ebbflow.methods.told import CLOCKS
+    from ebbflow.nets.embeddings import frequencies
+
+    def steepness(name: str) -> float:
+        def waves(t: torch.Tensor) -> torch.Tensor:
+            return frequencies(CLOCKS[name](PATHS["flow"](), t), 128)
+
+        t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+        return float(((waves(t + 1e-4) - waves(t - 1e-4)) / 2e-4).square().sum(1).sqrt().max())
+
+    assert steepness("unit") < 20 < 100 * steepness("unit") < steepness("log_snr")
+    assert steepness("unit") < 20 < steepness("time") / 20

@@ -24,6 +24,7 @@ class UNetOptions:
         attention: add self-attention at the coarsest resolution; cross-attention, when conditioned so, is always there.
         num_heads: attention heads.
         clock_dim: width of the clock's embedding.
+        gap: whether it is told the gap of a jump beside the clock, as a `FlowMap` is.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
@@ -31,6 +32,7 @@ class UNetOptions:
     attention: bool = True
     num_heads: int = 4
     clock_dim: int = 128
+    gap: bool = False
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1 or self.num_blocks < 1:
@@ -118,14 +120,14 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """See `UNetOptions`. Call with x (B, C, H, W), clock (B,) and a context; gives (B, out_channels, H, W), zero at
-    first."""
+    """See `UNetOptions`. Call with x (B, C, H, W), clock (B,), or (B, 2) with a gap, and a context; gives
+    (B, out_channels, H, W), zero at first."""
 
     def __init__(self, options: UNetOptions, in_channels: int, out_channels: int, context: ContextSpec | None) -> None:
         super().__init__()
         widths, add_dim = options.channels, vector_dim(context, "add")
         self.multiple = 2 ** (len(widths) - 1)
-        self.clock = ClockEmbedding(options.clock_dim)
+        self.clock = ClockEmbedding(options.clock_dim, gap=options.gap)
         self.add = None if add_dim is None else nn.Linear(add_dim, options.clock_dim)
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
