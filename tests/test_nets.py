@@ -15,7 +15,7 @@ SMALL = {
     "dit": {"dim": 24, "depth": 2, "num_heads": 2, "patch_size": 2},
     "mlp": {"dim": 24, "depth": 2, "num_heads": 2},
 }
-PATCHED = {"channels": (8, 16), "num_heads": 2, "patch_size": 2, "num_blocks": (1, 2)}
+PATCHED = {"channels": (8, 16), "num_heads": 2, "patch_size": 2, "num_blocks": (1, 2), "upsample": "shuffle"}
 EVERY = [*NETS, "unet of patches"]
 INJECTIONS = ["add", "scale", "cross_attention"]
 

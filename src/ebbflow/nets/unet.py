@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ class UNetOptions:
             halves the image before the first convolution and doubles it after the last (Shi et al., 2016, 1609.05158).
         num_blocks: residual blocks a resolution on the way down (one more on the way up); one number for all, or one
             for each resolution.
+        upsample: "nearest" repeats places and convolves what comes out, at the width of the coarser resolution;
+            "shuffle" makes the four places of each by a 1x1 convolution, at the width of the finer one, for a tenth of
+            the work.
         attention: add self-attention at the coarsest resolution; cross-attention, when conditioned so, is always there.
         num_heads: attention heads.
         clock_dim: width of the clock's embedding.
@@ -32,6 +36,7 @@ class UNetOptions:
     channels: tuple[int, ...] = (32, 64, 64)
     patch_size: int = 1
     num_blocks: int | tuple[int, ...] = 1
+    upsample: Literal["nearest", "shuffle"] = "nearest"
     attention: bool = True
     num_heads: int = 4
     clock_dim: int = 128
@@ -132,6 +137,26 @@ class Block(nn.Module):
         return x if self.attention is None else self.attention(x, context)
 
 
+class Nearest(nn.Conv2d):
+    """Each place four times, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Shuffle(nn.Conv2d):
+    """A 1x1 convolution to four places of each."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__(channels_in, 4 * channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(super().forward(x), 2)
+
+
 class UNet(nn.Module):
     """See `UNetOptions`. Call with x (B, C, H, W), clock (B,) and a context; gives (B, out_channels, H, W), zero at
     first."""
@@ -159,7 +184,9 @@ class UNet(nn.Module):
                 self.up.append(_block(options, context, now + skips.pop(), widths[level], level))
                 now = widths[level]
             if level > 0:
-                self.up.append(nn.Conv2d(now, now, 3, padding=1))
+                shuffled = options.upsample == "shuffle"
+                self.up.append(Shuffle(now, widths[level - 1]) if shuffled else Nearest(now))
+                now = widths[level - 1] if shuffled else now
         self.norm, self.out = _norm(now), zeroed(nn.Conv2d(now, out_channels * self.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, clock: Tensor, context: Context | None = None) -> Tensor:
@@ -176,10 +203,11 @@ class UNet(nn.Module):
             skips.append(x)
         x = self.middle(x, embedded, context)
         for module in self.up:
-            if isinstance(module, Block):
-                x = module(torch.cat([x, skips.pop()], dim=1), embedded, context)
-            else:
-                x = module(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = (
+                module(torch.cat([x, skips.pop()], dim=1), embedded, context)
+                if isinstance(module, Block)
+                else module(x)
+            )
         x = self.out(nn.functional.silu(self.norm(x)))
         return nn.functional.pixel_shuffle(x, self.patch)[..., :height, :width]
 
