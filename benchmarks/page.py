@@ -149,7 +149,7 @@ def _sampling(found: Mapping[str, Any], images: Path) -> list[str]:
                 calls = str(walk["evaluations"][name])
                 rows.append([LABELS[method], SHOWN[name], f"{seconds:.2f}", calls, _ratio(walk, name), _best(walk)])
         parts += [f"**{TITLES[net]}**:\n", table(["", "", "s", "calls", "times as fast as", ""], rows)]
-    return [*parts, *_free(section), *_start_up(section), _failed(section["failed"])]
+    return [*parts, *_free(section), *_overhead(section), *_start_up(section), _failed(section["failed"])]
 
 
 def _free(section: Mapping[str, Any]) -> list[str]:
@@ -168,6 +168,16 @@ def _free(section: Mapping[str, Any]) -> list[str]:
         "What a step costs besides the net, microseconds, by method and number of pictures (Heun calls twice a step):\n"
     )
     return [said, table(head, rows)]
+
+
+def _overhead(section: Mapping[str, Any]) -> list[str]:
+    columns = list(next(iter(section["overhead"].values())))
+    rows = [[name, *(f"{costs[column]:.0f}" for column in columns)] for name, costs in section["overhead"].items()]
+    said = (
+        "The same for every sampler of ours, 64 pictures, on the paths flow and vp_discrete, plain and with guidance, "
+        "both of whose branches are counted:\n"
+    )
+    return [said, table(["us a step", *columns], rows)]
 
 
 def _start_up(section: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import overhead
 from benchmarks.arena import ContestantFailed, Handle, best, ratios, say, turns
 from benchmarks.contest import METHODS
 from benchmarks.environments import environment
@@ -50,6 +51,7 @@ def run(options: Options) -> dict[str, Any]:
         "flops": {net: shared_flops(net, batch)["forward"] for net in NETS},
         "walks": walks,
         "free": free,
+        "overhead": overhead.run(options),
         "start_up": start_up(options),
     }
 

@@ -222,6 +222,14 @@ def test_what_is_compared_is_our_sampler_on_the_schedule_of_the_others(method: s
     assert torch.isfinite(walk(torch.randn(2, *DIMS))).all()
 
 
+def test_what_every_sampler_costs_besides_the_net_is_known() -> None:
+    from benchmarks import overhead
+
+    found = overhead.run(parsed(["--quick"]))
+    assert set(found) == set(SAMPLERS)
+    assert all(set(costs) == {"flow", "flow guided", "vp_discrete", "vp_discrete guided"} for costs in found.values())
+
+
 def test_a_shared_net_takes_a_time_in_every_form() -> None:
     net, x = Shared("unet").eval(), torch.randn(2, *DIMS)
     with torch.no_grad():
@@ -280,6 +288,7 @@ def results() -> dict[str, Any]:
             "flops": dict.fromkeys(NETS, 10**9),
             "walks": {f"{net} {method}": timed for net in NETS for method in METHODS},
             "free": {f"{size} {method}": timed for size in (1, 64) for method in METHODS},
+            "overhead": {"ddim": {"flow": 40.0, "flow guided": 80.0}},
             "start_up": {"import torch": 1.0},
         },
         "wall": {**section, "samples": 5000, "entries": {"ebbflow": entry, "azula": {**entry, "batch": 64}}},
