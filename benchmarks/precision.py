@@ -18,7 +18,7 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.nets.dit import DiTOptions
 from ebbflow.nets.unet import UNetOptions
-from ebbflow.training.engine import keep_large_blocks
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.training.optim import adamw
 
 DIMS, BATCH, ROUNDS = (1, 28, 28), 64, 9

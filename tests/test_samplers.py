@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import (
@@ -225,6 +226,27 @@ def test_grids_that_do_not_fall_are_refused(grid: list[float]) -> None:
     for name in SAMPLERS:
         with pytest.raises(ValueError, match="`times` must fall strictly from at most 1 to at least 0"):
             walk(name, mixture(FLOW), noise_start(FLOW, 2), torch.tensor(grid, dtype=F64), **seeded(name, {}, 2))
+
+
+def test_a_grid_may_be_a_list_a_tuple_or_an_array() -> None:
+    grid, x = [1.0, 0.5, 0.0], noise_start(FLOW, 2)
+    wanted = walk("heun", mixture(FLOW), x, torch.tensor(grid, dtype=F64))[-1].x
+    for given in (grid, tuple(grid), np.array(grid), torch.tensor(grid)):
+        torch.testing.assert_close(walk("heun", mixture(FLOW), x, given)[-1].x, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("grid", [10, 0.5, "uniform", None, ["a", 0.0], [[1.0], [0.5, 0.0]]], ids=str)
+def test_what_is_no_grid_is_refused(grid: object) -> None:
+    with pytest.raises(ValueError, match="`times` must fall strictly from at most 1 to at least 0"):
+        walk("heun", mixture(FLOW), noise_start(FLOW, 2), grid)
+
+
+def test_what_is_no_denoiser_and_no_state_is_refused() -> None:
+    with pytest.raises(ValueError, match="walks a denoiser, which has a `path`; got function"):
+        SAMPLERS["heun"](lambda x, t: x, noise_start(FLOW, 2), [1.0, 0.0])
+    for x, got in (([[1.0]], "list"), (torch.zeros(3), r"shape \(3,\)")):
+        with pytest.raises(ValueError, match=f"`x` must be a tensor with a row a sample, .* got {got}"):
+            SAMPLERS["heun"](mixture(FLOW), x, [1.0, 0.0])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
