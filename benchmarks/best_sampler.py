@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.predictions import path_name
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.metrics.measure import jackknife, left_out
@@ -33,7 +34,6 @@ from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
 from ebbflow.runs.sample import generate
 from ebbflow.studies.evaluate import features_for, in_net_precision, plan_for, sides_of, splits_of
-from ebbflow.core.memory import keep_large_blocks
 from ebbflow.training.engine import pick_precision
 
 STORE = Path(__file__).with_suffix(".jsonl")

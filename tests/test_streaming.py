@@ -12,8 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-import ebbflow as ef
-from ebbflow.cli.app import run_app
 from ebbflow.conditioning import DataFacts
 from ebbflow.core.paths import Flow
 from ebbflow.methods.oracles import Gaussian
@@ -95,18 +93,25 @@ def test_what_was_interrupted_leaves_nothing(name: str, error: type[BaseExceptio
 
 
 def test_too_few_rows_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"was to hold 3 samples, and 2 were made"):
-        with npz_file(tmp_path / "x.npz", 3, (2,), None) as add:
-            add(torch.zeros(2, 2))
+    with (
+        pytest.raises(ValueError, match=r"was to hold 3 samples, and 2 were made"),
+        npz_file(tmp_path / "x.npz", 3, (2,), None) as add,
+    ):
+        add(torch.zeros(2, 2))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_old_file_stays_when_a_new_one_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.npz"
     file.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), npz_file(file, 3, (2,), None) as add:
-        add(torch.zeros(2, 2))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with npz_file(file, 3, (2,), None) as add:
+            add(torch.zeros(2, 2))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ebbflow.core.memory import keep_large_blocks
 from ebbflow.config import RunConfig, to_dict
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.training import engine
