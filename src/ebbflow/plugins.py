@@ -21,11 +21,13 @@ WHERE = {
     "TIME_GRIDS": "core.times",
     "TIME_SAMPLERS": "core.times",
     "WEIGHTS": "core.weights",
+    "COUPLINGS": "methods.couplings",
     "NETS": "nets",
     "OPTIMISERS": "training.optim",
     "CONDITIONINGS": "conditioning",
     "CONDITION_RULES": "methods.guidance",
     "LOSSES": "methods.guidance",
+    "OPERATORS": "core.operators",
     "DATASETS": "data",
     "METRICS": "metrics.scores",
 }

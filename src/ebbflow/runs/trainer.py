@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.folder import (
@@ -78,7 +79,7 @@ class Trainer:
         clock: Callable[[], float] | None = None,
     ) -> None:
         engine.require_one_process()
-        engine.keep_large_blocks()
+        keep_large_blocks()
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
         self.clock, self.budget = clock, Budget(num_steps=self.train.num_steps, minutes=self.train.minutes)
@@ -139,6 +140,9 @@ class Trainer:
             here = self._progress(self._loss, 0.0)
             if self.start:
                 yield from (replace(here, note=remark) for remark in self._remarks)
+            if not self.is_finished:
+                for stage in self.task.prepare():
+                    yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
             if self.start and self.measured.get("step") != self.start:
                 yield from self._look(here)  # it was stopped right after it had saved
             for here, stopped in self._trained():
