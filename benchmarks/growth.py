@@ -82,6 +82,7 @@ def _train(net: str, batch: int, size: int, folder: str) -> Iterator[None]:
 
     from benchmarks.peers.ebbflow import InMemory, Told
     from benchmarks.shared import NETS
+    from ebbflow.core.memory import keep_large_blocks
     from ebbflow.core.paths import Flow
     from ebbflow.methods.denoise import NetDenoiser
     from ebbflow.methods.objective import Objective
@@ -90,7 +91,7 @@ def _train(net: str, batch: int, size: int, folder: str) -> Iterator[None]:
     from ebbflow.training.loop import fit
     from ebbflow.training.optim import adamw
 
-    engine.keep_large_blocks()
+    keep_large_blocks()
     built = NETS[net].build((1, size, size), 1, None)
     model = NetDenoiser(net=Told(built), path=Flow())
     rows = InMemory(torch.randn(2 * batch, 1, size, size), batch)

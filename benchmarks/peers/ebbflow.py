@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.contest import Contestant, Training, Walk
 from benchmarks.shared import pictures
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path, VPDiscrete
 from ebbflow.core.times import TIME_GRIDS
@@ -46,7 +47,7 @@ class Entry(Contestant):
     precision: ClassVar[engine.Precision] = "auto"
 
     def shared(self, net: nn.Module, batch_size: int) -> Training:
-        engine.keep_large_blocks()
+        keep_large_blocks()
         model = self._model(net, Flow(), "velocity")
         steps = fit(
             model,
@@ -61,7 +62,7 @@ class Entry(Contestant):
         return Training(losses=(step.loss for step in steps), batch_size=batch_size, net=net)
 
     def walk(self, net: nn.Module, method: str, num_steps: int) -> Walk | None:
-        engine.keep_large_blocks()
+        keep_large_blocks()
         path, sampler = VPDiscrete(), SAMPLERS[method]
         dtype = engine.pick_precision(self.precision, torch.device("cpu"))
         model = self._model(engine.in_precision(net, dtype), path, "eps")

@@ -37,6 +37,8 @@ _PUBLIC = {
     "slope": "methods.samplers.base",
     "Denoiser": "methods.denoise",
     "NetDenoiser": "methods.denoise",
+    "FlowMap": "methods.denoise",
+    "NetFlowMap": "methods.denoise",
     "FunctionDenoiser": "methods.denoise",
     "Conditional": "methods.denoise",
     "CLOCKS": "methods.told",

@@ -59,7 +59,7 @@ class ObjectiveConfig:
         prediction, times, weight: names of `ebbflow list predictions`, `times` and `weights`, or {kind = name, option =
             value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, the deviation that they
             are scaled to, unless a sigma_data is given.
-        clock: what the net is told of t.
+        clock: what the net is told of t; "auto" is log_snr, and unit, which is gentle, for a net that jumps.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
         time_bins: bins of times = "importance"; the path's table bounds them.
@@ -69,7 +69,7 @@ class ObjectiveConfig:
     prediction: Choice = "velocity"
     times: Choice = "logit_normal"
     weight: Choice = "uniform"
-    clock: Literal["log_snr", "time"] = "log_snr"
+    clock: Literal["auto", "log_snr", "time", "unit"] = "auto"
     variance: Literal["fixed", "learned"] = "fixed"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
     time_bins: Count = 100

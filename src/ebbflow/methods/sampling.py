@@ -15,8 +15,9 @@ from ebbflow.core.paths import Flow, Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TimeGrid, time_grid
 from ebbflow.errors import ConfigError
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, FlowMap
 from ebbflow.methods.samplers import Sampler, Step, sampler_of
+from ebbflow.methods.samplers.base import Times, as_grid
 
 LARGEST = 1e9  # of a sampler's option; what is larger leaves float32 on the way
 
@@ -30,7 +31,7 @@ def walk(
     num_steps: int = 50,
     grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
-    times: Sequence[float] | None = None,
+    times: Times | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Step]:
     """The steps of one batch from pure noise, sample i from `seeds[i]` alone.
@@ -51,7 +52,7 @@ def walk(
         ValueError: `num_steps` below 1, or an option out of range.
     """
     noise = Noise(seeds)
-    falling = grid_times(denoiser, grid, num_steps) if times is None else torch.tensor(times, dtype=torch.float64)
+    falling = grid_times(denoiser, grid, num_steps) if times is None else as_grid(times)
     if len(falling) != num_steps + 1:
         raise ValueError(f"{num_steps} steps need {num_steps + 1} `times`, got {len(falling)}.")
     x = pure_noise(denoiser, noise.draw(dims).to(device), falling)
@@ -59,13 +60,16 @@ def walk(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer(Denoiser):
+class _Answer(FlowMap):
     """A denoiser of a single number that knows whatever a sampler may ask of it."""
 
     path: Path = Flow()
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         return Estimate(x0=x_t / 2, eps=x_t / 2, x0_variance=x_t**2, log_variance_fraction=torch.full_like(x_t, 0.5))
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        return self(x_t, t)
 
 
 def check_sampler(sampler: str | Sampler, options: Mapping[str, object]) -> None:
@@ -96,7 +100,7 @@ def pure_noise(denoiser: Denoiser, eps: Tensor, times: Tensor) -> Tensor:
 def walk_from(
     denoiser: Denoiser,
     x: Tensor,
-    times: Tensor,
+    times: Times,
     noise: Noise,
     *,
     sampler: str | Sampler = "ddim",

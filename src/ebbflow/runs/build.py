@@ -16,7 +16,7 @@ from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
-from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
 
@@ -43,7 +43,8 @@ def facts_of(dataset: Dataset) -> DataFacts:
 
 
 def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> RunConfig:
-    """`config` with what was left to the data made explicit: the kind of conditioning, and the deviation of latents.
+    """`config` with what was left to the data made explicit: the kind of conditioning, the clock, and the deviation of
+    latents.
 
     Args:
         begun_with: the prediction of the run that is resumed, None for a fresh one. Runs on latents that say "edm" and
@@ -54,7 +55,7 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
         prediction = as_choice(PREDICTIONS, prediction, "prediction")
     elif prediction == "edm":
         prediction = {"kind": "edm", "sigma_data": 1.0}
-    config = replace(config, objective=replace(config.objective, prediction=prediction))
+    config = replace(config, objective=replace(config.objective, prediction=prediction, clock=clock_of(config)))
     if isinstance(config.conditioning, AutoConditioning):
         return replace(config, conditioning=config.conditioning.resolved(facts))
     return config
@@ -76,6 +77,17 @@ def build_objective(config: RunConfig) -> Objective:
     )
 
 
+def jumps(config: RunConfig) -> bool:
+    """Whether the net of a run is told the gap of a jump; nets from elsewhere need not know of it."""
+    return bool(getattr(config.net, "gap", False))
+
+
+def clock_of(config: RunConfig) -> str:
+    """What the net of a run is told of t."""
+    clock = config.objective.clock
+    return clock if clock != "auto" else "unit" if jumps(config) else "log_snr"
+
+
 def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
     """A freshly initialised model, the same for the same `train.seed`.
 
@@ -88,11 +100,11 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
             dims = facts.state_dims
             channels = dims[0] * (2 if config.objective.variance == "learned" else 1)
             net = config.net.build(dims, channels, None if conditioner is None else conditioner.spec)
-            return NetDenoiser(
+            return (NetFlowMap if jumps(config) else NetDenoiser)(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,
                 prediction=config.objective.prediction,
-                clock=config.objective.clock,
+                clock=clock_of(config),
                 make_null=None if conditioner is None else conditioner.null,
                 null_trained=drop_of(config) > 0,
             )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ebbflow.config import RunConfig, to_dict
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.training import engine
@@ -25,7 +26,7 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
 
     size, num = config.train.batch_size, len(splits.train)
     first = splits.train.select(torch.arange(size) % num)
-    engine.keep_large_blocks()
+    keep_large_blocks()
     with TemporaryDirectory() as folder:
         task = ModelTask(config, Splits(train=first, held_out=first), Path(folder))
     runs = engine.Engine(

@@ -40,6 +40,12 @@ class Model(Opened):
         return sample_model(self, request)
 
     @takes(SampleRequest)
+    def batches(self, request: SampleRequest) -> Iterator[SampleSet]:
+        """The samples of `sample` batch by batch, so that any number of them takes the memory of one batch."""
+        plan = plan_of(self, request)
+        return (made_of(self, one.plan, one.x) for one in generate(self, plan) if one.done)
+
+    @takes(SampleRequest)
     def steps(self, request: SampleRequest) -> Iterator[Samples]:
         """Every step of every batch of `sample`, to be watched, shown or stopped; those with `done` are results."""
         return generate(self, plan_of(self, request))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.folder import (
@@ -73,7 +74,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         engine.require_one_process()
-        engine.keep_large_blocks()
+        keep_large_blocks()
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
         self.engine = engine.Engine(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -49,19 +47,6 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
         else:
             precision = "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-
-
-def keep_large_blocks() -> None:
-    """Have glibc keep freed blocks instead of handing them to the kernel, which page-faults each activation anew; a
-    no-op elsewhere."""
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        return
 
 
 def require_one_process() -> None:
