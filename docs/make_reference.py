@@ -20,7 +20,11 @@ WORDS = {
     "grids": "`--grid`, options such as `--set grid.rho=5`; where the steps of a sampler lie",
     "times": "`objective.times`, options such as `--set objective.times.mean=0.5`; how training draws t",
     "weights": "`objective.weight`, options such as `--set objective.weight.gamma=3`; which noise levels count",
-    "guidance": "`--guidance-rule` with `--guidance-set`, `--autoguide`, `--classifier`, `--loss`",
+    "couplings": "`objective.coupling`, options such as `--set objective.coupling.iterations=300`; which noise meets "
+    "which data in training",
+    "guidance": "`--guidance-rule` with `--guidance-set`, `--autoguide`, `--classifier`, `--loss`; `--method` of "
+    "`ebbflow restore`",
+    "operators": "`--operator` of `ebbflow restore` with `--operator-set`",
     "losses": "`--loss` with `--loss-set`; what loss guidance may aim at",
     "nets": "`net.kind`, options such as `--set net.depth=2`",
     "conditionings": "`conditioning.kind`, options such as `--set conditioning.drop=0.2`",

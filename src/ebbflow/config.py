@@ -19,6 +19,7 @@ from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
 from ebbflow.errors import ConfigError, choose, nearest
+from ebbflow.methods.couplings import COUPLINGS
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.nets import NETS, NetOptions
 from ebbflow.nets.autoencoder import AutoencoderOptions
@@ -60,6 +61,7 @@ class ObjectiveConfig:
             value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, the deviation that they
             are scaled to, unless a sigma_data is given.
         clock: what the net is told of t; "auto" is log_snr, and unit, which is gentle, for a net that jumps.
+        coupling: which noise meets which data: a name of `ebbflow list couplings`, or {kind = name, option = value}.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
         time_bins: bins of times = "importance"; the path's table bounds them.
@@ -70,6 +72,7 @@ class ObjectiveConfig:
     times: Choice = "logit_normal"
     weight: Choice = "uniform"
     clock: Literal["auto", "log_snr", "time", "unit"] = "auto"
+    coupling: Choice = "independent"
     variance: Literal["fixed", "learned"] = "fixed"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
     time_bins: Count = 100
@@ -79,6 +82,7 @@ class ObjectiveConfig:
         object.__setattr__(self, "prediction", _said(self.prediction))
         object.__setattr__(self, "times", as_choice(TIME_SAMPLERS, self.times, "time sampling"))
         object.__setattr__(self, "weight", as_choice(WEIGHTS, self.weight, "weighting"))
+        object.__setattr__(self, "coupling", as_choice(COUPLINGS, self.coupling, "coupling"))
 
 
 def _said(prediction: Any) -> Choice:

@@ -21,10 +21,12 @@ WHERE = {
     "TIME_GRIDS": "core.times",
     "TIME_SAMPLERS": "core.times",
     "WEIGHTS": "core.weights",
+    "COUPLINGS": "methods.couplings",
     "NETS": "nets",
     "CONDITIONINGS": "conditioning",
     "CONDITION_RULES": "methods.guidance",
     "LOSSES": "methods.guidance",
+    "OPERATORS": "core.operators",
     "DATASETS": "data",
     "METRICS": "metrics.scores",
 }

@@ -106,6 +106,12 @@ VERBS: dict[str, Verb | click.Command] = {
     "train-autoencoder": Verb("Train an autoencoder for latent diffusion.", "training", "train", "--data my_pictures"),
     "sample": Verb("Sample a trained model.", "sampling", "sampling", f"{DIGITS} --labels 0-9 --output samples.png"),
     "edit": Verb("Vary an image, or fill in a part of it.", "sampling", "sampling", f"{SEVEN} --output edits.png"),
+    "restore": Verb(
+        "Restore a degraded image without training for it.",
+        "sampling",
+        "restoring",
+        f"{DIGITS} --truth seven.png --operator downsample --operator-set factor=2 --output restored.png",
+    ),
     "invert": Verb("Find the noise that gives an image.", "sampling", "sampling", f"{SEVEN} --output noise.npz"),
     "reconstruct": Verb("Measure the way to noise and back.", "sampling", "sampling", f"{DIGITS} --steps 5,10,20"),
     "evaluate": Verb("Measure samples against the data.", "studies", "studies", f"{DIGITS} --num 1000 --guidance 1"),

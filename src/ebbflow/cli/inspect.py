@@ -46,12 +46,14 @@ def info(request: InfoRequest) -> None:
 def _catalogue() -> dict[str, Any]:
     from ebbflow.conditioning import CONDITIONINGS
     from ebbflow.config import presets
+    from ebbflow.core.operators import OPERATORS
     from ebbflow.core.paths import PATHS
     from ebbflow.core.predictions import PREDICTIONS
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
     from ebbflow.latent import AUTOENCODERS
+    from ebbflow.methods.couplings import COUPLINGS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.metrics.scores import METRICS
@@ -64,8 +66,10 @@ def _catalogue() -> dict[str, Any]:
         "grids": TIME_GRIDS,
         "times": TIME_SAMPLERS,
         "weights": WEIGHTS,
+        "couplings": COUPLINGS,
         "guidance": GUIDANCE,
         "losses": LOSSES,
+        "operators": OPERATORS,
         "nets": NETS,
         "conditionings": CONDITIONINGS,
         "autoencoders": AUTOENCODERS,

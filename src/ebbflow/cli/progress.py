@@ -89,7 +89,7 @@ def follow(trainer: Any) -> bool:
         for progress in trainer.events():
             bar.update(progress.step - last)
             last = progress.step
-            smooth = progress.loss if smooth is None else 0.95 * smooth + 0.05 * progress.loss
+            smooth = progress.loss if smooth is None or smooth != smooth else 0.95 * smooth + 0.05 * progress.loss
             bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
             line = progress.note or (None if progress.held_out is None else f"held-out loss {progress.held_out:.4f}")
             if line is not None:

@@ -124,6 +124,9 @@ class Trainer:
             here = Progress(step=self.start, num_steps=self.train.num_steps, loss=self._loss, lr=0.0)
             if self.start:
                 yield from (replace(here, note=remark) for remark in self._remarks)
+            if not self.is_finished:
+                for stage in self.task.prepare():
+                    yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
             if self.start and self.measured.get("step") != self.start:
                 yield from self._look(here)  # it was stopped right after it had saved
             for here, stopped in self._trained():

@@ -177,8 +177,8 @@ class Sampler:
 
         Raises:
             ConfigError: an option that this sampler does not have.
-            ValueError: no denoiser on a path, no tensor, a grid that does not fall, an option out of range, or jumps of a
-                denoiser that has none.
+            ValueError: no denoiser on a path, no tensor, a grid that does not fall, an option out of range, or jumps of
+                a denoiser that has none.
         """
         if not isinstance(getattr(denoise, "path", None), Path):
             raise ValueError(

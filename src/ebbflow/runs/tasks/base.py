@@ -9,6 +9,7 @@ from torch import nn
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.data import Splits
+from ebbflow.progress import Work
 from ebbflow.training.batches import Loader
 from ebbflow.training.task import Task
 
@@ -35,8 +36,12 @@ class RunTask(Task, Protocol):
         """Of the moving average of its weights; None for none."""
         return None
 
+    def prepare(self) -> Work[None]:
+        """Do what has to be done once, before the first step, and is kept in the folder."""
+        yield from ()
+
     def batches(self) -> Loader:
-        """The training data by step."""
+        """The training data by step, once prepared."""
         ...
 
     def store_copies(self) -> Path | None:

@@ -13,7 +13,9 @@ from torch import nn
 from ebbflow.config import RunConfig
 from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
+from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.progress import Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
@@ -23,6 +25,7 @@ from ebbflow.runs.build import (
     facts_of,
     resolved,
 )
+from ebbflow.runs.couplings import learned_pairing, pool_of
 from ebbflow.runs.folder import description
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
@@ -58,12 +61,21 @@ class ModelTask(DenoiserTask, RunTask):
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
         super().__init__(self.conditioned, build_objective(config))
+        self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
+        self._pairing: tuple[Pairing | None] | None = None
 
     @property
     def decay(self) -> float | None:
         return float(self.config.ema.decay)
 
+    def prepare(self) -> Work[None]:
+        """The coupling of data and noise."""
+        self._pairing = ((yield from learned_pairing(self.config, self._pool, self.folder)),)
+
     def batches(self) -> DatasetLoader:
+        if self._pairing is None:
+            finish(self.prepare())
+        assert self._pairing is not None
         train, conditioner, data = self.config.train, conditioner_of(self.conditioned), self.splits.train
         return DatasetLoader(
             dataset=data,
@@ -72,6 +84,7 @@ class ModelTask(DenoiserTask, RunTask):
             drop=drop_of(self.config),
             batch_size=train.batch_size,
             seed=train.seed,
+            pairing=self._pairing[0],
         )
 
     def store_copies(self) -> Path | None:
