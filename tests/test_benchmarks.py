@@ -227,7 +227,7 @@ def test_what_every_sampler_costs_besides_the_net_is_known() -> None:
     from benchmarks import overhead
 
     found = overhead.run(parsed(["--quick"]))
-    assert set(found) == set(SAMPLERS)
+    assert set(found) == {name for name, sampler in SAMPLERS.items() if not sampler.jumps}
     assert all(set(costs) == {"flow", "flow guided", "vp_discrete", "vp_discrete guided"} for costs in found.values())
 
 
