@@ -139,6 +139,19 @@ class LatentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Where the weights start, in the place of random ones.
+
+    Args:
+        run: the folder of a run or of a checkpoint, whose averaged weights are taken; None for none.
+        partial: take what fits and leave the rest as initialised, in the place of refusing it.
+    """
+
+    run: str | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """The moving average of the weights that sampling uses."""
 
@@ -188,6 +201,7 @@ class RunConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     conditioning: Conditioning = AutoConditioning()
     latent: LatentConfig = LatentConfig()
+    init: InitConfig = InitConfig()
     train: TrainConfig = TrainConfig()
     ema: EmaConfig = EmaConfig()
     engine: EngineConfig = EngineConfig()
