@@ -21,7 +21,8 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-test
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python -m benchmarks --only limit,step,sampling,growth --threads 1
+	$(BIN)/python -m benchmarks --only wall --threads 2
 
 docs: .venv/installed
 	$(BIN)/python docs/make_reference.py

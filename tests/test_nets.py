@@ -15,13 +15,15 @@ SMALL = {
     "dit": {"dim": 24, "depth": 2, "num_heads": 2, "patch_size": 2},
     "mlp": {"dim": 24, "depth": 2, "num_heads": 2},
 }
+PATCHED = {"channels": (8, 16), "num_heads": 2, "patch_size": 2, "num_blocks": (1, 2), "upsample": "shuffle"}
+EVERY = [*NETS, "unet of patches"]
 INJECTIONS = ["add", "scale", "cross_attention"]
 
 
 def build(name: str, dims: tuple[int, ...], injection: str | None, out_channels: int | None = None) -> ConditionedNet:
     """A small conditioned net whose zero-initialised parameters are made alive."""
     conditioner = None if injection is None else LabelConditioner(3, dim=16, injection=injection)
-    options = NETS[name](**SMALL[name])
+    options = NETS["unet"](**PATCHED) if name == "unet of patches" else NETS[name](**SMALL[name])
     torch.manual_seed(0)
     spec = None if conditioner is None else conditioner.spec
     return ConditionedNet(options.build(dims, out_channels or dims[0], spec), conditioner)
@@ -34,7 +36,7 @@ def alive(net: torch.nn.Module) -> torch.nn.Module:
     return net
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("dims", [(1, 8, 8), (3, 7, 10), (4, 5, 5)])
 def test_output_has_the_samples_shape_and_starts_at_zero(name: str, dims: tuple[int, ...]) -> None:
     net, x = build(name, dims, "scale"), torch.randn(2, *dims)
@@ -45,7 +47,7 @@ def test_output_has_the_samples_shape_and_starts_at_zero(name: str, dims: tuple[
     assert doubled.shape == (2, 2 * dims[0], *dims[1:])
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_every_parameter_learns_and_clock_and_condition_matter(name: str, injection: str) -> None:
     net = alive(build(name, (1, 8, 8), injection))
@@ -61,7 +63,7 @@ def test_every_parameter_learns_and_clock_and_condition_matter(name: str, inject
         assert not torch.allclose(out, net(x, clock, (cond + 1) % 3), atol=1e-6), "the condition does not matter"
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_samples_do_not_leak_into_each_other(name: str, injection: str) -> None:
     net = alive(build(name, (2, 6, 6), injection)).eval()
@@ -79,6 +81,16 @@ def test_positions_are_a_buffer_that_no_checkpoint_holds() -> None:
     x = torch.randn(1, 1, 10, 6)
     assert net(x, torch.ones(1), None).shape == x.shape, "another size than it was built for"
     assert torch.equal(build("dit", (1, 10, 6), None).net.places, grid_embedding(5, 3, 24))
+
+
+def test_patches_of_a_unet_are_the_channels_of_one_place() -> None:
+    net = alive(NETS["unet"](channels=(8,), attention=False, num_heads=1, patch_size=2).build((1, 8, 8), 1, None))
+    unpatched = NETS["unet"](channels=(8,), attention=False, num_heads=1).build((4, 4, 4), 4, None)
+    unpatched.load_state_dict(net.state_dict())
+    x, clock = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
+    corners = torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1)
+    expected, out = unpatched(corners, clock), net(x, clock)
+    torch.testing.assert_close(torch.cat([out[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1), expected)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -133,6 +145,9 @@ def test_labels_without_labelled_data_are_refused() -> None:
     [
         ("unet", {"channels": (6, 9)}, "multiple of `num_heads`"),
         ("unet", {"channels": ()}, "widths above 0"),
+        ("unet", {"patch_size": 0}, "at least 1, got"),
+        ("unet", {"channels": (8, 16), "num_blocks": (1, 0)}, "at least 1, got"),
+        ("unet", {"channels": (8, 16), "num_blocks": (1, 2, 3)}, "one for each of the 2 resolutions"),
         ("dit", {"dim": 10, "num_heads": 4}, "multiple of `num_heads`"),
         ("mlp", {"depth": 0}, "at least 1"),
     ],
@@ -146,3 +161,42 @@ def test_image_nets_refuse_points() -> None:
     for name in ("unet", "dit"):
         with pytest.raises(ValueError, match=r"net\.kind=mlp"):
             NETS[name]().build((2,), 2, None)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_gap_of_nothing_adds_nothing_whatever_was_learned(name: str) -> None:
+    torch.manual_seed(0)
+    ordinary = NETS[name](**SMALL[name]).build((1, 8, 8), 1, None)
+    jumping = NETS[name](**SMALL[name], gap=True).build((1, 8, 8), 1, None)
+    missing = jumping.load_state_dict(alive(ordinary).state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    assert all(key.startswith("clock.gap.") for key in missing.missing_keys), "an ordinary checkpoint fits"
+    x, clock, gap = torch.randn(4, 1, 8, 8), torch.rand(4) * 6, torch.tensor([0.0, 0.0, 0.5, 6.0])
+    told = torch.stack([clock, gap], dim=1)
+    assert torch.equal(jumping(x, told, None), ordinary(x, clock, None)), "a fresh gap is not heard"
+    torch.nn.init.normal_(jumping.clock.gap.second.weight)
+    out, plain = jumping(x, told, None), ordinary(x, clock, None)
+    assert torch.equal(jumping(x, clock, None), plain)
+    assert torch.equal(out[:2], plain[:2]), "at gap 0 it is the ordinary net"
+    assert not torch.isclose(out[2:], plain[2:]).flatten(1).all(1).any()
+
+
+def test_a_net_without_a_gap_says_so() -> None:
+    with pytest.raises(ValueError, match="cannot jump"):
+        NETS["mlp"](**SMALL["mlp"]).build((2,), 2, None)(torch.randn(3, 2), torch.rand(3, 2), None)
+
+
+def test_the_gentle_clock_is_gentle() -> None:
+    from ebbflow.core.paths import PATHS
+    from ebbflow.methods.told import CLOCKS
+    from ebbflow.nets.embeddings import frequencies
+
+    def steepness(name: str) -> float:
+        def waves(t: torch.Tensor) -> torch.Tensor:
+            return frequencies(CLOCKS[name](PATHS["flow"](), t), 128)
+
+        t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+        return float(((waves(t + 1e-4) - waves(t - 1e-4)) / 2e-4).square().sum(1).sqrt().max())
+
+    assert steepness("unit") < 20 < 100 * steepness("unit") < steepness("log_snr")
+    assert steepness("unit") < 20 < steepness("time") / 20

@@ -38,10 +38,13 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS, Sampler, Step
+from ebbflow.methods.samplers.multistep import mean_terms
 
 FLOW, VP_TABLE = PATH_CASES["flow"], PATH_CASES["vp_discrete"]
 ZERO_SNR = [name for name in PATH_CASES if name.endswith("zero_snr")]
-DETERMINISTIC = [n for n, s in SAMPLERS.items() if not s.stochastic and s.cost is not None]  # steps are the grid's
+DETERMINISTIC = [
+    n for n, s in SAMPLERS.items() if not s.stochastic and s.cost is not None and not s.jumps
+]  # steps are the grid's
 
 
 # -- accuracy --------------------------------------------------------------------------------------
@@ -108,6 +111,28 @@ def test_limits_of_families(
         torch.testing.assert_close(a.x, b.x, rtol=1e-8, atol=1e-8, msg=lambda m, t=a.t: f"at t = {t}: {m}")
 
 
+def test_restart_without_restarts_is_edm_without_churn() -> None:
+    for path in (FLOW, VP_TABLE):
+        args = (mixture(path), noise_start(path, 8), line(1, 0, 6))
+        ends = [
+            walk("restart", *args, noise=Noise(range(8)), restarts=0),
+            walk("edm", *args, noise=Noise(range(8)), s_churn=0.0),
+        ]
+        assert all(torch.equal(a.x, b.x) for a, b in zip(*ends, strict=True))
+
+
+def test_multistep_weights_are_the_textbooks() -> None:
+    """Adams and Bashforth's on an even grid; one value, or any number of equal ones, is its own mean."""
+    places = [0.9, 0.8, 0.7, 0.6]
+    known = [(place, torch.tensor(float(i))) for i, place in enumerate(places)]
+    for num, wanted in {1: [1], 2: [-1 / 2, 3 / 2], 3: [5 / 12, -16 / 12, 23 / 12]}.items():
+        got = [weight for weight, _ in mean_terms(known[-num:], 0.5)]
+        assert got == pytest.approx(wanted, rel=1e-12)
+    assert [w for w, _ in mean_terms(known, 0.5)] == pytest.approx([-9 / 24, 37 / 24, -59 / 24, 55 / 24], rel=1e-12)
+    for growth in (0.0, 1.0):
+        assert sum(w for w, _ in mean_terms(known, 0.1, growth=growth)) == pytest.approx(1, rel=1e-12)
+
+
 # -- the contract ----------------------------------------------------------------------------------
 
 
@@ -172,7 +197,7 @@ def test_every_prediction_gives_the_same_samples(pair: str) -> None:
         return per_sample(a, x_t) * estimate.x0 + per_sample(b, x_t) * estimate.eps
 
     model = FunctionDenoiser(function=function, path=path, prediction=prediction)
-    for name in SAMPLERS:
+    for name in (name for name in SAMPLERS if not SAMPLERS[name].jumps):
         got, want = (
             walk(name, d, noise_start(path, 4), line(1, 0, 3), **seeded(name, {}, 4))[-1].x for d in (model, oracle)
         )
@@ -239,7 +264,7 @@ def test_unknown_options_and_missing_noise_are_refused(name: str) -> None:
         with pytest.raises(ValueError, match=f"sampler '{name}' draws noise: pass noise=ebbflow.Noise"):
             SAMPLERS[name](*args)
     with pytest.raises(ValueError, match="3 seeds, one a sample; got a batch of 2"):
-        walk(name, *args, noise=Noise([0, 1, 2]), **({"eta": 1.0} if name == "ddim" else {}))
+        walk(name, *args, noise=Noise([0, 1, 2]), **{"ddim": {"eta": 1.0}, "flow_map": {"renoise": 1.0}}.get(name, {}))
 
 
 @pytest.mark.parametrize(
@@ -247,10 +272,15 @@ def test_unknown_options_and_missing_noise_are_refused(name: str) -> None:
     [
         ("ddim", {"eta": 1.5}, r"`eta` must be in \[0, 1\], got 1.5"),
         ("ddim", {"eta": 0.5, "noise": None}, "sampler 'ddim' with eta = 0.5 draws noise"),
+        ("flow_map", {"renoise": -0.1}, r"`renoise` must be in \[0, 1\], got -0.1"),
+        ("flow_map", {"renoise": 0.5, "noise": None}, "sampler 'flow_map' with renoise = 0.5 draws noise"),
         ("ddpm", {"variance": "huge"}, "`variance` must be small, large, optimal or learned, got 'huge'"),
         ("ddpm", {"variance": "learned"}, "variance 'learned' needs a net trained with objective.variance=learned"),
         ("sde", {"scale": -1.0}, "`scale` must be 0 or more, got -1.0"),
         ("sde", {"scale": math.nan}, "`scale` must be 0 or more, got nan"),
+        ("restart", {"restarts": -1}, "`restarts` must be 0 to 1000, got -1"),
+        ("restart", {"s_min": 0.5}, "`s_min` and `s_max` must satisfy 0 < s_min < s_max, got 0.5 and 0.3"),
+        ("restart", {"share": 0.0}, r"`share` must be in \(0, 1\], got 0.0"),
         ("sde", {"diffusion": "both"}, "`diffusion` must be 'sigma' or 'forward', got 'both'"),
     ],
     ids=str,

@@ -18,7 +18,7 @@ from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
 from ebbflow.core.shape import per_sample
-from ebbflow.methods.told import CLOCKS, SCALES, Clock, Scale, same_to_the_net
+from ebbflow.methods.told import CLOCKS, SCALES, Clock, Scale, gap, same_to_the_net
 from ebbflow.nets import Context
 
 
@@ -38,6 +38,40 @@ class Denoiser(ABC):
     @abstractmethod
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         """E[x0 | x_t] and E[eps | x_t]."""
+
+
+class FlowMap(Denoiser):
+    """A denoiser that also jumps: one call takes x_t to the state x_s at which its ODE dx/dt = v(x, t) arrives."""
+
+    @abstractmethod
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        """The pair (x0, eps) that x_t and x_s share: `path.mix(x0, eps, t)` is x_t and `path.mix(x0, eps, s)` is x_s =
+        X(x_t, t, s).
+
+        At s = t it is the estimate of a call; elsewhere the pair is no conditional mean, and stands for the jump alone.
+
+        Args:
+            x_t: shape (B, *dims).
+            t, s: numbers, or tensors of shape () or (B,), 0 <= s <= t <= 1 and t above 0.
+        """
+
+
+def flow_map(denoiser: Denoiser) -> FlowMap:
+    """`denoiser`, which jumps.
+
+    Raises:
+        ValueError: it does not; says why, as far as can be told.
+    """
+    if isinstance(denoiser, FlowMap):
+        return denoiser
+    why = (
+        "its net is told no gap. Train one that is: objective.map=midpoint"
+        if isinstance(denoiser, NetDenoiser)
+        else "guidance, clipping and masks change the way that a map has learned. Leave them out (`guidance` 1)"
+        if isinstance(denoiser, Wrapped)
+        else "it has no method `jump`. Make it an ef.FlowMap"
+    )
+    raise ValueError(f"a {type(denoiser).__name__} cannot jump from one time to another: {why}.")
 
 
 class Conditional(Denoiser):
@@ -138,7 +172,10 @@ class OutputDenoiser(Conditional):
         return None if self.make_null is None else to_device(self.null(len(x_t)), x_t.device)
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
-        out, channels = self.output(x_t, t, self._bound(x_t)), x_t.shape[1]
+        return self._estimate(self.output(x_t, t, self._bound(x_t)), x_t, t)
+
+    def _estimate(self, out: Tensor, x_t: Tensor, t: float | Tensor) -> Estimate:
+        channels = x_t.shape[1]
         if out.shape[1] not in (channels, 2 * channels):
             raise ValueError(
                 f"for data of {channels} channels a model answers {channels}, or {2 * channels} with a learned "
@@ -200,6 +237,10 @@ class NetDenoiser(OutputDenoiser):
 
     def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
         """The net's raw output at (x_t, t), in the dtype of `x_t`."""
+        return self._answer(*self._views(x_t, t), cond, x_t)
+
+    def _views(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """What the net is shown of x_t and what it is told of t."""
         c, scale, clock = self.path.at(t), entry(SCALES, self.scale, "scale"), entry(CLOCKS, self.clock, "clock")
         if isinstance(t, Tensor):
             shown = per_sample(scale(c), x_t) * x_t
@@ -208,6 +249,9 @@ class NetDenoiser(OutputDenoiser):
             factor, number = self._numbers(c, scale, clock, t)
             shown = x_t if factor == 1 else factor * x_t
             told = torch.full((len(x_t),), number, dtype=torch.float32, device=x_t.device)
+        return shown, told
+
+    def _answer(self, shown: Tensor, told: Tensor, cond: Any, x_t: Tensor) -> Tensor:
         shown = shown if self._parameter is None else shown.to(self._parameter.dtype)
         return _like(self.net(shown, told, cond), x_t).to(x_t.dtype)
 
@@ -252,6 +296,38 @@ class NetDenoiser(OutputDenoiser):
         """
         same_to_the_net(self.path, path, scale=self.scale, clock=self.clock, prediction=self.prediction)
         return replace(self, path=path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetFlowMap(NetDenoiser, FlowMap):
+    """A net that is told the gap t - s of a jump beside its clock, as a denoiser that jumps.
+
+    What it is told is (clock, 2 pi (t - s)), shape (B, 2); its output, of the same meaning as without a gap, is solved
+    at t for the pair that the jump mixes anew at s. On the flow path with prediction velocity the output is the mean
+    velocity of the jump, (x_t - x_s) / (t - s) (Geng et al., 2025, eq. 3, 2505.13447); on the cosine path with v it is
+    that of Lu & Song (2024, section 4.1, 2410.11081); with edm, the map's form in Karras et al. (2022, eq. 7,
+    2206.00364). Without a gap, and with one of 0, it is the `NetDenoiser` of the same net, to the last bit where its
+    embedding of the gap vanishes at 0.
+
+    The arguments are those of `NetDenoiser`; the net takes a clock of shape (B,) or (B, 2).
+    """
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        return self._estimate(self.output(x_t, t, self._bound(x_t), s), x_t, t)
+
+    def output(self, x_t: Tensor, t: float | Tensor, cond: Any, s: float | Tensor | None = None) -> Tensor:
+        """The net's raw output at (x_t, t), or for a jump from there to s, in the dtype of `x_t`.
+
+        Raises:
+            ValueError: a jump to an s above t.
+        """
+        shown, told = self._views(x_t, t)
+        if s is not None:
+            wide = gap(t, s)
+            if bool((wide < 0).any()):
+                raise ValueError("a jump leads to less noise: `s` must be at most `t`.")
+            told = torch.stack([told, wide.to(told).expand(len(x_t))], dim=1)
+        return self._answer(shown, told, cond, x_t)
 
 
 class _ReadOnce:

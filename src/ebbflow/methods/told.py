@@ -3,6 +3,7 @@ from elsewhere."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from ebbflow.core.shape import as_float64
 Scale = Callable[[Coefficients], Tensor]
 Clock = Callable[[Path, float | Tensor], Tensor]
 LOG_SNR_LIMIT = 20.0
+RADIANS = 2 * math.pi
 
 
 def unit(c: Coefficients) -> Tensor:
@@ -37,6 +39,16 @@ def log_snr(path: Path, t: float | Tensor) -> Tensor:
 def time(path: Path, t: float | Tensor) -> Tensor:
     """1000 t."""
     return 1000 * as_float64(t)
+
+
+def gentle(path: Path, t: float | Tensor) -> Tensor:
+    """2 pi t: so gentle that what a net makes of it can be differentiated in t, as some objectives of maps have it."""
+    return RADIANS * as_float64(t)
+
+
+def gap(t: float | Tensor, s: float | Tensor) -> Tensor:
+    """2 pi (t - s), what a net that jumps is told beside its clock."""
+    return RADIANS * (as_float64(t) - as_float64(s).to(as_float64(t).device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +77,7 @@ def raw_steps(*, num_steps: int = 1000, first: int = 0) -> RawSteps:
 
 
 SCALES: dict[str, Scale] = {"unit": unit, "none": none}
-CLOCKS: dict[str, Clock] = {"log_snr": log_snr, "time": time, "raw_steps": RawSteps()}
+CLOCKS: dict[str, Clock] = {"log_snr": log_snr, "time": time, "unit": gentle, "raw_steps": RawSteps()}
 
 NUM_LOG_SNRS = 25
 COMPARED = 12.0  # log-SNRs within which two paths are compared; beyond, x_t is one of its parts alone

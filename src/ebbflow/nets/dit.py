@@ -23,6 +23,7 @@ class DiTOptions:
         depth: number of blocks.
         num_heads: attention heads; must divide `dim`.
         mlp_ratio: width of the feed-forward layer over `dim`.
+        gap: whether it is told the gap of a jump beside the clock, as a `FlowMap` is.
     """
 
     patch_size: int = 4
@@ -30,6 +31,7 @@ class DiTOptions:
     depth: int = 6
     num_heads: int = 6
     mlp_ratio: float = 4.0
+    gap: bool = False
 
     def __post_init__(self) -> None:
         if min(self.patch_size, self.dim, self.depth, self.num_heads) < 1:
@@ -75,8 +77,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class DiT(nn.Module):
-    """See `DiTOptions`. Call with x (B, C, H, W), clock (B,) and a context; gives (B, out_channels, H, W), zero at
-    first."""
+    """See `DiTOptions`. Call with x (B, C, H, W), clock (B,), or (B, 2) with a gap, and a context; gives
+    (B, out_channels, H, W), zero at first."""
 
     places: Tensor
 
@@ -86,7 +88,7 @@ class DiT(nn.Module):
         super().__init__()
         self.patch, self.dim, self.out_channels = options.patch_size, options.dim, out_channels
         scale_dim, add_dim = vector_dim(context, "scale"), vector_dim(context, "add")
-        self.clock = ClockEmbedding(options.dim)
+        self.clock = ClockEmbedding(options.dim, gap=options.gap)
         self.scale = None if scale_dim is None else nn.Linear(scale_dim, options.dim)
         self.add = None if add_dim is None else nn.Linear(add_dim, options.dim)
         self.embed = nn.Linear(dims[0] * self.patch**2, options.dim)

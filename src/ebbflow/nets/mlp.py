@@ -20,11 +20,13 @@ class MLPOptions:
         dim: width.
         depth: number of residual layers.
         num_heads: heads of the cross-attention, when conditioned so; must divide `dim`.
+        gap: whether it is told the gap of a jump beside the clock, as a `FlowMap` is.
     """
 
     dim: int = 128
     depth: int = 4
     num_heads: int = 4
+    gap: bool = False
 
     def __post_init__(self) -> None:
         if min(self.dim, self.depth, self.num_heads) < 1 or self.dim % self.num_heads:
@@ -39,8 +41,8 @@ class MLPOptions:
 
 
 class MLP(nn.Module):
-    """See `MLPOptions`. Call with x (B, *dims), clock (B,) and a context; gives (B, out_channels, *dims[1:]), zero at
-    first."""
+    """See `MLPOptions`. Call with x (B, *dims), clock (B,), or (B, 2) with a gap, and a context; gives
+    (B, out_channels, *dims[1:]), zero at first."""
 
     def __init__(
         self, options: MLPOptions, dims: tuple[int, ...], out_channels: int, context: ContextSpec | None
@@ -48,7 +50,7 @@ class MLP(nn.Module):
         super().__init__()
         dim, tokens_dim = options.dim, vector_dim(context, "cross_attention")
         self.out_dims = (out_channels, *dims[1:])
-        self.embed, self.clock = nn.Linear(torch.Size(dims).numel(), dim), ClockEmbedding(dim)
+        self.embed, self.clock = nn.Linear(torch.Size(dims).numel(), dim), ClockEmbedding(dim, gap=options.gap)
         self.add = None if (add_dim := vector_dim(context, "add")) is None else nn.Linear(add_dim, dim)
         self.scale = None if (scale_dim := vector_dim(context, "scale")) is None else nn.Linear(scale_dim, 2 * dim)
         self.cross = None if tokens_dim is None else Attention(dim, options.num_heads, context_dim=tokens_dim)

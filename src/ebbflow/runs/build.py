@@ -16,9 +16,11 @@ from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
-from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.couplings import Pairing
+from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
+from ebbflow.training.task import Draw
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
@@ -43,7 +45,8 @@ def facts_of(dataset: Dataset) -> DataFacts:
 
 
 def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> RunConfig:
-    """`config` with what was left to the data made explicit: the kind of conditioning, and the deviation of latents.
+    """`config` with what was left to the data made explicit: the kind of conditioning, the clock, and the deviation of
+    latents.
 
     Args:
         begun_with: the prediction of the run that is resumed, None for a fresh one. Runs on latents that say "edm" and
@@ -54,7 +57,7 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
         prediction = as_choice(PREDICTIONS, prediction, "prediction")
     elif prediction == "edm":
         prediction = {"kind": "edm", "sigma_data": 1.0}
-    config = replace(config, objective=replace(config.objective, prediction=prediction))
+    config = replace(config, objective=replace(config.objective, prediction=prediction, clock=clock_of(config)))
     if isinstance(config.conditioning, AutoConditioning):
         return replace(config, conditioning=config.conditioning.resolved(facts))
     return config
@@ -76,6 +79,17 @@ def build_objective(config: RunConfig) -> Objective:
     )
 
 
+def jumps(config: RunConfig) -> bool:
+    """Whether the net of a run is told the gap of a jump; nets from elsewhere need not know of it."""
+    return bool(getattr(config.net, "gap", False))
+
+
+def clock_of(config: RunConfig) -> str:
+    """What the net of a run is told of t."""
+    clock = config.objective.clock
+    return clock if clock != "auto" else "unit" if jumps(config) else "log_snr"
+
+
 def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
     """A freshly initialised model, the same for the same `train.seed`.
 
@@ -88,11 +102,11 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
             dims = facts.state_dims
             channels = dims[0] * (2 if config.objective.variance == "learned" else 1)
             net = config.net.build(dims, channels, None if conditioner is None else conditioner.spec)
-            return NetDenoiser(
+            return (NetFlowMap if jumps(config) else NetDenoiser)(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,
                 prediction=config.objective.prediction,
-                clock=config.objective.clock,
+                clock=clock_of(config),
                 make_null=None if conditioner is None else conditioner.null,
                 null_trained=drop_of(config) > 0,
             )
@@ -120,6 +134,7 @@ class DatasetLoader:
         seed: of the order and of the dropping.
         conditioner: drops conditions; None leaves them all.
         drop: probability of a dropped condition.
+        pairing: which rows meet the noise that would be drawn for the drawn ones; None leaves them as they are.
     """
 
     dataset: Dataset
@@ -128,6 +143,7 @@ class DatasetLoader:
     seed: int
     conditioner: Conditioner | None = None
     drop: float = 0.0
+    pairing: Pairing | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
@@ -140,11 +156,16 @@ class DatasetLoader:
                 for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
             ]
         )
+        eps = None
+        if self.pairing is not None:
+            draw = Draw(seed=self.seed, step=step, rows=range(self.batch_size), num=self.batch_size)
+            eps = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
+            rows = self.pairing(rows, eps)
         x0 = self.dataset.x0(rows)
         cond = None if self.cond is None else self.cond[rows]
         if cond is not None and self.conditioner is not None:
             cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
-        return Batch(x0=x0, cond=cond)
+        return Batch(x0=x0, cond=cond, eps=eps)
 
 
 def drop_of(config: RunConfig) -> float:

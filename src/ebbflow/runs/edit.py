@@ -117,7 +117,7 @@ def edit_image(model: Opened, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Sam
     """
     total, state = how.num_steps(model.denoiser, plan), model.encode(x0)
     if how.mask is not None:
-        how = replace(how, mask=_coarse(how.mask.to(state.device), state))
+        how = replace(how, mask=coarse(how.mask.to(state.device), state))
     for part in plan.batches():
         yield from results(model, part, _steps(bind(model, part), part, state, how), total)
 
@@ -136,7 +136,7 @@ def _steps(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Step]
     return inpaint(bound, x0, how.mask, noise, resample=how.resample, jump=how.jump, **walk)
 
 
-def _coarse(mask: Tensor, state: Tensor) -> Tensor:
+def coarse(mask: Tensor, state: Tensor) -> Tensor:
     """A mask of the size of the states: a place is generated where any of its pixels is."""
     return adaptive_max_pool2d(mask.float(), state.shape[2:]) > 0
 

@@ -107,7 +107,8 @@ def _scores(
 
 
 def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
-    """Score pictures that anything has made, from a folder or an .npz file, against a data set.
+    """Score pictures that anything has made, from a folder or an .npz file, against a data set; where they carry labels
+    of the data's own classes, how many are taken for what they are labelled too.
 
     Raises:
         ConfigError: too few pictures.
@@ -136,8 +137,15 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
         "images": str(images),
         "data": request.data,
         "split": request.reference,
-        **_scores(made, yardstick, splits, None, num),
+        **_scores(made, yardstick, splits, _labels_of(parts, splits.train), num),
     }
+
+
+def _labels_of(parts: list[Dataset], data: Dataset) -> tuple[int, ...] | None:
+    """The labels of pictures, where all have them and they are of the classes of `data`."""
+    if any(one.labels is None or one.label_names != data.label_names for one in parts):
+        return None
+    return tuple(int(label) for one in parts if one.labels is not None for label in one.labels)
 
 
 def splits_of(model: Opened, request: Judge) -> Splits:
