@@ -12,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import PATHS, CosineDiscrete, Path, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS, Estimate, check_pair
-from ebbflow.methods.denoise import Denoiser, FunctionDenoiser
+from ebbflow.methods.denoise import Denoiser, FlowMap, FunctionDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS, Step
@@ -45,6 +45,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "sde": [{}, {"diffusion": "forward"}, {"scale": 0.5}],
     "pc": [{}, {"corrector_steps": 2}],
     "restart": [{}, {"restarts": 3, "share": 0.5}],
+    "flow_map": [{}, {"renoise": 0.5}, {"renoise": 1.0}],
 }
 
 
@@ -54,7 +55,9 @@ def _label(name: str, options: dict[str, object]) -> str:
 
 SAMPLER_CASES = {_label(name, o): (name, o) for name in SAMPLERS for o in VARIANTS.get(name, [{}])}
 NOISY_CASES = {
-    label: (name, o) for label, (name, o) in SAMPLER_CASES.items() if SAMPLERS[name].stochastic or o.get("eta")
+    label: (name, o)
+    for label, (name, o) in SAMPLER_CASES.items()
+    if SAMPLERS[name].stochastic or o.get("eta") or o.get("renoise")
 }
 each_sampler = pytest.mark.parametrize(("name", "options"), SAMPLER_CASES.values(), ids=SAMPLER_CASES)
 noisy_sampler = pytest.mark.parametrize(("name", "options"), NOISY_CASES.values(), ids=NOISY_CASES)
@@ -154,10 +157,10 @@ class Impulses:
         return torch.zeros_like(x).index_fill_(0, torch.tensor([self._drawn]), 1.0)
 
 
-class Counted(Denoiser):
-    """A denoiser that notes the times at which it is asked."""
+class Counted(FlowMap):
+    """A map that notes the times at which it is asked."""
 
-    def __init__(self, inner: Denoiser) -> None:
+    def __init__(self, inner: FlowMap) -> None:
         self.inner, self.path = inner, inner.path
         self.asked: list[float] = []
 
@@ -165,10 +168,14 @@ class Counted(Denoiser):
         self.asked.append(float(torch.as_tensor(t).min()))
         return self.inner(x_t, t)
 
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        self.asked.append(float(torch.as_tensor(t).min()))
+        return self.inner.jump(x_t, t, s)
+
 
 def with_noise(name: str, options: dict[str, object], noise: object) -> dict[str, object]:
     """The options with `noise` where the sampler draws any."""
-    draws = SAMPLERS[name].stochastic or bool(options.get("eta"))
+    draws = SAMPLERS[name].stochastic or bool(options.get("eta") or options.get("renoise"))
     return {**options, "noise": noise} if draws else dict(options)
 
 

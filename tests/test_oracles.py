@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from conftest import F64, MODES, PATH_CASES, each_path, interior, mixture, normal, parts, registered_path
+from conftest import (
+    F64,
+    MODES,
+    PATH_CASES,
+    each_path,
+    interior,
+    mixture,
+    mixture_quantiles,
+    normal,
+    parts,
+    registered_path,
+)
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from ebbflow.core.paths import Path
-from ebbflow.methods.denoise import Conditional, Denoiser, takes_condition
+from ebbflow.core.paths import PATHS, DiscretePath, Path
+from ebbflow.methods.denoise import Conditional, Denoiser, FlowMap, takes_condition
 from ebbflow.methods.guidance import classifier_free
-from ebbflow.methods.oracles import FiniteData, Gaussian, GaussianMixture
+from ebbflow.methods.maps.solved import ODEMap
+from ebbflow.methods.oracles import FiniteData, Gaussian, GaussianMixture, GuidedGaussian, MixtureProduct
+from ebbflow.methods.samplers import SAMPLERS
 
 TIMES = (0.01, 0.3, 0.7, 0.99, 1.0)
 
@@ -172,3 +187,82 @@ def test_oracles_without_conditions_say_so(oracle: Denoiser) -> None:
     assert isinstance(mixture(oracle.path), Conditional)
     with pytest.raises(ValueError, match=f"a {type(oracle).__name__} takes no condition, so it has no null one"):
         classifier_free(oracle, guidance=2.0)
+
+
+# -- jumps ---------------------------------------------------------------------------------------------------------------
+
+
+def product(path: Path) -> MixtureProduct:
+    """Three coordinates, each a mixture of three of its own."""
+    return MixtureProduct(normal(3, 3, seed=1), 0.2 + normal(3, 3, seed=2).abs(), [1.0, 2.0, 1.0], path)
+
+
+def guided(path: Path) -> GuidedGaussian:
+    return GuidedGaussian(torch.tensor([0.5, -1.0, 0.0]), torch.tensor([0.1, 0.5, 2.0]), 1.3, 2.5, path)
+
+
+MAPS = {"gaussian": anisotropic, "product": product, "guided": guided}
+each_map = pytest.mark.parametrize("make", MAPS.values(), ids=MAPS)
+
+
+def arrived(oracle: FlowMap, x: Tensor, t: float | Tensor, s: float | Tensor) -> Tensor:
+    found = oracle.jump(x, t, s)
+    torch.testing.assert_close(oracle.path.mix(found.x0, found.eps, t), x, rtol=1e-9, atol=1e-9)
+    return oracle.path.mix(found.x0, found.eps, s)
+
+
+@registered_path
+@each_map
+def test_a_jump_is_the_ode_solved(path: Path, make: Callable[[Path], FlowMap]) -> None:
+    oracle, x = make(path), states(path, 0.9)
+    *_, last = SAMPLERS["rk4"](oracle, x, torch.linspace(0.9, 0.1, 401, dtype=F64))
+    floor = 1e-5 if isinstance(path, DiscretePath) else 1e-7  # the rates of tables are interpolated
+    torch.testing.assert_close(arrived(oracle, x, 0.9, 0.1), last.x, rtol=floor, atol=floor)
+
+
+@each_path
+@each_map
+def test_jumps_compose_and_one_to_where_one_is_is_a_call(path: Path, make: Callable[[Path], FlowMap]) -> None:
+    oracle, x = make(path), states(path, 1.0)
+    there = arrived(oracle, arrived(oracle, x, 1.0, 0.6), 0.6, 0.0)
+    torch.testing.assert_close(there, arrived(oracle, x, 1.0, 0.0), rtol=1e-8, atol=1e-8)
+    still, here = oracle.jump(x, 0.7, 0.7), oracle(x, 0.7)
+    assert torch.equal(still.x0, here.x0)
+    assert torch.equal(still.eps, here.eps)
+    t, s = torch.tensor([0.7] * 20 + [0.4] * 20, dtype=F64), torch.tensor([0.7, 0.3] * 10 + [0.4, 0.0] * 10, dtype=F64)
+    rows = torch.stack([arrived(oracle, x[i : i + 1], float(t[i]), float(s[i]))[0] for i in range(40)])
+    torch.testing.assert_close(arrived(oracle, x, t, s), rows, rtol=1e-9, atol=1e-9)
+
+
+@registered_path
+def test_jumps_keep_the_law(path: Path) -> None:
+    """Quantiles of the data, from those of the noise."""
+    u = torch.linspace(0.001, 0.999, 41, dtype=F64)
+    start, wanted = (mixture_quantiles(path, t, u)[:, None] for t in (1.0, 0.0))
+    torch.testing.assert_close(arrived(mixture(path), start, 1.0, 0.0), wanted, rtol=1e-7, atol=1e-7)
+
+
+def test_tails_are_mapped_as_exactly_as_the_middle() -> None:
+    """Far out the nearest component is alone, whose map is a Gaussian's."""
+    path = PATHS["flow"]()
+    far, alone = MixtureProduct([[-1.0], [1.0]], [[0.5], [0.5]], [1, 1], path), Gaussian(1.0, 0.5, path)
+    x = torch.tensor([[9.0], [12.0]], dtype=F64)
+    torch.testing.assert_close(arrived(far, x, 0.5, 0.1), arrived(alone, x, 0.5, 0.1), rtol=1e-2, atol=0)
+
+
+@registered_path
+def test_the_solved_map_is_the_exact_one(path: Path) -> None:
+    oracle = product(path)
+    x = states(path, 0.9)[:4]
+    solved = ODEMap(oracle, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(arrived(solved, x, 0.9, 0.0), arrived(oracle, x, 0.9, 0.0), rtol=0, atol=2e-3)
+    t = torch.tensor([0.9, 0.85, 0.9, 0.85], dtype=F64)
+    floor = 1e-5 if isinstance(path, DiscretePath) else 1e-6
+    torch.testing.assert_close(arrived(solved, x, t, t / 4), arrived(oracle, x, t, t / 4), rtol=floor, atol=floor)
+
+
+def test_finite_data_jumps_onto_the_data() -> None:
+    path, data = PATHS["flow"](), normal(4, 1, 3, 3, seed=5)
+    x = normal(5, 1, 3, 3, seed=6)
+    ends = arrived(FiniteData(data, path), x, 1.0, 0.0)
+    assert float((ends[:, None] - data).flatten(2).square().mean(2).min(1).values.max()) < 1e-8

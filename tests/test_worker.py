@@ -255,7 +255,7 @@ def test_samples_that_are_not_finite_are_said_to_be(model: Model, worker: Worker
 
 def kill(worker: Worker) -> None:
     """Raise SystemExit in the worker's thread, as close to its death as Python comes."""
-    number = worker._thread.ident
+    number = worker.thread.ident
     assert number is not None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(number), ctypes.py_object(SystemExit))
 

@@ -1,5 +1,5 @@
-"""Oracles: denoisers in closed form for data of known law. They make every claim about a sampler provable without
-training."""
+"""Oracles: denoisers in closed form for data of known law, and their exact flow maps. They make every claim about a
+sampler or a map provable without training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
-from ebbflow.methods.denoise import Conditional, Denoiser
+from ebbflow.methods.denoise import Conditional, FlowMap
+from ebbflow.methods.guidance.branches import combine
+from ebbflow.methods.maps.solved import ODEMap, or_here, pair_of
 
 Values = float | list[float] | Tensor
+BISECTIONS = 100
+EXACT = 1e-9  # tolerance of what is solved
 
 
 @dataclass(frozen=True)
-class Gaussian(Denoiser):
+class Gaussian(FlowMap):
     """Data N(mean, std^2), independent per element: x0(x_t) = m + alpha s^2 (x_t - alpha m) / (alpha^2 s^2 + sigma^2).
+
+    A jump to time r is X(x_t, t, r) = alpha_r m + (S_r / S_t) (x_t - alpha_t m) with S^2 = alpha^2 s^2 + sigma^2.
 
     Args:
         mean, std: numbers, or tensors that broadcast against one sample's dims (different stds make it anisotropic).
@@ -50,6 +56,12 @@ class Gaussian(Denoiser):
             x0_variance=(variance * sigma**2 / spread).expand(x_t.shape),
         )
 
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        x = x_t.double()
+        (c, mean, _, here), (c_s, _, _, there) = self._terms(x, t), self._terms(x, s)
+        x_s = per_sample(c_s.alpha, x) * mean + (there / here).sqrt() * (x - per_sample(c.alpha, x) * mean)
+        return or_here(pair_of(x, x_s, t, s, self.path), self(x, t), t, s, x).each(lambda values: values.to(x_t))
+
     def log_prob(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """log p_t(x_t), shape (B,)."""
         c, mean, _, spread = self._terms(x_t, t)
@@ -58,11 +70,128 @@ class Gaussian(Denoiser):
 
 
 @dataclass(frozen=True)
-class GaussianMixture(Conditional):
+class GuidedGaussian(FlowMap):
+    """Gaussian data of two laws with one mean, guided: u + w (c - u) of c = Gaussian(mean, std) and u = Gaussian(mean,
+    null_std).
+
+    A jump to time r is X(x_t, t, r) = alpha_r m + (U_r / U_t)^(1 - w) (C_r / C_t)^w (x_t - alpha_t m) with U^2 =
+    alpha^2 null_std^2 + sigma^2 and C^2 = alpha^2 std^2 + sigma^2.
+
+    Args:
+        mean, std, null_std: numbers, or tensors that broadcast against one sample's dims.
+        guidance: w.
+        path: the path.
+    """
+
+    mean: Values
+    std: Values
+    null_std: Values
+    guidance: float
+    path: Path
+
+    @property
+    def _given(self) -> Gaussian:
+        """c, the law under the condition."""
+        return Gaussian(self.mean, self.std, self.path)
+
+    @property
+    def _null(self) -> Gaussian:
+        """u, the law without one."""
+        return Gaussian(self.mean, self.null_std, self.path)
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        return combine(self._null(x_t, t), self._given(x_t, t), self.guidance)
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        x, w = x_t.double(), self.guidance
+        (c, mean, _, here), (c_s, _, _, there) = self._given._terms(x, t), self._given._terms(x, s)
+        ratio, null_ratio = there / here, self._null._terms(x, s)[3] / self._null._terms(x, t)[3]
+        moved = (ratio**w * null_ratio ** (1 - w)).sqrt() * (x - per_sample(c.alpha, x) * mean)
+        found = pair_of(x, per_sample(c_s.alpha, x) * mean + moved, t, s, self.path)
+        return or_here(found, self(x, t), t, s, x).each(lambda values: values.to(x_t))
+
+
+@dataclass(frozen=True)
+class MixtureProduct(FlowMap):
+    """Data whose elements are independent, each a mixture on the line: sum_k w_k N(means_k, stds_k^2) element by
+    element.
+
+    Its ODE keeps the quantiles of each element, so that a jump to time s is X(x_t, t, s) = F_s^-1(F_t(x_t)), F the
+    distribution function of x_t; by bisection, to rounding.
+
+    Args:
+        means, stds: shape (K, *dims).
+        weights: shape (K,) or (K, *dims), non-negative; normalised here.
+        path: the path.
+    """
+
+    means: Tensor | list[list[float]]
+    stds: Tensor | list[list[float]]
+    weights: Tensor | list[float]
+    path: Path
+
+    def _parts(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, ...]:
+        """alpha, sigma, means, variances and weights, each to broadcast against (B, K, *dims)."""
+        c = self.path.at(t)
+        means, stds, weights = (
+            torch.as_tensor(k, dtype=torch.float64).to(x_t) for k in (self.means, self.stds, self.weights)
+        )
+        weights = weights.reshape(*weights.shape, *[1] * (means.ndim - weights.ndim))
+        alpha, sigma = (
+            per_sample(k, x_t) if k.ndim == 0 else per_sample(k, x_t).unsqueeze(1) for k in (c.alpha, c.sigma)
+        )
+        return alpha, sigma, means, stds**2, weights / weights.sum(0)
+
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        alpha, sigma, means, variances, weights = self._parts(x_t, t)
+        spreads = alpha**2 * variances + sigma**2
+        residuals = (x_t[:, None] - alpha * means) / spreads
+        r = torch.softmax(weights.log() - (residuals**2 * spreads + spreads.log()) / 2, dim=1)
+        centres = means + alpha * variances * residuals
+        x0 = (r * centres).sum(1)
+        variance = (r * (variances * sigma**2 / spreads + (centres - x0[:, None]) ** 2)).sum(1)
+        return Estimate(x0=x0, eps=(r * sigma * residuals).sum(1), x0_variance=variance)
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        x = x_t.double()
+        (alpha, sigma, means, variances, weights), (alpha_s, sigma_s, *_) = self._parts(x, t), self._parts(x, s)
+        here, there = (alpha**2 * variances + sigma**2).sqrt(), (alpha_s**2 * variances + sigma_s**2).sqrt()
+        x_s = same_quantile(x, (alpha * means, here), (alpha_s * means, there), weights)
+        return or_here(pair_of(x, x_s, t, s, self.path), self(x, t), t, s, x).each(lambda values: values.to(x_t))
+
+
+def same_quantile(x: Tensor, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
+    """The y below which lies as much of a mixture's law `after` as of its law `before` lies below x, shape (B, *dims).
+
+    Laws are centres and standard deviations that broadcast against (B, K, *dims). The logarithms of the smaller tail
+    are compared, so that nothing is lost far out.
+    """
+
+    logs = weights.log()
+
+    def tails(z: Tensor) -> tuple[Tensor, Tensor]:
+        below, above = torch.special.log_ndtr(z), torch.special.log_ndtr(-z)
+        return torch.logsumexp(logs + below, dim=1), torch.logsumexp(logs + above, dim=1)
+
+    z, (centres, spreads) = (x[:, None] - before[0]) / before[1], after
+    lower, upper = tails(z)
+    low = (centres + z.amin(1, keepdim=True) * spreads).amin(1)
+    high = (centres + z.amax(1, keepdim=True) * spreads).amax(1)
+    for _ in range(BISECTIONS):
+        y = (low + high) / 2
+        below, above = tails((y[:, None] - centres) / spreads)
+        left = torch.where(lower < upper, below < lower, above > upper)
+        low, high = torch.where(left, y, low), torch.where(left, high, y)
+    return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class GaussianMixture(Conditional, FlowMap):
     """Data sum_k w_k N(means_k, stds_k^2): x0(x_t) = sum_k r_k(x_t) [m_k + alpha s_k^2 (x_t - alpha m_k) / (alpha^2
     s_k^2 + sigma^2)].
 
-    Its condition is the index of a component, -1 for the whole mixture, so that guidance has a closed form too.
+    Its condition is the index of a component, -1 for the whole mixture, so that guidance has a closed form too. On the
+    line a jump keeps the quantile, X(x_t, t, s) = F_s^-1(F_t(x_t)); in more dimensions its ODE is solved (`ODEMap`).
 
     Args:
         means: shape (K, *dims).
@@ -113,6 +242,18 @@ class GaussianMixture(Conditional):
         """log p_t(x_t), shape (B,)."""
         return torch.logsumexp(self._components(x_t, t)[-1], dim=1)
 
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        if x_t[0].numel() > 1:
+            found = ODEMap(self, rtol=EXACT, atol=EXACT).jump(x_t.double(), t, s)
+            return Estimate(x0=found.x0.to(x_t), eps=found.eps.to(x_t))
+        x = x_t.double()
+        alpha, _, means, _, spreads, _ = self._components(x, t)
+        alpha_s, _, _, _, spreads_s, _ = self._components(x, s)
+        weights = self._log_weights(x).exp().reshape(-1, len(means), *[1] * (x.ndim - 1))
+        x_s = same_quantile(x, (alpha * means, spreads.sqrt()), (alpha_s * means, spreads_s.sqrt()), weights)
+        found = or_here(pair_of(x, x_s, t, s, self.path), self(x, t), t, s, x)
+        return Estimate(x0=found.x0.to(x_t), eps=found.eps.to(x_t))
+
     def given(self, cond: Cond | None) -> GaussianMixture:
         if not (cond is None or isinstance(cond, Tensor)):
             raise ValueError(f"a GaussianMixture takes a tensor of component indices, got {sorted(cond)}.")
@@ -123,11 +264,12 @@ class GaussianMixture(Conditional):
 
 
 @dataclass(frozen=True)
-class FiniteData(Denoiser):
+class FiniteData(FlowMap):
     """A data set as its own law: x0(x_t) = softmax(-||x_t - alpha x_i||^2 / (2 sigma^2)) over the data. Works on real
     images.
 
-    This is what a net of unlimited capacity would learn: it only ever generates training images.
+    This is what a net of unlimited capacity would learn: it only ever generates training images. A jump is its ODE
+    solved, in float64 (`ODEMap`).
 
     Args:
         x: the data, shape (N, *dims).
@@ -147,3 +289,7 @@ class FiniteData(Denoiser):
         eps = (flat - alpha * x0) / sigma
         variance = (r @ data**2 - x0**2).clamp(min=0)
         return Estimate(x0=x0.view_as(x_t), eps=eps.view_as(x_t), x0_variance=variance.view_as(x_t))
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        found = ODEMap(self, rtol=EXACT, atol=EXACT).jump(x_t.double(), t, s)
+        return Estimate(x0=found.x0.to(x_t), eps=found.eps.to(x_t))

@@ -15,7 +15,7 @@ from ebbflow.core.paths import Flow, Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TimeGrid, time_grid
 from ebbflow.errors import ConfigError
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, FlowMap
 from ebbflow.methods.samplers import Sampler, Step, sampler_of
 from ebbflow.methods.samplers.base import Times, as_grid
 
@@ -60,13 +60,16 @@ def walk(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer(Denoiser):
+class _Answer(FlowMap):
     """A denoiser of a single number that knows whatever a sampler may ask of it."""
 
     path: Path = Flow()
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         return Estimate(x0=x_t / 2, eps=x_t / 2, x0_variance=x_t**2, log_variance_fraction=torch.full_like(x_t, 0.5))
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        return self(x_t, t)
 
 
 def check_sampler(sampler: str | Sampler, options: Mapping[str, object]) -> None:

@@ -21,8 +21,8 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate, solve
 from ebbflow.core.shape import as_float64, per_sample
-from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.oracles import Gaussian, GaussianMixture
+from ebbflow.methods.denoise import FlowMap
+from ebbflow.methods.oracles import Gaussian, MixtureProduct
 from ebbflow.methods.samplers import Sampler
 
 F64 = torch.float64
@@ -33,11 +33,11 @@ CENTRE, WIDTH = 0.4, 0.8  # the second coordinate: a Gaussian of another scale
 GAUSSIAN_MEAN, GAUSSIAN_STD = torch.tensor([0.5, -1.0], dtype=F64), torch.tensor([0.3, 1.2], dtype=F64)
 
 
-def mixture(path: Path) -> GaussianMixture:
-    """The data law as a denoiser: three modes times a Gaussian, in two dimensions."""
+def mixture(path: Path) -> MixtureProduct:
+    """The data law as a denoiser and as a map: three modes times a Gaussian, in two dimensions."""
     second = torch.full_like(MODES, CENTRE), torch.full_like(MODES, WIDTH)
     means, stds = torch.stack([MODES, second[0]], dim=1), torch.stack([MODE_STDS, second[1]], dim=1)
-    return GaussianMixture(means, stds, MODE_WEIGHTS, path)
+    return MixtureProduct(means, stds, MODE_WEIGHTS, path)
 
 
 def lattice(num: int) -> Tensor:
@@ -70,7 +70,7 @@ def mode_shares(x: Tensor) -> Tensor:
     return torch.bincount((x[:, :1] - MODES).abs().argmin(dim=1), minlength=len(MODES)).double() / len(x)
 
 
-class Layered(Denoiser):
+class Layered(FlowMap):
     """An oracle asked in several languages at once: the first rows directly, each further block of rows by way of a
     prediction.
 
@@ -84,7 +84,7 @@ class Layered(Denoiser):
         predictions: names of `PREDICTIONS`; a block's target a x0 + b eps is built from the oracle and solved again.
     """
 
-    def __init__(self, oracle: Denoiser, num: int, block: int = 0, predictions: Sequence[str] = ()) -> None:
+    def __init__(self, oracle: FlowMap, num: int, block: int = 0, predictions: Sequence[str] = ()) -> None:
         self.oracle, self.path, self.num, self.block, self.predictions = oracle, oracle.path, num, block, predictions
         self.asked: list[float] = []
 
@@ -98,8 +98,14 @@ class Layered(Denoiser):
         return torch.cat([x, *[x[: self.block]] * len(self.predictions)])
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        return self._spoken(self.oracle(x_t, t), x_t, t)
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        return self._spoken(self.oracle.jump(x_t, t, s), x_t, t)
+
+    def _spoken(self, known: Estimate, x_t: Tensor, t: float | Tensor) -> Estimate:
+        """What the oracle knows, by way of the predictions."""
         self.asked.append(float(as_float64(t).min()))
-        known = self.oracle(x_t, t)
         parts = [Estimate(x0=known.x0[: self.num], eps=known.eps[: self.num])]
         for index, prediction in enumerate(self.predictions):
             rows = self.rows(index)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import PREDICTIONS, check_pair
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, FlowMap
 from ebbflow.methods.samplers import Sampler
 from ebbflow.proof import exact
 
@@ -47,7 +47,7 @@ class Bench:
     """
 
     path: Path
-    oracle: Denoiser
+    oracle: FlowMap
     start: Tensor
     end: Tensor
     high: Tensor

@@ -197,6 +197,44 @@ class EditCommand(Reporting, EditRequest, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestoreRequest(Sampling, Conditions):
+    """What is known of an image that is to be restored."""
+
+    operator: Annotated[str | Callable | None, Doc("How it was degraded; see `ebbflow list operators`.")] = None
+    operator_options: Annotated[
+        dict[str, Any] | None,
+        Doc("Option of the operator, such as factor=4 (downsample), sigma=2 (blur), region=left (mask)."),
+        Flag("--operator-set"),
+    ] = None
+    known: Annotated[
+        Path | None, Doc("For operator mask: a picture, white where the image is known, in the place of a region.")
+    ] = None
+    noise: Annotated[float, Doc("Standard deviation of the noise in it, of images in [-1, 1]."), Ge(0)] = 0.0
+    method: Annotated[
+        str, Doc("pigdm (by the model's slope, three times the cost) or ddnm; see `ebbflow list guidance`.")
+    ] = "pigdm"
+    sigma_data: Annotated[float, Doc("Standard deviation of the model's data."), Gt(0)] = 0.5
+    num: Annotated[int | None, Doc("How many restorations. Default: 8."), Interval(ge=1, le=MOST)] = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreCall(Opening, RestoreRequest):
+    """Restorations of an image by the model in a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreCommand(Reporting, RestoreRequest, Where):
+    """Restorations of an image as files."""
+
+    output: Annotated[Path, Doc("A picture between what was given and the truth (.png .jpg .webp), .npz, or a folder.")]
+    input: Annotated[Path | None, Doc("The degraded image, of the size that the operator makes.")] = None
+    truth: Annotated[
+        Path | None, Doc("In the place of an input: an image that is degraded first, and compared with in the end.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class InvertCommand(Reporting, Walk, Conditions, Where):
     """The noise from which a model makes an image."""
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.requests.base import takes
-from ebbflow.requests.sampling import EditRequest, SampleRequest
+from ebbflow.requests.sampling import EditRequest, RestoreRequest, SampleRequest
 from ebbflow.runs.edit import Edit, Inverter, edit_image, edit_of, edit_plan, paste_back
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.pictures import read_picture
 from ebbflow.runs.plan import Plan, plan_of
+from ebbflow.runs.restore import measured_of, restore_plan
 from ebbflow.runs.results import SampleSet, collect, made_of
 from ebbflow.runs.sample import Samples, generate
 from ebbflow.training.batches import as_floats
@@ -68,6 +69,18 @@ class Model(Opened):
         """Images from the first to the second by way of their noises; `num` of them, ends included."""
         plan = edit_plan(self, request, as_one=True)
         return between(self, plan, self.image(first), self.image(second))
+
+    @takes(RestoreRequest)
+    def restore(self, degraded: Tensor, request: RestoreRequest) -> SampleSet:
+        """Images of which `degraded` may have been made, without training for it.
+
+        Args:
+            degraded: what the operator made, float32 (1, *dims) or (*dims) in [-1, 1], of the dims that it makes.
+
+        Raises:
+            ConfigError, ValueError: what the model cannot do, or a measurement of another shape.
+        """
+        return restored(self, restore_plan(self, request), degraded)
 
     def image(self, image: str | Path | Tensor) -> Tensor:
         """A picture file, a tensor in [-1, 1], or one of bytes, as float32 (1, *dims).
@@ -130,6 +143,20 @@ def edited(model: Opened, plan: Plan, x0: Tensor, how: Edit, watch: Watch = lamb
     kept = {} if how.mask is None else {"kept": torch.where(how.mask, torch.zeros(()), x0)}
     x = paste_back(collect(model, plan, steps).x, x0, how.mask)
     return made_of(model, plan, x, before={"input": x0, **kept})
+
+
+def restored(
+    model: Opened,
+    plan: Plan,
+    degraded: Tensor,
+    truth: Tensor | None = None,
+    watch: Watch = lambda steps, total: steps,
+) -> SampleSet:
+    """The restorations of a plan that `restore_plan` made, between what was given and the truth, where it is known."""
+    plan, given = measured_of(model, plan, degraded)
+    steps = watch(generate(model, plan), plan.num_batches * plan.num_steps)
+    after = {} if truth is None else {"truth": truth}
+    return made_of(model, plan, collect(model, plan, steps).x, before={"given": given}, after=after)
 
 
 def between(model: Opened, plan: Plan, first: Tensor, second: Tensor) -> SampleSet:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -23,8 +23,6 @@ from ebbflow.studio.guard import error_body
 from ebbflow.studio.meter import Labels, Meter
 from ebbflow.studio.shelf import Shelf
 from ebbflow.studio.worker import BusyError, Job, Preview, StoppedError, Worker
-
-T = TypeVar("T")
 
 
 class LeftError(Exception):
@@ -85,18 +83,16 @@ class Desk:
         """
         job = self.submit(question)
         future, leaving = asyncio.wrap_future(job.answer), asyncio.ensure_future(_left(request))
+        both: set[asyncio.Future[Any]] = {future, leaving}
         try:
-            await asyncio.wait({future, leaving}, return_when=asyncio.FIRST_COMPLETED, timeout=self.limits.timeout + 5)
-            if future.done():
-                return future.result()
-            late = not leaving.done()
-            job.cancel(f"not done within {self.limits.timeout:g} s" if late else "the client left")
-            if not late:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=self.limits.timeout + 5)
+            if leaving.done() and not future.done():
                 raise LeftError
+            job.cancel(f"not done within {self.limits.timeout:g} s")  # unless it is answered
             return await future
         finally:
             leaving.cancel()
-            job.cancel()
+            future.cancel()
 
     async def follow(self, job: Job, previews: asyncio.Queue[Preview | None]) -> AsyncIterator[Preview | Tensor]:
         """The glimpses of a job as they come, then its samples; given up where nobody goes on listening.
@@ -127,11 +123,12 @@ class Desk:
         job.answer.add_done_callback(lambda answer: tell(None))
         return self.follow(job, queue)
 
-    def gauges(self) -> dict[str, dict[Labels, float]]:
+    def gauges(self) -> Mapping[str, Mapping[Labels, float]]:
         """What is measured at this moment."""
-        steps = {(("model", name),): float(self.shelf.slot(name).step) for name in self.shelf.names}
-        waiting = {(): float(self.worker.num_waiting)}
-        return {"waiting_samples": waiting, "worker_up": {(): float(self.worker.is_alive)}, "model_step": dict(steps)}
+        steps: dict[Labels, float] = {(("model", name),): self.shelf.slot(name).step for name in self.shelf.names}
+        waiting: dict[Labels, float] = {(): self.worker.num_waiting}
+        alive: dict[Labels, float] = {(): float(self.worker.is_alive)}
+        return {"waiting_samples": waiting, "worker_up": alive, "model_step": steps}
 
     # -- errors --------------------------------------------------------------------------------------------------------
 

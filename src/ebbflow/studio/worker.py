@@ -134,6 +134,10 @@ class Part:
         """What is asked of them."""
         return self.job.asked.rows(self.start, self.stop)
 
+    def is_in(self, other: Part) -> bool:
+        """Whether all its samples are among those of another part."""
+        return self.job is other.job and other.start <= self.start and self.stop <= other.stop
+
     def split(self, num: int) -> tuple[Part, Part]:
         """Its first `num` samples, and the others."""
         middle = self.start + num
@@ -187,6 +191,8 @@ class Worker:
                 raise StoppedError("shutting down")
             if self._waiting and self.num_waiting + len(job.asked) > self.queue:
                 raise BusyError(self._seconds())
+            if not self.thread.is_alive():
+                self._start()
             job.is_alone = not self.together
             self._waiting.append(Part(job=job, start=0, stop=len(job.asked)))
             self._change.notify_all()
@@ -200,7 +206,7 @@ class Worker:
     @property
     def is_alive(self) -> bool:
         """Whether its thread runs."""
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     def close(self, grace: float = 30.0) -> None:
         """Take nothing more, finish what was taken within `grace` seconds, and give up what is left."""
@@ -213,7 +219,7 @@ class Worker:
                 part.job.cancel("shut down")
             self._waiting.clear()
             self._change.notify_all()
-        self._thread.join(grace)
+        self.thread.join(grace)
 
     def _seconds(self) -> int:
         """When there may be room again."""
@@ -222,8 +228,8 @@ class Worker:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._live, name="ebbflow-worker", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._live, name="ebbflow-worker", daemon=True)
+        self.thread.start()
 
     def _live(self) -> None:
         try:
@@ -246,7 +252,10 @@ class Worker:
         self._start()
 
     def _put_back(self) -> None:
-        self._waiting.extendleft(reversed([part for part in self._walking if part.job.is_open]))
+        """To the front with what walked and is still wanted, unless it stands there: death may come between any two
+        lines."""
+        back = [part for part in self._walking if part.job.is_open and not any(map(part.is_in, self._waiting))]
+        self._waiting.extendleft(reversed(back))
         self._walking = []
 
     def _next(self) -> list[Part]:
@@ -258,8 +267,7 @@ class Worker:
                     continue
                 self._await_company()
                 if self._drop_closed():
-                    self._walking = self._take()
-                    return self._walking
+                    return self._take()
         return []
 
     def _await_company(self) -> None:
@@ -289,7 +297,7 @@ class Worker:
             room -= len(now)
             if len(later):
                 left.append(later)
-        self._waiting = left
+        self._walking, self._waiting = taken, left
         return taken
 
     def _walk(self, batch: Sequence[Part]) -> None:

@@ -7,6 +7,7 @@ from ebbflow.methods.samplers.base import Sampler, Step
 from ebbflow.methods.samplers.churn import edm
 from ebbflow.methods.samplers.exponential import dpmpp_2m, dpmpp_2m_sde, unipc
 from ebbflow.methods.samplers.langevin import pc
+from ebbflow.methods.samplers.maps import flow_map
 from ebbflow.methods.samplers.multistep import deis, pndm
 from ebbflow.methods.samplers.ode import ab2, euler, heun, midpoint, rk4
 from ebbflow.methods.samplers.restart import restart
@@ -30,6 +31,7 @@ SAMPLERS: dict[str, Sampler] = {
     "deis": deis,
     "pndm": pndm,
     "restart": restart,
+    "flow_map": flow_map,
 }
 
 

@@ -16,7 +16,7 @@ from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import in_float64
 from ebbflow.errors import ConfigError, nearest
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, flow_map
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,16 @@ class Sampler:
             at 0; fewer are made where a path of infinite speed forces a DDIM step. None where the sampler chooses its
             own steps: then the grid does not set its accuracy, and `order` is that of its inner steps.
         stochastic: whether it always draws noise.
+        jumps: whether it walks by the jumps of a `FlowMap`, and refuses any other denoiser.
     """
 
-    def __init__(self, run: Run, *, order: int, evaluations: Cost | None, stochastic: bool = False) -> None:
+    def __init__(
+        self, run: Run, *, order: int, evaluations: Cost | None, stochastic: bool = False, jumps: bool = False
+    ) -> None:
         update_wrapper(self, run)
         self.name = run.__name__
         self.run, self.order, self.cost, self.stochastic = run, order, evaluations, stochastic
+        self.jumps = jumps
 
     def __str__(self) -> str:
         return self.name
@@ -173,7 +177,8 @@ class Sampler:
 
         Raises:
             ConfigError: an option that this sampler does not have.
-            ValueError: no denoiser on a path, no tensor, a grid that does not fall, or an option out of range.
+            ValueError: no denoiser on a path, no tensor, a grid that does not fall, an option out of range, or jumps of
+                a denoiser that has none.
         """
         if not isinstance(getattr(denoise, "path", None), Path):
             raise ValueError(
@@ -186,6 +191,8 @@ class Sampler:
         self.check_names(options.keys() - {"noise"} if self.takes_noise else options)
         if self.stochastic and options.get("noise") is None:
             raise ValueError(f"sampler {self.name!r} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample.")
+        if self.jumps:
+            flow_map(denoise)
         levels = levels_of(denoise.path, times)
         return self._checked(torch.no_grad()(self.run)(denoise, x, levels, **options), x, len(levels) - 1)
 
@@ -204,9 +211,11 @@ class Sampler:
             raise ValueError(f"sampler {self.name!r} must yield a Step for each of {num_steps} steps, and made {made}.")
 
 
-def sampler(*, order: int, evaluations: Cost | None, stochastic: bool = False) -> Callable[[Run], Sampler]:
+def sampler(
+    *, order: int, evaluations: Cost | None, stochastic: bool = False, jumps: bool = False
+) -> Callable[[Run], Sampler]:
     """Declare a generator function a sampler of some order and cost."""
-    return partial(Sampler, order=order, evaluations=evaluations, stochastic=stochastic)
+    return partial(Sampler, order=order, evaluations=evaluations, stochastic=stochastic, jumps=jumps)
 
 
 def in_unit_interval(name: str, value: float) -> None:
