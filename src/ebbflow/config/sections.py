@@ -162,10 +162,11 @@ class InitConfig:
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where it runs: "auto", "cpu", "cuda", "cuda:1", "mps"; "auto" precision is bf16 where the hardware multiplies
-    it."""
+    it; "auto" compiles on CUDA only, since on a CPU that does not earn its wait back."""
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
