@@ -145,6 +145,19 @@ class LatentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Where the weights start, in the place of random ones.
+
+    Args:
+        run: the folder of a run or of a checkpoint, whose averaged weights are taken; None for none.
+        partial: take what fits and leave the rest as initialised, in the place of refusing it.
+    """
+
+    run: str | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where it runs: "auto", "cpu", "cuda", "cuda:1", "mps"; "auto" precision is bf16 where the hardware multiplies
     it."""
@@ -187,6 +200,7 @@ class RunConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     conditioning: Conditioning = AutoConditioning()
     latent: LatentConfig = LatentConfig()
+    init: InitConfig = InitConfig()
     train: TrainConfig = TrainConfig()
     optimiser: OptimiserOptions = AdamWOptions()
     ema: EmaOptions = ExponentialOptions()

@@ -95,6 +95,12 @@ class TrainRequest(Settings):
     """A model to train."""
 
     preset: Annotated[str | None, Doc("A shipped configuration; see `ebbflow list presets`. Default: digits.")] = None
+    init_from: Annotated[
+        Path | None, Sets("init.run"), Doc("Start from the averaged weights of this run, to tune it further.")
+    ] = None
+    init_partial: Annotated[
+        bool, Sets("init.partial"), Doc("Take the weights that fit, and leave the others as initialised.")
+    ] = False
     patch_size: Annotated[int | None, Ge(1), Sets("net.patch_size"), Doc("Patch size of a DiT.")] = None
 
 

@@ -15,7 +15,7 @@ from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.progress import Work, finish
+from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
@@ -26,12 +26,13 @@ from ebbflow.runs.build import (
     resolved,
 )
 from ebbflow.runs.couplings import learned_pairing, pool_of
-from ebbflow.runs.folder import description
+from ebbflow.runs.folder import checkpoints, description
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import default_plan, repeat_in_blocks
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
+from ebbflow.runs.start import start_from
 from ebbflow.runs.tasks.base import RunTask
 from ebbflow.training.ema import EmaOptions
 from ebbflow.training.engine import device_of
@@ -61,6 +62,8 @@ class ModelTask(DenoiserTask, RunTask):
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
+        begins = config.init.run is not None and not checkpoints(folder)
+        self._started = start_from(self.conditioned.net, config) if begins else ""  # type: ignore[arg-type]
         super().__init__(self.conditioned, build_objective(config))
         self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
         self._pairing: tuple[Pairing | None] | None = None
@@ -70,7 +73,9 @@ class ModelTask(DenoiserTask, RunTask):
         return self.config.ema
 
     def prepare(self) -> Work[None]:
-        """The coupling of data and noise."""
+        """The weights to start from are said, the coupling of data and noise is learned."""
+        if self._started:
+            yield Stage("start", 1, 1, note=self._started)
         self._pairing = ((yield from learned_pairing(self.config, self._pool, self.folder)),)
 
     def batches(self) -> DatasetLoader:
@@ -124,4 +129,5 @@ class ModelTask(DenoiserTask, RunTask):
             f"A {type(config.net).__name__.removesuffix('Options')} of "
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {meant} "
             f"on path {type(config.path).__name__}."
+            + (f" It started from {config.init.run}." if config.init.run else "")
         )
