@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: demo test test-long check bench docs clean
 
 demo: .venv/installed
-	$(BIN)/ebbflow train --preset digits --save-dir runs/demo
+	$(BIN)/ebbflow train --preset demo --save-dir runs/demo
 	$(BIN)/ebbflow sample --ckpt runs/demo --output runs/demo/digits.png
 
 test: .venv/installed-test

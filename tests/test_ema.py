@@ -211,3 +211,14 @@ def test_the_configuration_says_which() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             parse({"ema": wrong})
+
+
+def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / "concepts.md").read_text(encoding="utf-8")
+    block = next(part for part in text.split("```sh\n")[1:] if "ebbflow ema" in part).partition("```")[0]
+    for line in block.splitlines():
+        few = "--max-steps 2 --data digits --batch-size 4 --set net.channels=[8] --set net.num_heads=2"
+        quick = line.replace("--minutes 1", f"{few} --device cpu --set train.held_out_size=8")
+        assert run_app(shlex.split(quick)[1:]) == 0, line
+    assert (tmp_path / "ema.png").is_file() and (tmp_path / "runs" / "power_08" / "ema.safetensors").is_file()

@@ -47,6 +47,7 @@ FREE_KEYS = (
     "train.held_out_every",
     "train.log_every",
     "train.accumulate",
+    "ema.num_snapshots",
 )
 FREE_SECTIONS = ("sample", "engine")
 FORMAT = 2  # 1 had an objective's own tensors in files of their own; it is read for ever
