@@ -19,6 +19,7 @@ from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
 from ebbflow.errors import ConfigError, choose, nearest
+from ebbflow.methods.maps import MAPS
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.nets import NETS, NetOptions
 from ebbflow.nets.autoencoder import AutoencoderOptions
@@ -27,6 +28,7 @@ from ebbflow.nets.unet import UNetOptions
 
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e38)]  # what float32 holds
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,13 +59,13 @@ class ObjectiveConfig:
 
     Args:
         prediction, times, weight: names of `ebbflow list predictions`, `times` and `weights`, or {kind = name, option =
-            value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, the deviation that they
-            are scaled to, unless a sigma_data is given.
-        clock: what the net is told of t; "auto" is log_snr, and unit, which is gentle, for a net that jumps.
-        variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
-            variational bound.
+            value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, unless one is given.
+        clock: what the net is told of t; "auto" is log_snr, or for a net that jumps unit, which is gentle.
+        variance: "learned" adds a variance of the ancestral step, trained by `vlb_weight` times the variational bound.
         time_bins: bins of times = "importance"; the path's table bounds them.
         uncertainty: learn beside the net how large the loss has to be at each noise level, and divide by it.
+        map: a name of `ebbflow list maps`: part of each batch learns to jump, for the sampler flow_map.
+        diagonal, pairs, adaptive: of a map; see `MapObjective`.
     """
 
     prediction: Choice = "velocity"
@@ -74,11 +76,17 @@ class ObjectiveConfig:
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
     time_bins: Count = 100
     uncertainty: bool = False
+    map: Choice | None = None
+    diagonal: Share = 0.5
+    pairs: Choice = "uniform"
+    adaptive: Share = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prediction", _said(self.prediction))
         object.__setattr__(self, "times", as_choice(TIME_SAMPLERS, self.times, "time sampling"))
         object.__setattr__(self, "weight", as_choice(WEIGHTS, self.weight, "weighting"))
+        object.__setattr__(self, "pairs", as_choice(TIME_SAMPLERS, self.pairs, "time sampling"))
+        object.__setattr__(self, "map", self.map and as_choice(MAPS, self.map, "objective of maps"))
 
 
 def _said(prediction: Any) -> Choice:
@@ -155,11 +163,9 @@ class SampleConfig:
     """How the run is sampled unless the command says otherwise.
 
     Args:
-        sampler, options: a name of `ebbflow list samplers`, and options of it.
-        num_steps: at least 1.
+        sampler, num_steps, options: a name of `ebbflow list samplers`, at least 1 step, and options of it.
         grid: a name of `ebbflow list grids`, or {kind = name, option = value}.
-        guidance: w of u + w (c - u).
-        clip: keep x0 inside [-1, 1].
+        guidance, clip: w of u + w (c - u); keep x0 inside [-1, 1].
     """
 
     sampler: str = "heun"

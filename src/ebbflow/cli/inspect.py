@@ -53,6 +53,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.data import DATASETS
     from ebbflow.latent import AUTOENCODERS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
+    from ebbflow.methods.maps import MAPS
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.metrics.scores import METRICS
     from ebbflow.nets import NETS
@@ -64,6 +65,7 @@ def _catalogue() -> dict[str, Any]:
         "grids": TIME_GRIDS,
         "times": TIME_SAMPLERS,
         "weights": WEIGHTS,
+        "maps": MAPS,
         "guidance": GUIDANCE,
         "losses": LOSSES,
         "nets": NETS,

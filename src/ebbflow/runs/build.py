@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
+from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
 
@@ -55,14 +56,29 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
         prediction = as_choice(PREDICTIONS, prediction, "prediction")
     elif prediction == "edm":
         prediction = {"kind": "edm", "sigma_data": 1.0}
+    config = _told_of_gaps(config)
     config = replace(config, objective=replace(config.objective, prediction=prediction, clock=clock_of(config)))
     if isinstance(config.conditioning, AutoConditioning):
         return replace(config, conditioning=config.conditioning.resolved(facts))
     return config
 
 
-def build_objective(config: RunConfig) -> Objective:
+def build_objective(config: RunConfig) -> Objective | MapObjective:
     """The objective of a run."""
+    o, plain = config.objective, _plain_objective(config)
+    if o.map is None:
+        return plain
+    return MapObjective(
+        plain,
+        map=o.map,
+        diagonal=o.diagonal,
+        pairs=o.pairs,
+        adaptive=o.adaptive,
+        num_steps=config.train.num_steps,
+    )
+
+
+def _plain_objective(config: RunConfig) -> Objective:
     o = config.objective
     return Objective(
         config.path,
@@ -75,6 +91,22 @@ def build_objective(config: RunConfig) -> Objective:
         time_bins=o.time_bins,
         learn_uncertainty=o.uncertainty,
     )
+
+
+def _told_of_gaps(config: RunConfig) -> RunConfig:
+    """`config`, its net told of gaps where it learns a map.
+
+    Raises:
+        ConfigError: a net that cannot be.
+    """
+    if config.objective.map is None or jumps(config):
+        return config
+    if "gap" not in {f.name for f in fields(config.net)}:  # type: ignore[arg-type]
+        raise ConfigError(
+            f"a map wants a net that is told the gap of a jump: {type(config.net).__name__} has no option `gap`. Use "
+            "net.kind=unet, dit or mlp."
+        )
+    return replace(config, net=replace(config.net, gap=True))  # type: ignore[type-var]
 
 
 def jumps(config: RunConfig) -> bool:

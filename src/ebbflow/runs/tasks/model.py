@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ebbflow.config import RunConfig
 from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
 from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.maps import MapObjective
 from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
@@ -58,6 +61,10 @@ class ModelTask(DenoiserTask, RunTask):
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
         super().__init__(self.conditioned, build_objective(config))
+        if isinstance(self.objective, MapObjective):
+            caution = self.objective.caution(math.prod(self.facts.state_dims))
+            if caution is not None:
+                warnings.warn(caution, stacklevel=2)
 
     @property
     def decay(self) -> float | None:
