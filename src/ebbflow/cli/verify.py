@@ -36,13 +36,14 @@ def verify(request: VerifyRequest) -> int:
         from ebbflow.proof.tables import page
 
         write_text(request.output, page(rows, this_command()))
+    every: list[Verdict | MapVerdict] = [*rows, *maps]
     if request.json:
-        print_json([asdict(row) for row in (*rows, *maps)])
+        print_json([asdict(row) for row in every])
     else:
         if rows:
             _print(rows, request.output)
         _print_maps(maps)
-    return 0 if all(row.ok for row in (*rows, *maps)) else 1
+    return 0 if all(row.ok for row in every) else 1
 
 
 def _maps(request: VerifyRequest) -> list[MapVerdict]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
 
 def build_objective(config: RunConfig) -> Objective | MapObjective:
     """The objective of a run."""
-    o, plain = config.objective, _plain_objective(config)
+    o, plain = config.objective, plain_objective(config)
     if o.map is None:
         return plain
     return MapObjective(
@@ -78,7 +78,8 @@ def build_objective(config: RunConfig) -> Objective | MapObjective:
     )
 
 
-def _plain_objective(config: RunConfig) -> Objective:
+def plain_objective(config: RunConfig) -> Objective:
+    """The objective of a run but for its jumps."""
     o = config.objective
     return Objective(
         config.path,
@@ -114,7 +115,7 @@ def jumps(config: RunConfig) -> bool:
     return bool(getattr(config.net, "gap", False))
 
 
-def clock_of(config: RunConfig) -> str:
+def clock_of(config: RunConfig) -> Literal["log_snr", "time", "unit"]:
     """What the net of a run is told of t."""
     clock = config.objective.clock
     return clock if clock != "auto" else "unit" if jumps(config) else "log_snr"

@@ -88,8 +88,8 @@ class MapKind(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Midpoint(MapKind):
-    """A jump is two half as long: X(x, t, s) = sg X(X(x, t, m), m, s) (Frans et al., 2024, eq. 5, 2410.12557; for any
-    m, Boffi et al., 2025, section 3, 2505.18825).
+    """A jump is two half as long: X(x, t, s) = sg X(X(x, t, m), m, s) (Frans et al., 2024, 2410.12557; for any m,
+    Boffi et al., 2025, 2505.18825).
 
     No derivative, and no bias. Two evaluations without gradients a row.
 
@@ -125,7 +125,7 @@ class MeanFlow(MapKind):
 
     Args:
         tangent: "data" takes du/dt along the velocity of the data and noise at hand; "model" along the net's own,
-            which is less noisy and one evaluation more (Geng et al., 2025, section 4, 2512.02012).
+            which is less noisy and one evaluation more (Geng et al., 2025, 2512.02012).
         derivative: "difference", a central one, or "jvp", by forward differentiation.
         step: half the distance of the central difference, in t.
     """
@@ -163,7 +163,7 @@ class MeanFlow(MapKind):
 @dataclass(frozen=True, kw_only=True)
 class LSD(MapKind):
     """Where one arrives moves as the ODE does: dX/ds = sg v(X, s), v the net's own without a gap (Boffi et al., 2025,
-    eq. 3.4, 2505.18825, "Lagrangian self-distillation").
+    2505.18825, "Lagrangian self-distillation").
 
     Gradients go through the derivative. One evaluation more with gradients and one without a row.
 

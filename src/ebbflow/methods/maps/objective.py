@@ -46,7 +46,7 @@ class MapObjective:
         map: an entry of `MAPS`: a name, {"kind": name, option: value}, or the object.
         diagonal: the share of rows with s = t, in [0, 1).
         pairs: the time sampling whose draws, two a row and sorted, are t and s of a jump.
-        adaptive: p in [0, 1] divides each loss by sg(loss + 0.001)^p (Geng et al., 2025, eq. 22, 2505.13447). Above 0
+        adaptive: p in [0, 1] divides each loss by sg(loss + 0.001)^p (Geng et al., 2025, 2505.13447). Above 0
             it seeks modes and medians in the place of means, which is harmless only in many dimensions.
         num_steps: the length of the run, which the schedule of "consistency" is stretched over.
         teacher: a frozen denoiser on this path, guided or not, whose velocity is learned in the place of the data's:
