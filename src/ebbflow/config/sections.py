@@ -16,6 +16,7 @@ from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
 from ebbflow.errors import ConfigError
 from ebbflow.methods.couplings import COUPLINGS
+from ebbflow.methods.maps import MAPS
 from ebbflow.methods.samplers.best import AUTO
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.nets import NETS, NetOptions
@@ -27,6 +28,7 @@ from ebbflow.training.optim import OPTIMISERS, AdamWOptions, OptimiserOptions
 
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e38)]  # what float32 holds
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,6 +67,8 @@ class ObjectiveConfig:
             variational bound.
         time_bins: bins of times = "importance"; the path's table bounds them.
         uncertainty: learn beside the net how large the loss has to be at each noise level, and divide by it.
+        map: a name of `ebbflow list maps`: part of each batch learns to jump, for the sampler flow_map.
+        diagonal, pairs, adaptive: of a map; see `MapObjective`.
     """
 
     prediction: Choice = "velocity"
@@ -76,12 +80,18 @@ class ObjectiveConfig:
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
     time_bins: Count = 100
     uncertainty: bool = False
+    map: Choice | None = None
+    diagonal: Share = 0.5
+    pairs: Choice = "uniform"
+    adaptive: Share = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prediction", _said(self.prediction))
         object.__setattr__(self, "times", as_choice(TIME_SAMPLERS, self.times, "time sampling"))
         object.__setattr__(self, "weight", as_choice(WEIGHTS, self.weight, "weighting"))
         object.__setattr__(self, "coupling", as_choice(COUPLINGS, self.coupling, "coupling"))
+        object.__setattr__(self, "pairs", as_choice(TIME_SAMPLERS, self.pairs, "time sampling"))
+        object.__setattr__(self, "map", self.map and as_choice(MAPS, self.map, "objective of maps"))
 
 
 def _said(prediction: Any) -> Choice:
@@ -177,8 +187,7 @@ class SampleConfig:
         sampler, options: a name of `ebbflow list samplers`, and options of it; or "auto", which takes none.
         num_steps: at least 1; of sampler auto, network evaluations.
         grid: a name of `ebbflow list grids`, or {kind = name, option = value}.
-        guidance: w of u + w (c - u).
-        clip: keep x0 inside [-1, 1].
+        guidance, clip: w of u + w (c - u); keep x0 inside [-1, 1].
     """
 
     sampler: str = "heun"

@@ -140,11 +140,12 @@ class ClaimsRequest(Reporting, RunData, Batches):
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyRequest(Reporting):
-    """Samplers, paths, predictions and grids against exact data."""
+    """Samplers, paths, predictions, grids and objectives of maps against exact data."""
 
     samplers: Annotated[Names | None, Doc("Only these, such as heun,dpmpp_2m; see `ebbflow list samplers`.")] = None
     paths: Annotated[Names | None, Doc("Only these; see `ebbflow list paths`.")] = None
     predictions: Annotated[Names | None, Doc("Only these; see `ebbflow list predictions`.")] = None
     grids: Annotated[Names | None, Doc("Only these; see `ebbflow list grids`.")] = None
+    maps: Annotated[Names | None, Doc("Only these objectives of maps; see `ebbflow list maps`.")] = None
     quick: Annotated[bool, Doc("Fewer steps, and predictions and grids one by one, not crossed.")] = False
     output: Annotated[Page | None, Doc("Also write all rows as one page (.html).")] = None

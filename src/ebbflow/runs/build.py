@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
+from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
 from ebbflow.training.task import Draw
@@ -57,14 +58,30 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
         prediction = as_choice(PREDICTIONS, prediction, "prediction")
     elif prediction == "edm":
         prediction = {"kind": "edm", "sigma_data": 1.0}
+    config = _told_of_gaps(config)
     config = replace(config, objective=replace(config.objective, prediction=prediction, clock=clock_of(config)))
     if isinstance(config.conditioning, AutoConditioning):
         return replace(config, conditioning=config.conditioning.resolved(facts))
     return config
 
 
-def build_objective(config: RunConfig) -> Objective:
+def build_objective(config: RunConfig) -> Objective | MapObjective:
     """The objective of a run."""
+    o, plain = config.objective, plain_objective(config)
+    if o.map is None:
+        return plain
+    return MapObjective(
+        plain,
+        map=o.map,
+        diagonal=o.diagonal,
+        pairs=o.pairs,
+        adaptive=o.adaptive,
+        num_steps=config.train.num_steps,
+    )
+
+
+def plain_objective(config: RunConfig) -> Objective:
+    """The objective of a run but for its jumps."""
     o = config.objective
     return Objective(
         config.path,
@@ -79,12 +96,28 @@ def build_objective(config: RunConfig) -> Objective:
     )
 
 
+def _told_of_gaps(config: RunConfig) -> RunConfig:
+    """`config`, its net told of gaps where it learns a map.
+
+    Raises:
+        ConfigError: a net that cannot be.
+    """
+    if config.objective.map is None or jumps(config):
+        return config
+    if "gap" not in {f.name for f in fields(config.net)}:  # type: ignore[arg-type]
+        raise ConfigError(
+            f"a map wants a net that is told the gap of a jump: {type(config.net).__name__} has no option `gap`. Use "
+            "net.kind=unet, dit or mlp."
+        )
+    return replace(config, net=replace(config.net, gap=True))  # type: ignore[type-var]
+
+
 def jumps(config: RunConfig) -> bool:
     """Whether the net of a run is told the gap of a jump; nets from elsewhere need not know of it."""
     return bool(getattr(config.net, "gap", False))
 
 
-def clock_of(config: RunConfig) -> str:
+def clock_of(config: RunConfig) -> Literal["log_snr", "time", "unit"]:
     """What the net of a run is told of t."""
     clock = config.objective.clock
     return clock if clock != "auto" else "unit" if jumps(config) else "log_snr"

@@ -11,6 +11,7 @@ from ebbflow.conditioning import label_indices
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import Choice
 from ebbflow.errors import ConfigError
+from ebbflow.methods.denoise import flow_map
 from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
 from ebbflow.methods.samplers.best import AUTO, best_for
 from ebbflow.methods.sampling import check_sampler
@@ -280,6 +281,8 @@ def check(model: Opened, plan: Plan) -> None:
     """
     guides = plan.guides
     check_sampler(plan.sampler, plan.options)
+    if sampler_of(plan.sampler).jumps:
+        _check_jumps(model, plan)
     if plan.clip and (not model.facts.is_image or model.space is not None):
         raise ConfigError("clipping is of images in [-1, 1], and this model makes points or latents. Leave `clip` out.")
     if plan.conditions is not None and len(plan.conditions) != len(plan.seeds):
@@ -297,6 +300,16 @@ def check(model: Opened, plan: Plan) -> None:
         )
     if plan.guidance == 1:
         _check_unguided(plan)
+
+
+def _check_jumps(model: Opened, plan: Plan) -> None:
+    flow_map(model.denoiser)
+    guides = plan.guides
+    if plan.guidance != 1 or plan.clip or any((guides.bad, guides.classifier, guides.loss)):
+        raise ConfigError(
+            f"sampler {str(plan.sampler)!r} makes the jumps that the net has learned, and guidance or clipping would "
+            "lead elsewhere. Use `guidance` 1, or another sampler."
+        )
 
 
 def _check_unconditional(plan: Plan) -> None:

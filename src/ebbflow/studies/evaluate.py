@@ -18,6 +18,7 @@ from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import encoded
+from ebbflow.methods.samplers import sampler_of
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
 from ebbflow.metrics.classifier import ClassifierSettings
@@ -37,6 +38,7 @@ from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision
 from ebbflow.training.engine import pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
+ODE_NUM, ODE_STEPS = 100, 50  # samples that are followed along the model's own ODE, and steps of it
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
 
 
@@ -73,11 +75,13 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     made = _read(partial)
     yardstick = yield from yardstick_of(features, reference, other)
     errors = yield from _denoising(measured, splits.held_out)
+    own = yield from _from_own_ode(measured, plan)
     yield Stage("measure", 0, 1)
     file = folder / f"{_name(request, plan)}-{key_of(settings)}.json"
     result = {
         **_scores(made, yardstick, splits, plan.labels, request.num),
         "denoising": errors,
+        **own,
         **settings,
         "feature_facts": features.map.facts,
         "command": command,
@@ -311,6 +315,20 @@ def _batches(partial: Path) -> list[dict[str, Tensor]]:
 def _read(partial: Path) -> Made:
     batches = _batches(partial)
     return Made.of(batches, torch.cat([batch["x"] for batch in batches]))
+
+
+def _from_own_ode(model: Opened, plan: Plan) -> Work[dict[str, float]]:
+    """Of a sampler that jumps: how far its samples are from where the model's own ODE leads from the same noises, the
+    root mean square over the elements of a state. It tells a wrong map from a wrong model."""
+    if not sampler_of(plan.sampler).jumps:
+        return {}
+    few = plan.rows(slice(min(ODE_NUM, len(plan.seeds))))
+    ends = []
+    for one in (few, replace(few, sampler="heun", num_steps=ODE_STEPS, grid="uniform", options={})):
+        states = [batch.state for batch in generate(model, one) if batch.done]
+        ends.append(torch.cat(states).double())
+        yield Stage("follow the model's own ODE", len(ends), 2)
+    return {"rms_from_own_ode": float((ends[0] - ends[1]).square().mean().sqrt())}
 
 
 def _denoising(model: Opened, held_out: Dataset) -> Work[list[Any]]:

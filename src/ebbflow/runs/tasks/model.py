@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.maps import MapObjective
 from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
@@ -67,6 +70,10 @@ class ModelTask(DenoiserTask, RunTask):
         super().__init__(self.conditioned, build_objective(config))
         self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
         self._pairing: tuple[Pairing | None] | None = None
+        if isinstance(self.objective, MapObjective):
+            caution = self.objective.caution(math.prod(self.facts.state_dims))
+            if caution is not None:
+                warnings.warn(caution, stacklevel=2)
 
     @property
     def averaging(self) -> EmaOptions:

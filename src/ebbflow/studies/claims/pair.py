@@ -22,7 +22,7 @@ from ebbflow.metrics.measure import check_num
 from ebbflow.metrics.yardstick import yardstick_of
 from ebbflow.progress import Work, retold
 from ebbflow.requests.studies import ClaimsRequest
-from ebbflow.runs.build import build_objective
+from ebbflow.runs.build import plain_objective
 from ebbflow.runs.folder import Run, versions
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.same_data import require_same_data, splits_of_run
@@ -260,7 +260,7 @@ def side_of(name: str, model: Opened, how: ClaimsRequest) -> Side:
         denoiser=model.denoiser,
         quick=in_net_precision(model.denoiser, pick_precision(how.precision, model.device)),
         read=torch.tensor if model.reader is None else model.read,
-        objective=build_objective(run_of(model).config),
+        objective=plain_objective(run_of(model).config),
         grid="uniform" if name == "flow" else "trailing",
         ode="ddim",
         sde="sde" if name == "flow" else "ddpm",
