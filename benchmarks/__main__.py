@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +17,8 @@ from benchmarks import growth, machine, sampling, training, wall
 from benchmarks.arena import say
 from benchmarks.options import Options, parsed
 from benchmarks.page import write_page
-from ebbflow.files import write_text
+from ebbflow.errors import ConfigError
+from ebbflow.files import locked, write_text
 
 RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "limit": lambda options: {"rates": machine.rates()},
@@ -30,7 +32,15 @@ RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the sections that were asked for; each is stored as soon as it is done, beside what is there."""
     options = parsed(arguments)
-    options.cache.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(options.cache))
+        except ConfigError:
+            sys.exit(f"another benchmark runs in {options.cache}, and two would measure each other: wait for it.")
+        _measure(options)
+
+
+def _measure(options: Options) -> None:
     torch.set_num_threads(options.threads)
     found = json.loads(options.results.read_text()) if options.results.is_file() else {}
     for name in options.only:

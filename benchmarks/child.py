@@ -97,7 +97,7 @@ class Child:
         """Write samples as u8 and the classes that were asked for into an .npz."""
         assert self.training is not None and self.training.draw is not None
         labels, began = torch.arange(num) % 10, time.perf_counter()
-        with counted_calls(type(self.training.net)) as calls:
+        with torch.no_grad(), counted_calls(type(self.training.net)) as calls:
             x = self.training.draw(num, labels).float().nan_to_num().clamp(-1, 1)
         seconds = time.perf_counter() - began
         images = ((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

@@ -10,7 +10,7 @@ import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import OURS, PEERS, VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = Path("~/.cache/ebbflow-bench").expanduser()
@@ -26,6 +26,7 @@ def python_of(name: str, cache: Path) -> Path:
     Raises:
         EnvironmentFailed: it could not be made.
     """
+    name = VARIANTS.get(name, name)
     if name in OURS:
         return Path(sys.executable)
     folder, wanted = cache / name, _wanted(name)

@@ -30,7 +30,7 @@ SERIES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "`ebbflow sample` by number of samples": ("num", {"kind": "sample"}, (1, 10, 100, 1_000, 10_000, 50_000)),
 }
 QUICK = 2  # points of a series that a quick run measures
-SAMPLED = "net.dim=64 net.depth=2 net.num_heads=2 train.num_steps=1 train.preview_every=0"
+SAMPLED = "data.name=digits data.size=28 net.dim=64 net.depth=2 net.num_heads=2 train.num_steps=1 train.sample_every=0"
 LINEAR = 1.1  # slopes above this are worse than linear
 REASONS = {
     "a training step of the DiT by pixels": "attention compares every patch with every other: twice the side is four "
@@ -121,7 +121,7 @@ def _sample(num: int, folder: str) -> dict[str, float]:
     run = Path(folder) / "run"
     if not run.is_dir():
         settings = [part for one in SAMPLED.split() for part in ("--set", one)]
-        train = ["train", "--preset", "mnist_flow_dit", "--save-dir", str(run), "--set", "data.name=digits"]
+        train = ["train", "--preset", "mnist_flow_dit", "--save-dir", str(run)]
         subprocess.run([sys.executable, "-m", "ebbflow", *train, *settings], check=True, capture_output=True)
     began = time.perf_counter()
     sample = ["sample", "--ckpt", str(run), "--num", str(num), "--steps", "5", "--guidance", "1"]

@@ -37,7 +37,7 @@ class Options:
     repeat: int = 7
     threads: int = 1
     minutes: tuple[float, ...] = (1.0, 2.0, 6.0, 10.0)
-    samples: int = 5000
+    samples: int = 1000
     quick: bool = False
     data_dir: Path | None = None
     cache: Path = DEFAULT

@@ -21,6 +21,7 @@ from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.samplers import SAMPLERS
 
 STEPS = 50
+WALKING = [name for name, sampler in SAMPLERS.items() if not sampler.jumps]  # a jump is a call of a net, no more
 PREDICTIONS = {"flow": "velocity", "vp_discrete": "eps"}  # what the paths of the benchmark are most used with
 
 
@@ -30,7 +31,7 @@ def run(options: Options) -> dict[str, dict[str, float]]:
     for path in PREDICTIONS:
         plain = free_denoiser(path, BATCH)
         guided = classifier_free(plain, guidance=2.0).given(plain.cond)
-        for name in SAMPLERS:
+        for name in WALKING:
             walks[f"{name} {path}"] = walk(name, plain, steps)
             walks[f"{name} {path} guided"] = walk(name, guided, steps)
     now = machine.clock()
@@ -43,7 +44,7 @@ def run(options: Options) -> dict[str, dict[str, float]]:
     with torch.no_grad():
         found = turns(walks, seconds, 1 if options.quick else options.repeat)
     columns = [f"{path}{how}" for path in PREDICTIONS for how in ("", " guided")]
-    return {name: {column: 1e6 * median(found[f"{name} {column}"]) / steps for column in columns} for name in SAMPLERS}
+    return {name: {column: 1e6 * median(found[f"{name} {column}"]) / steps for column in columns} for name in WALKING}
 
 
 def free_denoiser(path: str, batch: int) -> NetDenoiser:

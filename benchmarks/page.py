@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import growth, machine
 from benchmarks.contest import METHODS
 from benchmarks.figures import growth_figure, minutes_figure
-from benchmarks.peers import PEERS, Peer
+from benchmarks.peers import PEERS, VARIANTS, Peer
 from benchmarks.shared import NETS, TITLES
 from ebbflow.files import write_text
 
@@ -18,6 +18,7 @@ SHOWN = {
     "ebbflow_fp32": "ebbflow in float32",
     "plain": "a plain PyTorch loop",
     **{name: peer.package for name, peer in PEERS.items()},
+    **{name: f"{PEERS[peer].package} in bfloat16" for name, peer in VARIANTS.items()},
 }
 LABELS = {"ddim": "DDIM", "heun": "Heun", "dpmpp_2m": "DPM-Solver++(2M)"}
 INTRODUCTION = """# How fast, beside the peers and beside the machine
@@ -107,7 +108,8 @@ def _step(found: Mapping[str, Any], images: Path) -> list[str]:
     section = found["step"]
     parts = [
         "Each library's own loop (data from memory, noise, forward, backward, optimiser, and what else its example "
-        f"does) on one and the same net, batch {section['batch']} of 1x28x28.\n"
+        f"does) on one and the same net, batch {section['batch']} of 1x28x28. The best peer is the fastest as its "
+        "example runs it, which is in float32.\n"
     ]
     for net, one in section["nets"].items():
         flops = one["flops"]

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.arena import ContestantFailed, Handle, best, opened, ratios, say, turns
 from benchmarks.options import Options
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import OURS, PEERS, VARIANTS
 from benchmarks.shared import BATCH, NETS, shared_flops
 
 QUICK_BATCH = 16  # the least that every library takes
@@ -19,15 +20,21 @@ def run(options: Options) -> dict[str, Any]:
     """Seconds a step of every contestant, all taking turns, and how they compare with the fastest peer."""
     batch, steps = (QUICK_BATCH, 2) if options.quick else (BATCH, 3)
     with ExitStack() as stack:
-        handles, failed = entered(stack, options, (*OURS, *options.peers))
+        handles, failed = entered(stack, options, (*OURS, *options.peers, *variants_of(options.peers)))
         facts = {name: handle.ask("facts", packages=packages_of(name)) for name, handle in handles.items()}
         nets = {net: _net(net, handles, failed, batch, steps, options) for net in NETS}
     return {"batch": batch, "steps": steps, "contestants": facts, "failed": failed, "nets": nets}
 
 
+def variants_of(peers: tuple[str, ...]) -> tuple[str, ...]:
+    """The variants of some peers that this processor can run in its lifetime: all of them are of bfloat16."""
+    return tuple(name for name, peer in VARIANTS.items() if peer in peers and machine.multiplies_bf16())
+
+
 def packages_of(name: str) -> list[str]:
     """The packages whose versions are told."""
-    return [PEERS[name].package] if name in PEERS else ["torch"]
+    peer = PEERS.get(VARIANTS.get(name, name))
+    return ["torch"] if peer is None else [peer.package]
 
 
 def entered(stack: ExitStack, options: Options, names: tuple[str, ...]) -> tuple[dict[str, Handle], dict[str, str]]:

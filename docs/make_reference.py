@@ -27,6 +27,9 @@ WORDS = {
     "operators": "`--operator` of `ebbflow restore` with `--operator-set`",
     "losses": "`--loss` with `--loss-set`; what loss guidance may aim at",
     "nets": "`net.kind`, options such as `--set net.depth=2`",
+    "optimisers": "`optimiser.kind`, options such as `--set optimiser.momentum=0.9`; the rate is `train.lr`, the decay "
+    "`train.weight_decay`",
+    "emas": "`ema.kind`, options such as `--set ema.decay=0.995`; which average of the weights sampling uses",
     "conditionings": "`conditioning.kind`, options such as `--set conditioning.drop=0.2`",
     "autoencoders": "what a latent space may be made of",
     "datasets": "`--data`; an image folder or an .npz file will do as well",

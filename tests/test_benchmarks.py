@@ -22,7 +22,7 @@ from benchmarks.child import Child, serve
 from benchmarks.contest import METHODS, Contestant, Training, alpha_bars, stand_in
 from benchmarks.options import SECTIONS, parsed
 from benchmarks.page import WRITERS, write_page
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import OURS, PEERS, VARIANTS
 from benchmarks.shared import DIMS, NETS, Free, Shared, flops_of, shared_flops
 from ebbflow.core.paths import VPDiscrete
 from ebbflow.methods.samplers import SAMPLERS
@@ -168,7 +168,8 @@ def test_a_peer_is_pinned_and_says_where_its_loops_come_from(name: str) -> None:
 
 
 def test_every_file_of_a_contestant_is_entered() -> None:
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*PEERS, *OURS, "__init__"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*PEERS, *OURS, *VARIANTS, "__init__"}
+    assert set(VARIANTS.values()) <= set(PEERS)
 
 
 def test_modules_that_stand_in_can_be_imported_and_not_used() -> None:
@@ -226,7 +227,7 @@ def test_what_every_sampler_costs_besides_the_net_is_known() -> None:
     from benchmarks import overhead
 
     found = overhead.run(parsed(["--quick"]))
-    assert set(found) == set(SAMPLERS)
+    assert set(found) == {name for name, sampler in SAMPLERS.items() if not sampler.jumps}
     assert all(set(costs) == {"flow", "flow guided", "vp_discrete", "vp_discrete guided"} for costs in found.values())
 
 
@@ -256,7 +257,7 @@ def results() -> dict[str, Any]:
     """A run with made-up figures in which everything occurs."""
     facts = {**machine.facts(), "ebbflow": "1", "date": "2026-01-01", "minutes": 1.0, "quick": False, "repeat": 2}
     facts |= {"threads": 1, "clock": "processor", "load": 3.21, "quiet": False}
-    names = [*OURS, *PEERS]
+    names = [*OURS, *PEERS, *VARIANTS]
     each = {name: [1.0 + i, 2.0 + i] for i, name in enumerate(names)}
     timed = {"seconds": {name: values[0] for name, values in each.items()}, "each": each, "best_peer": "diffusers"}
     timed |= {"ratios": ratios(each, "diffusers"), "evaluations": dict.fromkeys(names, 50)}

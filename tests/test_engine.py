@@ -60,6 +60,8 @@ KINDS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     "model": (RunConfig, TINY),
     "importance": (RunConfig, merge(TINY, {"objective": {"times": "importance", "time_bins": 2, "uncertainty": True}})),
     "accumulate": (RunConfig, merge(TINY, {"train": {"accumulate": 3}})),
+    "power": (RunConfig, merge(TINY, {"ema": {"kind": "power", "lengths": [0.1, 0.2]}})),
+    "muon": (RunConfig, merge(TINY, {"net": {"channels": [16]}, "optimiser": {"kind": "muon"}})),
     "bf16": (RunConfig, merge(TINY, {"engine": {"precision": "bf16"}})),
     "classifier": (
         ClassifierConfig,
@@ -641,7 +643,7 @@ def test_a_damaged_description_of_a_run_is_said(digits: Splits, tmp_path: Path) 
 def test_throughput_counts_training_alone(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that only a step (1 s) and a measurement (1000 s) move."""
     clock = [0.0]
-    monkeypatch.setattr("ebbflow.runs.trainer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("ebbflow.training.loop.time.perf_counter", lambda: clock[0])
     trainer = trainer_of(digits, tmp_path / "run", held_out_every=1)
     loss, held_out = trainer.task.loss, trainer.task.held_out
 

@@ -49,4 +49,5 @@ PEERS: dict[str, Peer] = {
     ),
     "azula": Peer(requirement="azula==0.11.1", needs=("einops",), without=("torchvision", "gdown")),
 }
+VARIANTS = {"diffusers_bf16": "diffusers"}  # entries that share the environment of a peer, and are no peer of their own
 OURS = ("ebbflow", "ebbflow_fp32", "plain")

@@ -27,10 +27,12 @@ class Entry(Contestant):
 
     loop = "huggingface/diffusers, examples/unconditional_image_generation/train_unconditional.py"
     does = "clipping, schedule, EMA"
+    precision = "no"
     example = "huggingface/diffusion-models-class, unit2/02_class_conditioned_diffusion_model_example.ipynb"
 
     def shared(self, net: nn.Module, batch_size: int) -> Training:
-        accelerator, noise_scheduler = Accelerator(), DDPMScheduler(num_train_timesteps=1000)
+        accelerator = Accelerator(mixed_precision=self.precision)
+        noise_scheduler = DDPMScheduler(num_train_timesteps=1000)
         optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         loader = loader_of(self.data_dir, batch_size)
         schedule = get_scheduler("cosine", optimizer=optimiser, num_warmup_steps=500, num_training_steps=100_000)
@@ -47,7 +49,7 @@ class Entry(Contestant):
                     steps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(clean),))
                     noisy = noise_scheduler.add_noise(clean, noise, steps)
                     with accelerator.accumulate(net):
-                        loss = functional.mse_loss(net(noisy, steps), noise)
+                        loss = functional.mse_loss(net(noisy, steps).float(), noise)
                         accelerator.backward(loss)
                         if accelerator.sync_gradients:
                             accelerator.clip_grad_norm_(net.parameters(), 1.0)

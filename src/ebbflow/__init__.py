@@ -58,6 +58,7 @@ _PUBLIC = {
     "variational_bound": "methods.likelihood",
     "ImportanceTimes": "methods.adaptive",
     "Uncertainty": "methods.adaptive",
+    "OPTIMISERS": "training.optim",
     "EMA": "training.ema",
     "Loss": "training.task",
     "Draw": "training.task",

@@ -38,6 +38,7 @@ from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
 from ebbflow.runs.start import start_from
 from ebbflow.runs.tasks.base import RunTask
+from ebbflow.training.ema import EmaOptions
 from ebbflow.training.engine import device_of
 from ebbflow.training.held_out import HeldOut
 from ebbflow.training.task import DenoiserTask
@@ -73,8 +74,8 @@ class ModelTask(DenoiserTask, RunTask):
         self._pairing: tuple[Pairing | None] | None = None
 
     @property
-    def decay(self) -> float | None:
-        return float(self.config.ema.decay)
+    def averaging(self) -> EmaOptions:
+        return self.config.ema
 
     def prepare(self) -> Work[None]:
         """The weights to start from are said, the coupling of data and noise is learned."""
