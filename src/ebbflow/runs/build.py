@@ -77,8 +77,17 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
 
 
 def build_objective(config: RunConfig) -> Objective:
-    """The objective of a run."""
+    """The objective of a run.
+
+    Raises:
+        ConfigError: guidance is to be built in, and there is no condition that training drops.
+    """
     o = config.objective
+    if o.guidance != 1 and drop_of(config) == 0:
+        raise ConfigError(
+            "objective.guidance builds in guidance between a condition and none, and this run has no condition that "
+            "training drops. Use a conditioning with conditioning.drop=0.1, or objective.guidance=1."
+        )
     return Objective(
         config.path,
         prediction=o.prediction,
@@ -89,6 +98,8 @@ def build_objective(config: RunConfig) -> Objective:
         of_bytes=config.latent.autoencoder is None,
         time_bins=o.time_bins,
         learn_uncertainty=o.uncertainty,
+        guidance=o.guidance,
+        guidance_below=o.guidance_below,
     )
 
 

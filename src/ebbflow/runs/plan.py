@@ -268,6 +268,12 @@ def check(model: Opened, plan: Plan) -> None:
             "autoguidance is a rule of its own. Leave `guidance_rule`, `guidance_options`, `negative_label` and "
             "`rescale` out."
         )
+    built_in = 1.0 if model.run is None else model.run.config.objective.guidance
+    if built_in != 1 and guides.bad is None and plan.guidance not in (0, 1):
+        raise ConfigError(
+            f"guidance {built_in:g} was built into {model.name} in training (objective.guidance), and more would guide "
+            "it twice. Use `guidance` 1, or 0 for the unconditional model."
+        )
     if plan.guidance == 1:
         _check_unguided(plan)
 
