@@ -62,6 +62,9 @@ class ObjectiveConfig:
             value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, the deviation that they
             are scaled to, unless a sigma_data is given.
         clock: what the net is told of t; "auto" is log_snr, and unit, which is gentle, for a net that jumps.
+        guidance: w of u + w (c - u) that is built into the model, so that guided samples cost half as much; 1 builds
+            none in. The condition has to be dropped sometimes.
+        guidance_below: the largest t that it is built in at.
         coupling: which noise meets which data: a name of `ebbflow list couplings`, or {kind = name, option = value}.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
@@ -84,6 +87,8 @@ class ObjectiveConfig:
     diagonal: Share = 0.5
     pairs: Choice = "uniform"
     adaptive: Share = 0.0
+    guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    guidance_below: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prediction", _said(self.prediction))
