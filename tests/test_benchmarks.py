@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import growth, machine, step
+from benchmarks import growth, kernels, machine, step
 from benchmarks.arena import ContestantFailed, Handle, best, ratios, turns
 from benchmarks.child import Child, serve
 from benchmarks.contest import METHODS, Contestant, Training, alpha_bars, stand_in
@@ -344,3 +344,11 @@ def test_the_step_is_held_against_the_rate_that_bounds_it() -> None:
     net = {"seconds": seconds, "ratios": ratios(seconds, "plain"), "fractions": {"plain": 0.5, "ebbflow": 0.75}}
     said = step.table({"kinds": {"AVX2": {"rates": {"bytes": 1.0, **rates}, "nets": {"dit": net}}}})
     assert "gemm_fp32 100 GFLOP/s" in said and "1000 ms  x 3.00 (2.00 to 4.00)   75 % of the rate" in said
+
+
+def test_ways_that_are_compared_compute_the_same() -> None:
+    for name, (x, ways) in kernels.contests(1, torch.float32).items():
+        first, *others = (kernels.trained(way, x) for way in ways.values())
+        assert others, name
+        for other in others:
+            torch.testing.assert_close(other, first, rtol=1e-4, atol=1e-4)

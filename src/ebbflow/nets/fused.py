@@ -42,7 +42,6 @@ def is_trained(x: Tensor, *weights: Tensor) -> bool:
         and torch.is_grad_enabled()
         and any(k.requires_grad for k in (x, *weights))
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
