@@ -79,14 +79,12 @@ def opened(name: str, *, cache: Path, threads: int, data_dir: Path | None, log: 
 
 
 def turns(names: Iterable[str], run: Callable[[str], float], rounds: int) -> dict[str, list[float]]:
-    """Figures of each in rounds A B C, A B C, so that a slow minute is everybody's; a first round is not counted."""
+    """Figures of each in rounds A B C, A B C, so that a slow minute is everybody's; all have run once before."""
     names = list(names)
     found: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name in names:
-            value = run(name)
-            if number or not rounds:
-                found[name].append(value)
+            found[name].append(run(name))
     return found
 
 

@@ -21,7 +21,7 @@ class Options:
     Args:
         only: sections, in their order.
         peers: contestants besides ebbflow.
-        repeat: rounds of a timing, after one that is not counted.
+        repeat: rounds of a timing, after a run that is not counted.
         threads: of every contestant; with one, processor time is measured and not the wall's.
         minutes: marks of the wall-clock contest.
         samples: pictures that are scored at each mark.

@@ -42,6 +42,8 @@ def run(options: Options) -> dict[str, dict[str, float]]:
         return now() - began
 
     with torch.no_grad():
+        for once in walks.values():
+            once()
         found = turns(walks, seconds, 1 if options.quick else options.repeat)
     columns = [f"{path}{how}" for path in PREDICTIONS for how in ("", " guided")]
     return {name: {column: 1e6 * median(found[f"{name} {column}"]) / steps for column in columns} for name in WALKING}

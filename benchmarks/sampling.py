@@ -21,6 +21,7 @@ from benchmarks.shared import BATCH, NETS, shared_flops
 from benchmarks.training import entered
 
 WITHOUT_SAMPLER = ("torchcfm", "flow_matching")  # integrators of a velocity, not samplers of an eps-net
+PICTURES, MOST = 16, 3  # of a walk through a net, and how often it is repeated: fifty steps steady a figure as it is
 START_UP = {
     "import torch": ["-c", "import torch"],
     "import ebbflow and its samplers": ["-c", "import ebbflow; ebbflow.SAMPLERS"],
@@ -30,7 +31,7 @@ START_UP = {
 
 def run(options: Options) -> dict[str, Any]:
     """Seconds of a walk by net and method, microseconds a step with a net that costs nothing, and start-up."""
-    steps, batch = (2, 4) if options.quick else (50, BATCH)
+    steps, batch = (2, 4) if options.quick else (50, PICTURES)
     names = ("ebbflow", "ebbflow_fp32", *(name for name in options.peers if name not in WITHOUT_SAMPLER))
     with ExitStack() as stack:
         handles, failed = entered(stack, options, names)
@@ -77,7 +78,7 @@ def _walk(
         if first:
             evaluations[name] = first["evaluations"]
     say(f"  {method} on {net}, batch {batch}: {', '.join(evaluations)}")
-    rounds = 1 if options.quick else options.repeat
+    rounds = 1 if options.quick else min(options.repeat, 99 if net == "free" else MOST)
     found = turns(evaluations, lambda name: float(handles[name].ask("walk", **asked)["seconds"]), rounds)
     peer = best(found, [name for name in found if name in PEERS])
     return {

@@ -40,7 +40,7 @@ def packages_of(name: str) -> list[str]:
 def entered(stack: ExitStack, options: Options, names: tuple[str, ...]) -> tuple[dict[str, Handle], dict[str, str]]:
     """The contestants that start, and what the others died of."""
     handles, failed = {}, {}
-    log = stack.enter_context((options.cache / "log.txt").open("w"))
+    log = stack.enter_context((options.cache / "log.txt").open("a"))
     for name in names:
         say(f"  start {name}")
         try:
@@ -66,6 +66,7 @@ def _net(
     for name in list(handles):
         try:
             handles[name].ask("shared", net=net, batch=batch)
+            handles[name].ask("steps", num=1)
         except ContestantFailed as error:
             failed[f"{name} on {net}"] = str(error)
     names = [name for name in handles if f"{name} on {net}" not in failed]

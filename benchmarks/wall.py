@@ -47,6 +47,7 @@ def _theirs(name: str, options: Options, num: int, failed: dict[str, str]) -> di
         handle = handles[name]
         facts, own = handle.ask("facts", packages=packages_of(name)), handle.ask("own")
         if not own:
+            failed[name] = "it ships no net and no example on pictures like these"
             return None
         marks, before = [], {"seconds": 0.0, "steps": 0}
         for minutes in options.minutes:

@@ -20,6 +20,8 @@ WORDS = {
     "grids": "`--grid`, options such as `--set grid.rho=5`; where the steps of a sampler lie",
     "times": "`objective.times`, options such as `--set objective.times.mean=0.5`; how training draws t",
     "weights": "`objective.weight`, options such as `--set objective.weight.gamma=3`; which noise levels count",
+    "maps": "`objective.map`, options such as `--set objective.map=lsd --set objective.map.step=0.02`; how a net "
+    "learns to jump, for the sampler `flow_map`",
     "couplings": "`objective.coupling`, options such as `--set objective.coupling.iterations=300`; which noise meets "
     "which data in training",
     "guidance": "`--guidance-rule` with `--guidance-set`, `--autoguide`, `--classifier`, `--loss`; `--method` of "

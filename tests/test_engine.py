@@ -393,12 +393,13 @@ def test_an_engine_says_its_precision_and_why(multiplies: bool, monkeypatch: pyt
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies)
     said = Engine(device="cpu").said(torch.device("cpu"))
     wanted = (
-        "bfloat16: this CPU multiplies it; engine.precision=fp32 turns it off"
+        "bfloat16: this CPU multiplies it (engine.precision=fp32 turns it off); not compiled"
         if multiplies
-        else "float32: this CPU does not multiply bfloat16"
+        else "float32: this CPU does not multiply bfloat16; not compiled"
     )
     assert said == wanted
-    assert replace(CPU, precision="bf16").said(torch.device("cpu")) == "bfloat16, as engine.precision=bf16 asks"
+    told = replace(CPU, precision="bf16", compile="auto").said(torch.device("cpu"))
+    assert told == "bfloat16, as engine.precision=bf16 asks; not compiled: on a CPU it does not earn its wait back"
 
 
 # -- any net, any optimiser -------------------------------------------------------------------------------------------

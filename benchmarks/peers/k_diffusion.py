@@ -18,7 +18,8 @@ import k_diffusion as K  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-CONFIG: dict[str, Any] = {  # configs/config_mnist_transformer.json, without its augmentation, which needs scikit-image
+# configs/config_mnist_transformer.json as of the release, without its augmentation, which needs scikit-image
+CONFIG: dict[str, Any] = {
     "model": {
         "type": "image_transformer_v1",
         "input_channels": 1,
@@ -27,13 +28,13 @@ CONFIG: dict[str, Any] = {  # configs/config_mnist_transformer.json, without its
         "width": 256,
         "depth": 8,
         "loss_config": "karras",
-        "loss_weighting": "sqrt-snr",
+        "loss_weighting": "soft-min-snr",
         "dropout_rate": 0.05,
         "augment_prob": 0.0,
         "sigma_data": 0.6162,
         "sigma_min": 1e-2,
         "sigma_max": 80,
-        "sigma_sample_density": {"type": "cosine"},
+        "sigma_sample_density": {"type": "cosine-interpolated"},
     },
     "dataset": {"type": "mnist", "location": "data", "num_classes": 10, "cond_dropout_rate": 0.1},
     "optimizer": {"type": "adamw", "lr": 5e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 1e-4},
@@ -60,7 +61,7 @@ class Entry(Contestant):
 
     loop = "crowsonkb/k-diffusion, train.py"
     does = "schedule, EMA"
-    example = "crowsonkb/k-diffusion, configs/config_mnist_transformer.json"
+    example = "crowsonkb/k-diffusion, configs/config_mnist_transformer.json of release 0.1.1"
 
     def shared(self, net: nn.Module, batch_size: int) -> Training:
         losses, _ = self._train(Told(net), [{"params": list(net.parameters())}], batch_size, conditional=False)
@@ -68,9 +69,7 @@ class Entry(Contestant):
 
     def own(self) -> Training:
         net = K.config.make_model(K.config.load_config(deepcopy(CONFIG)))
-        decaying, others = net.wd_params()
-        groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
-        losses, average = self._train(net, groups, 64, conditional=True)
+        losses, average = self._train(net, net.param_groups(CONFIG["optimizer"]["lr"]), 64, conditional=True)
         sigmas = K.sampling.get_sigmas_karras(50, 1e-2, 80, rho=7.0)
 
         @torch.no_grad()

@@ -56,6 +56,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.latent import AUTOENCODERS
     from ebbflow.methods.couplings import COUPLINGS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
+    from ebbflow.methods.maps import MAPS
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.metrics.scores import METRICS
     from ebbflow.nets import NETS
@@ -70,6 +71,7 @@ def _catalogue() -> dict[str, Any]:
         "times": TIME_SAMPLERS,
         "weights": WEIGHTS,
         "couplings": COUPLINGS,
+        "maps": MAPS,
         "guidance": GUIDANCE,
         "losses": LOSSES,
         "operators": OPERATORS,

@@ -14,7 +14,10 @@ from ebbflow.core.paths import PATHS, Flow, Path
 from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
+from ebbflow.errors import ConfigError
 from ebbflow.methods.couplings import COUPLINGS
+from ebbflow.methods.maps import MAPS
+from ebbflow.methods.samplers.best import AUTO
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.nets import NETS, NetOptions
 from ebbflow.nets.autoencoder import AutoencoderOptions
@@ -25,6 +28,7 @@ from ebbflow.training.optim import OPTIMISERS, AdamWOptions, OptimiserOptions
 
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e38)]  # what float32 holds
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -58,11 +62,16 @@ class ObjectiveConfig:
             value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, the deviation that they
             are scaled to, unless a sigma_data is given.
         clock: what the net is told of t; "auto" is log_snr, and unit, which is gentle, for a net that jumps.
+        guidance: w of u + w (c - u) that is built into the model, so that guided samples cost half as much; 1 builds
+            none in. The condition has to be dropped sometimes.
+        guidance_below: the largest t that it is built in at.
         coupling: which noise meets which data: a name of `ebbflow list couplings`, or {kind = name, option = value}.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
         time_bins: bins of times = "importance"; the path's table bounds them.
         uncertainty: learn beside the net how large the loss has to be at each noise level, and divide by it.
+        map: a name of `ebbflow list maps`: part of each batch learns to jump, for the sampler flow_map.
+        diagonal, pairs, adaptive: of a map; see `MapObjective`.
     """
 
     prediction: Choice = "velocity"
@@ -74,12 +83,20 @@ class ObjectiveConfig:
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
     time_bins: Count = 100
     uncertainty: bool = False
+    map: Choice | None = None
+    diagonal: Share = 0.5
+    pairs: Choice = "uniform"
+    adaptive: Share = 0.0
+    guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    guidance_below: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prediction", _said(self.prediction))
         object.__setattr__(self, "times", as_choice(TIME_SAMPLERS, self.times, "time sampling"))
         object.__setattr__(self, "weight", as_choice(WEIGHTS, self.weight, "weighting"))
         object.__setattr__(self, "coupling", as_choice(COUPLINGS, self.coupling, "coupling"))
+        object.__setattr__(self, "pairs", as_choice(TIME_SAMPLERS, self.pairs, "time sampling"))
+        object.__setattr__(self, "map", self.map and as_choice(MAPS, self.map, "objective of maps"))
 
 
 def _said(prediction: Any) -> Choice:
@@ -160,10 +177,11 @@ class InitConfig:
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where it runs: "auto", "cpu", "cuda", "cuda:1", "mps"; "auto" precision is bf16 where the hardware multiplies
-    it."""
+    it; "auto" compiles on CUDA only, since on a CPU that does not earn its wait back."""
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +189,10 @@ class SampleConfig:
     """How the run is sampled unless the command says otherwise.
 
     Args:
-        sampler, options: a name of `ebbflow list samplers`, and options of it.
-        num_steps: at least 1.
+        sampler, options: a name of `ebbflow list samplers`, and options of it; or "auto", which takes none.
+        num_steps: at least 1; of sampler auto, network evaluations.
         grid: a name of `ebbflow list grids`, or {kind = name, option = value}.
-        guidance: w of u + w (c - u).
-        clip: keep x0 inside [-1, 1].
+        guidance, clip: w of u + w (c - u); keep x0 inside [-1, 1].
     """
 
     sampler: str = "heun"
@@ -187,7 +204,12 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", as_choice(TIME_GRIDS, self.grid, "time grid"))
-        check_sampler(self.sampler, self.options)
+        if self.sampler != AUTO:
+            check_sampler(self.sampler, self.options)
+        elif self.options or self.grid != "uniform":
+            raise ConfigError(
+                "sampler auto chooses the grid too, and takes no options. Leave `grid` and `options` out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,7 @@ class Trainer:
         self.engine = engine.Engine(
             device=self.config.engine.device,
             precision=self.config.engine.precision,
+            compile=self.config.engine.compile,
             accumulate=self.train.accumulate,
             clip=self.train.clip,
         )
@@ -109,8 +110,9 @@ class Trainer:
 
     @property
     def precision(self) -> str:
-        """What the forward pass multiplies in, and why."""
-        return self.engine.said(self.device)
+        """What the forward pass multiplies in, whether it is compiled and where freed memory goes, and why."""
+        kept = "; freed memory is kept for the next step" if keep_large_blocks() else ""
+        return f"{self.engine.said(self.device)}{kept}"
 
     @property
     def measured(self) -> dict[str, Any]:
