@@ -214,3 +214,15 @@ def test_it_is_trained_from_the_command_line(tmp_path: Path, capsys: pytest.Capt
     assert "is already trained for 0.0 minutes. Give more with --minutes" in capsys.readouterr().out
     assert run_app([*command, "--dry-run"]) == 0
     assert " in 0.01 min on this machine" in capsys.readouterr().out
+
+
+def test_the_studios_card_tells_how_far_it_is(digits: Splits, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    from ebbflow.studio.gallery import card_of
+
+    trained("model", digits, tmp_path / "run", Clock(7.5), stop_at=2)
+    card = card_of("run", tmp_path / "run")
+    assert (card.state, card.step, card.num_steps) == ("stopped", 2, 8)
+    trained("model", digits, tmp_path / "run", Clock(7.5))
+    card = card_of("run", tmp_path / "run")
+    assert (card.state, card.step, card.num_steps) == ("finished", 8, 8)

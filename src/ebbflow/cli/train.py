@@ -229,7 +229,11 @@ def _describe(config: Any, splits: Splits, *, as_json: bool) -> int:
 
 def _costs(cost: dict[str, Any], config: RunConfig) -> str:
     minutes, steps = cost["seconds_in_all"] / 60, cost["num_steps"]
-    length = f"{minutes:,.1f} min for {steps} steps" if config.train.minutes is None else f"{steps} in {minutes:g} min"
+    length = (
+        f"{minutes:,.1f} min for {steps} steps"
+        if config.train.minutes is None
+        else f"about {steps} steps in {minutes:g} min"
+    )
     return (
         f"# {cost['num_parameters']:,} parameters, "
         f"{cost['forward_flops_per_sample'] / 1e6:,.1f} MFLOP forward a sample\n"

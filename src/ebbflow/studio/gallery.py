@@ -78,7 +78,7 @@ def card_of(name: str, path: Path) -> Card:
     config, facts = known.get("config", {}), known.get("facts", {})
     rows = metrics(path)
     step = max((row["step"] for row in rows), default=0)
-    num_steps = int(config.get("train", {}).get("num_steps", 0))
+    num_steps = length_of(config.get("train", {}), rows, step)
     return Card(
         name=name,
         kind=str(known.get("kind", "damaged")),
@@ -97,6 +97,14 @@ def card_of(name: str, path: Path) -> Card:
         classes=len(facts.get("label_names", ())),
         changed=max(file.stat().st_mtime for file in (path, path / CONFIG, path / METRICS) if file.exists()),
     )
+
+
+def length_of(train: dict[str, Any], rows: list[dict[str, Any]], step: int) -> int:
+    """Optimiser steps of a whole training; of one of so many minutes, as many as it comes to at its pace so far."""
+    if not train.get("minutes"):
+        return int(train.get("num_steps") or 0)
+    share = max((float(row.get("minutes", 0.0)) for row in rows), default=0.0) / float(train["minutes"])
+    return step if share >= 1 else max(step + 1, round(step / share) if share else 0)
 
 
 def described(path: Path) -> dict[str, Any]:
