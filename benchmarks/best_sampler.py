@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.predictions import path_name
 from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.methods.samplers.best import most_steps
 from ebbflow.metrics.measure import jackknife, left_out
 from ebbflow.metrics.moments import moments
 from ebbflow.metrics.scores import frechet_of
@@ -32,8 +32,8 @@ from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
-from ebbflow.runs.sample import generate
-from ebbflow.studies.evaluate import features_for, in_net_precision, plan_for, sides_of, splits_of
+from ebbflow.runs.sample import generate, in_net_precision
+from ebbflow.studies.evaluate import features_for, plan_for, sides_of, splits_of
 from ebbflow.training.engine import pick_precision
 
 STORE = Path(__file__).with_suffix(".jsonl")
@@ -54,21 +54,16 @@ SIMPLER = (
     "pc",
 )
 GRIDS = ("uniform", "cosine", "shifted", "quadratic", "log_snr", "karras", "trailing")
+ALIKE = (("ddim", "dpmpp_2m", "unipc"), ("cosine", "log_snr", "karras"))  # pairs that step alike on every path
 TEACHER = {"sampler": "heun", "grid": "cosine", "num_steps": 48}
 FEW = 24  # seeds of the first round
 Row = dict[str, Any]
 
 
-def steps_for(sampler: str, evaluations: int) -> int:
-    """The most steps of a sampler that cost no more than so many evaluations; 0 for none."""
-    cost = SAMPLERS[sampler].evaluations
-    return max((n for n in range(1, evaluations + 1) if (cost(n) or math.inf) <= evaluations), default=0)
-
-
 def candidates(path: str, evaluations: int) -> Iterator[Row]:
     """Every pair that so many evaluations allow: of samplers that are one on this path, the first."""
     for sampler in SIMPLER:
-        num_steps = steps_for(sampler, evaluations)
+        num_steps = most_steps(SAMPLERS[sampler], evaluations)
         if num_steps < 2 or (path == "flow" and sampler == "euler"):
             continue
         for grid in GRIDS:
@@ -98,10 +93,17 @@ def drift(model: Opened, plan: Plan, row: Row, wanted: Tensor) -> float:
 
 
 def finalists(rows: Sequence[Row], num: int) -> list[Row]:
-    """The `num` rows of least drift, and the samplers that draw noise on the grid of the first."""
+    """The `num` rows of least drift and the first of those that step alike everywhere; the samplers that draw noise on
+    the grid of the first of all."""
     walked = sorted((row for row in rows if not SAMPLERS[row["sampler"]].stochastic), key=lambda row: row["drift"])
     drawn = [row for row in rows if SAMPLERS[row["sampler"]].stochastic and row["grid"] == walked[0]["grid"]]
-    return walked[:num] + drawn
+    alike = [row for row in walked[num:] if is_alike(row)][: max(1, num // 2)]
+    return walked[:num] + alike + drawn
+
+
+def is_alike(row: Mapping[str, Any]) -> bool:
+    """Whether a pair takes the same steps on every path."""
+    return row["sampler"] in ALIKE[0] and row["grid"] in ALIKE[1]
 
 
 def scored(model: Opened, plan: Plan, yardstick: Yardstick) -> Row:
@@ -132,13 +134,26 @@ def chosen(rows: Sequence[Row]) -> Row:
 
 
 def table(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
-    """The choice for each path and number of evaluations among the rows that were scored."""
-    keys = dict.fromkeys((row["path"], row["evaluations"]) for row in rows if "frechet" in row)
+    """The choice for each path and number of evaluations among the rows that were scored, the last of each pair."""
+    scores = [row for row in {key_of(row): row for row in rows}.values() if "frechet" in row]
     found: dict[str, dict[int, Row]] = {}
-    for path, evaluations in keys:
-        of_key = [row for row in rows if (row["path"], row["evaluations"]) == (path, evaluations) and "frechet" in row]
-        found.setdefault(path, {})[evaluations] = chosen(of_key)
+    for path, evaluations in dict.fromkeys((row["path"], row["evaluations"]) for row in scores):
+        fitting = [row for row in scores if (row["path"], row["evaluations"]) == (path, evaluations)]
+        found.setdefault(path, {})[evaluations] = chosen(fitting)
     return found
+
+
+def choices(rows: Sequence[Row]) -> dict[str, Any]:
+    """What `ebbflow.methods.samplers.best` holds, by these rows."""
+    alike = [row for row in rows if is_alike(row) and row["path"] == "flow"]
+
+    def named(found: Mapping[int, Row]) -> dict[int, tuple[str, str]]:
+        return {evaluations: (row["sampler"], row["grid"]) for evaluations, row in found.items()}
+
+    return {
+        "MEASURED": {path: named(found) for path, found in table(rows).items()},
+        "ON_EVERY_PATH": named(table(alike).get("flow", {})),
+    }
 
 
 def kept(store: Path) -> list[Row]:
@@ -170,10 +185,10 @@ def measure(model: Opened, request: EvaluateRequest, num_finalists: int, store: 
     path = path_name(model.denoiser.path)
     for evaluations in BUDGETS:
         rows, known = list(candidates(path, evaluations)), {key_of(row): row for row in kept(store)}
-        if any(key_of(row) not in known for row in rows):
+        if missing := [row for row in rows if key_of(row) not in known]:
             few = plan.rows(slice(FEW))
             wanted = ends(model, of(few, TEACHER))
-            for row in rows:
+            for row in missing:
                 is_drawn = SAMPLERS[row["sampler"]].stochastic
                 keep(store, row | {"drift": None if is_drawn else drift(model, few, row, wanted)})
             known = {key_of(row): row for row in kept(store)}
@@ -198,9 +213,10 @@ def main() -> None:
             num=given.num, guidance=1.0, batch_size=100, precision="auto", data_dir=given.data_dir
         )
         measure(Opened.from_run(run), request, given.finalists, given.store)
-    for path, rows in table(list({key_of(row): row for row in kept(given.store)}.values())).items():
-        for evaluations, row in rows.items():
+    for path, found in table(kept(given.store)).items():
+        for evaluations, row in found.items():
             print(path, evaluations, row["sampler"], row["grid"], row["num_steps"], row["frechet"], row["error"])
+    print(*(f"{name} = {value}" for name, value in choices(kept(given.store)).items()), sep="\n")
 
 
 if __name__ == "__main__":

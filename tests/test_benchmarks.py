@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import growth, machine
+from benchmarks import growth, machine, step
 from benchmarks.__main__ import main
 from benchmarks.arena import ContestantFailed, Handle, best, ratios, turns
 from benchmarks.child import Child, serve
@@ -347,3 +347,13 @@ def test_the_page_in_the_docs_is_of_the_stored_figures(tmp_path: Path) -> None:
     if stored.is_file():
         write_page(json.loads(stored.read_text()), tmp_path / "performance.md")
         assert (tmp_path / "performance.md").read_text() == page.read_text(), "run `python -m benchmarks` or its page"
+
+
+def test_the_step_is_held_against_the_rate_that_bounds_it() -> None:
+    rates = {"gemm_fp32": 100e9, "conv_train_bf16": 200e9}
+    assert step.fraction(50e9, [1.0, 9.0, 0.5], rates, "dit", "fp32") == 0.5
+    assert step.fraction(50e9, [1.0], rates, "unet", "bf16") == 0.25
+    seconds = {"plain": [2.0, 4.0], "ebbflow": [1.0, 1.0]}
+    net = {"seconds": seconds, "ratios": ratios(seconds, "plain"), "fractions": {"plain": 0.5, "ebbflow": 0.75}}
+    said = step.table({"kinds": {"AVX2": {"rates": {"bytes": 1.0, **rates}, "nets": {"dit": net}}}})
+    assert "gemm_fp32 100 GFLOP/s" in said and "1000 ms  x 3.00 (2.00 to 4.00)   75 % of the rate" in said

@@ -92,26 +92,24 @@ def test_what_was_interrupted_leaves_nothing(name: str, error: type[BaseExceptio
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_few_rows_leave_nothing(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ValueError, match=r"was to hold 3 samples, and 2 were made"),
-        npz_file(tmp_path / "x.npz", 3, (2,), None) as add,
-    ):
+def two_of_three(file: Path, error: type[BaseException] | None = None) -> None:
+    with npz_file(file, 3, (2,), None) as add:
         add(torch.zeros(2, 2))
+        if error is not None:
+            raise error
+
+
+def test_too_few_rows_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"was to hold 3 samples, and 2 were made"):
+        two_of_three(tmp_path / "x.npz")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_old_file_stays_when_a_new_one_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.npz"
     file.write_bytes(b"old")
-
-    def interrupted() -> None:
-        with npz_file(file, 3, (2,), None) as add:
-            add(torch.zeros(2, 2))
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        two_of_three(file, KeyboardInterrupt)
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
 
 

@@ -16,7 +16,7 @@ from ebbflow.progress import finish
 from ebbflow.requests.base import takes
 from ebbflow.requests.sampling import EditCall, Opening, RestoreCall, SampleCall, Weights
 from ebbflow.requests.studies import CompareRequest, EvaluateImagesRequest, EvaluateRequest
-from ebbflow.runs.model import Model, edit_with, restored, sample_model
+from ebbflow.runs.model import ImageLike, Model, edit_with, restored, sample_model
 from ebbflow.runs.restore import restore_plan
 from ebbflow.runs.results import SampleSet
 
@@ -67,7 +67,7 @@ def sample(model: str | Path | Model, request: SampleCall) -> SampleSet:
 
 
 @takes(EditCall)
-def edit(model: str | Path | Model, image: str | Path | Tensor, request: EditCall) -> SampleSet:
+def edit(model: str | Path | Model, image: ImageLike, request: EditCall) -> SampleSet:
     """Edits of an image with an open model, or with the one in a folder; see `Model.edit`.
 
     Raises:

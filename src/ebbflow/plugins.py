@@ -23,6 +23,7 @@ WHERE = {
     "WEIGHTS": "core.weights",
     "COUPLINGS": "methods.couplings",
     "NETS": "nets",
+    "OPTIMISERS": "training.optim",
     "CONDITIONINGS": "conditioning",
     "CONDITION_RULES": "methods.guidance",
     "LOSSES": "methods.guidance",
@@ -31,7 +32,7 @@ WHERE = {
     "METRICS": "metrics.scores",
 }
 SHOWN_IN = {"CONDITION_RULES": ("methods.guidance", "GUIDANCE")}  # whose entries another registry has too
-CLASSES = ("NETS", "CONDITIONINGS")
+CLASSES = ("NETS", "OPTIMISERS", "CONDITIONINGS")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,8 +127,10 @@ VERBS: dict[str, Verb | click.Command] = {
         "Measure what is said of diffusion and flow.", "studies", "studies", "--diffusion runs/a --flow runs/b"
     ),
     "verify": Verb("Prove samplers and paths on exact data.", "studies", "verify", "--samplers heun --paths flow,vp"),
+    "studio": Verb("Open a page on the runs of a folder.", "serving", "serving", "runs"),
     "serve": Verb("Serve trained models to programs.", "serving", "serving", "runs/digits"),
     "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, ways from noise."),
+    "ema": Verb("Average a run's weights over other lengths.", "tools", "averages", "runs/digits --lengths 0.05,0.1"),
     "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),
     "doctor": Verb("Check this machine.", "tools", "inspect", ""),

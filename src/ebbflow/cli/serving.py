@@ -1,9 +1,9 @@
-"""`ebbflow serve`."""
+"""`ebbflow serve` and `ebbflow studio`."""
 
 from __future__ import annotations
 
 from ebbflow.cli.progress import tell
-from ebbflow.requests.serving import ServeRequest
+from ebbflow.requests.serving import ServeRequest, StudioRequest
 
 
 def serve(request: ServeRequest) -> None:
@@ -15,3 +15,14 @@ def serve(request: ServeRequest) -> None:
     from ebbflow.studio.server import serve as listen
 
     listen(request, tell)
+
+
+def studio(request: StudioRequest) -> None:
+    """Open a page on the runs of a folder: watch and start trainings, play with models, see how it all works.
+
+    It works offline and answers to this machine alone, unless a token is set. Trainings that it starts are ordinary
+    `ebbflow train` processes, which outlive it. The routes of `ebbflow serve` are there too.
+    """
+    from ebbflow.studio.server import studio as show
+
+    show(request, tell)

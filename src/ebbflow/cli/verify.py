@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +13,7 @@ from ebbflow.errors import choose
 from ebbflow.requests.studies import VerifyRequest
 
 if TYPE_CHECKING:
+    from ebbflow.proof.maps import MapVerdict
     from ebbflow.proof.verify import Scope, Verdict
 
 T = TypeVar("T")
@@ -27,17 +28,51 @@ def verify(request: VerifyRequest) -> int:
     from ebbflow.files import write_text
     from ebbflow.proof.verify import verify as verdicts
 
-    plan = _plan(request)
-    rows = list(watched(verdicts(plan), len(plan), unit="row"))
+    plan, maps = _plan(request), _maps(request)
+    if request.maps is not None and (request.samplers, request.grids) == (None, None):
+        plan = replace(plan, samplers={})
+    rows = list(watched(verdicts(plan), len(plan), unit="row")) if plan.samplers else []
     if request.output is not None:
         from ebbflow.proof.tables import page
 
         write_text(request.output, page(rows, this_command()))
+    every: list[Verdict | MapVerdict] = [*rows, *maps]
     if request.json:
-        print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in every])
     else:
-        _print(rows, request.output)
-    return 0 if all(row.ok for row in rows) else 1
+        if rows:
+            _print(rows, request.output)
+        _print_maps(maps)
+    return 0 if all(row.ok for row in every) else 1
+
+
+def _maps(request: VerifyRequest) -> list[MapVerdict]:
+    """The verdicts on objectives of maps: of those that are chosen, or of all where nothing else is chosen."""
+    from ebbflow.core.paths import PATHS
+    from ebbflow.core.predictions import PREDICTIONS
+    from ebbflow.methods.maps import MAPS
+    from ebbflow.plugins import loaded
+    from ebbflow.proof.maps import verify_maps
+
+    chosen = (request.samplers, request.paths, request.predictions, request.grids)
+    if request.maps is None and (loaded() or any(names is not None for names in chosen)):
+        return []
+    paths = {name: make() for name, make in _chosen(PATHS, request.paths, "path").items()}
+    predictions = tuple(_chosen(PREDICTIONS, request.predictions, "prediction"))
+    return list(verify_maps(_chosen(MAPS, request.maps, "objective of maps"), paths, predictions))
+
+
+def _print_maps(rows: Sequence[MapVerdict]) -> None:
+    from ebbflow.proof.maps import map_table
+
+    if not rows:
+        return
+    print()
+    print_rows([{str(i): entry for i, entry in enumerate(line)} for line in map_table(rows)])
+    for row in [row for row in rows if not row.ok][:NUM_SHOWN]:
+        print(f"not ok: {row.objective} on {row.path} in {row.prediction}: {row.reason}")
+    refused = sum(row.refused for row in rows)
+    print(f"{len(rows)} objectives on paths, {sum(row.ok for row in rows)} ok ({refused} refused, as they must be).")
 
 
 def _plan(request: VerifyRequest) -> Scope:

@@ -8,14 +8,14 @@ from functools import cache
 
 
 @cache
-def keep_large_blocks() -> None:
-    """Have glibc keep freed blocks instead of handing them to the kernel, which page-faults each activation anew; a
-    no-op elsewhere."""
+def keep_large_blocks() -> bool:
+    """Have glibc keep freed blocks instead of handing them to the kernel, which page-faults each activation anew.
+    Whether that took hold, which it does with glibc alone."""
     if not sys.platform.startswith("linux"):
-        return
+        return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+        thresholds = {-3: 1 << 30, -1: (1 << 31) - 1}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        return all(libc.mallopt(name, size) == 1 for name, size in thresholds.items())
     except (OSError, AttributeError):
-        return
+        return False

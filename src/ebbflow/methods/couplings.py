@@ -210,8 +210,8 @@ def assignment(cost: NDArray[Any]) -> NDArray[np.int64]:
         j = int(np.argmin(reduced[i]))
         if of_column[j] < 0:
             of_row[i], of_column[j] = j, i
-    for i in np.flatnonzero(of_row < 0):
-        _augment(cost, rows, columns, of_row, of_column, int(i))
+    for alone in np.flatnonzero(of_row < 0).tolist():
+        _augment(cost, rows, columns, of_row, of_column, alone)
     return of_row.astype(np.int64)
 
 

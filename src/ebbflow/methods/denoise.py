@@ -305,7 +305,7 @@ class NetFlowMap(NetDenoiser, FlowMap):
     What it is told is (clock, 2 pi (t - s)), shape (B, 2); its output, of the same meaning as without a gap, is solved
     at t for the pair that the jump mixes anew at s. On the flow path with prediction velocity the output is the mean
     velocity of the jump, (x_t - x_s) / (t - s) (Geng et al., 2025, eq. 3, 2505.13447); on the cosine path with v it is
-    that of Lu & Song (2024, section 4.1, 2410.11081); with edm, the map's form in Karras et al. (2022, eq. 7,
+    that of Lu & Song (2024, 2410.11081); with edm, the map's form in Karras et al. (2022, eq. 7,
     2206.00364). Without a gap, and with one of 0, it is the `NetDenoiser` of the same net, to the last bit where its
     embedding of the gap vanishes at 0.
 

@@ -1,14 +1,16 @@
 """Operations that a CPU trains faster than by torch's own: the same values and gradients, to rounding.
 
-They serve plain backward differentiation in float32 and bfloat16. Everywhere else, which is without gradients, on
-another device and under torch's transforms (compile, vmap, jvp), torch's own operations do; and where a gradient is
-differentiated again, it is theirs.
+They are used inside `fused()`, which a training step is, for backward differentiation in float32 and bfloat16.
+Everywhere else, and there too without gradients, on another device and under torch's transforms (compile, vmap, jvp),
+torch's own operations do; and where a gradient is differentiated again, it is theirs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,11 +21,24 @@ SMALLEST = 2**24  # multiplications of a matrix product from which oneDNN's is w
 BLOCK = 2**17  # numbers that are worked on at a time, so that what lies between stays in the cache
 SLOPE, CUBE = 2 * math.sqrt(2 / math.pi), 0.044715  # gelu(h) = h sigmoid(SLOPE (h + CUBE h^3))
 
+_IS_ON: ContextVar[bool] = ContextVar("fused", default=False)
+
+
+@contextmanager
+def fused() -> Iterator[None]:
+    """Where the operations of this file may be used."""
+    token = _IS_ON.set(True)
+    try:
+        yield
+    finally:
+        _IS_ON.reset(token)
+
 
 def is_trained(x: Tensor, *weights: Tensor) -> bool:
     """Whether a CPU is to differentiate backwards, and no more than that, what is made of `x` and `weights`."""
     return (
-        x.device.type == "cpu"
+        _IS_ON.get()
+        and x.device.type == "cpu"
         and torch.is_grad_enabled()
         and any(k.requires_grad for k in (x, *weights))
         and not torch.compiler.is_compiling()

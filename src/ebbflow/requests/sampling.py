@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Flag
-from ebbflow.requests.shared import MOST, Device, Reporting, RunData, Seed
+from ebbflow.requests.shared import MOST, Device, Precision, Reporting, RunData, Seed
 
 Weights = Literal["ema", "raw"]
 
@@ -28,6 +28,13 @@ class Where(Opening):
     """Model."""
 
     ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints, or hf: and a diffusers model.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereRun(Opening):
+    """Model."""
+
+    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +56,24 @@ class Conditions:
         Doc("Numbers such as 0,0.5,0.5, for runs trained on vectors; repeat it for more rows."),
         Flag("--vector", each=True),
     ] = None
+    images: Annotated[
+        tuple[Path, ...] | None,
+        Doc("Pictures to go by, for runs trained on them: a file, a folder or an .npz; repeat it for more rows."),
+        Flag("--condition", each=True),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
     """Sampling, by default as the run says."""
 
-    sampler: Annotated[str | Callable | None, Doc("See `ebbflow list samplers`; in Python a sampler too.")] = None
+    sampler: Annotated[
+        str | Callable | None,
+        Doc(
+            "See `ebbflow list samplers`; auto: what measured best, on its grid, for as many network evaluations as "
+            "there are steps; in Python a sampler too."
+        ),
+    ] = None
     grid: Annotated[
         str | Callable | None, Doc("Where the steps lie: see `ebbflow list grids`, or learned; in Python a grid too.")
     ] = None
@@ -65,7 +83,7 @@ class Walk:
 class Sampling(Walk):
     """Sampling, by default as the run says."""
 
-    steps: Annotated[int | None, Doc("Number of steps."), Ge(1)] = None
+    steps: Annotated[int | None, Doc("Number of steps; with sampler auto, of network evaluations."), Ge(1)] = None
     options: Annotated[
         dict[str, Any] | None,
         Doc(
@@ -144,6 +162,10 @@ class Seeds:
 class SampleRequest(Guiding, Sampling, Seeds, Conditions):
     """Samples of a model."""
 
+    precision: Annotated[
+        Precision, Doc("Of the net's products; auto is bf16 where this machine multiplies it. The state is float32.")
+    ] = "fp32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCall(Opening, SampleRequest):
@@ -168,7 +190,13 @@ class EditRequest(Sampling, Conditions):
         Gt(0),
         Le(1),
     ] = None
-    mask: Annotated[Path | None, Doc("Inpainting: generate where this picture is white, keep the rest exactly.")] = None
+    mask: Annotated[
+        Path | Any | None,
+        Doc(
+            "Inpainting: generate where this picture is white, keep the rest exactly; in Python an array, tensor or "
+            "picture in memory too."
+        ),
+    ] = None
     resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), Ge(1)] = 1
     jump: Annotated[int, Doc("Steps of a piece that is resampled."), Ge(1)] = 1
     num: Annotated[
@@ -245,7 +273,7 @@ class InvertCommand(Reporting, Walk, Conditions, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructCommand(Reporting, Walk, RunData, Where):
+class ReconstructCommand(Reporting, Walk, RunData, WhereRun):
     """How well held-out images survive the way to noise and back."""
 
     steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Ge(2)] = (5, 10, 20, 50)
@@ -277,7 +305,7 @@ class ToySamplerCommand(WayCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoriesCommand(RunData, Conditions, Where):
+class TrajectoriesCommand(RunData, Conditions, WhereRun):
     """The ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
 
     output: Annotated[Path, Doc("A picture (.png .jpg .webp).")] = Path("trajectories.png")

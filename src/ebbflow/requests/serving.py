@@ -103,3 +103,24 @@ class ImageEditRequest(Images):
         int, Interval(ge=1, le=100), Doc("With a mask: walk every piece of the way so often, which blends better.")
     ] = 1
     jump: Annotated[int, Ge(1), Doc("Steps of a piece that is resampled.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudioRequest(Limits, Listening, Opening):
+    """A page on the runs of a folder."""
+
+    folder: Annotated[Path, Place(), Doc("The folder that holds the runs; new ones are put there too.")] = Path("runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRunRequest:
+    """A training that is started from the page: what `ebbflow train` is told."""
+
+    name: Annotated[str, Doc("Of the folder: letters, digits, - and _.")]
+    preset: Annotated[str, Doc("A shipped configuration; see `ebbflow list presets`.")] = "digits"
+    data: Annotated[str | None, Doc("A data set's name. Default: the preset's.")] = None
+    max_steps: Annotated[int | None, Ge(1), Doc("Length in optimiser steps.")] = None
+    batch_size: Annotated[int | None, Ge(1), Doc("Samples a step.")] = None
+    lr: Annotated[float | None, Gt(0), Doc("Peak learning rate.")] = None
+    seed: Annotated[int | None, Ge(0), Doc("Seed of everything random in it.")] = None
+    settings: Annotated[dict[str, Any] | None, Doc("section.key and a value, such as train.clip and 0.5.")] = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
+from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts, ImageConditioning
 from ebbflow.config import AnyConfig, RunConfig
 from ebbflow.core.entries import as_choice
 from ebbflow.core.noise import fresh_weights, generator_for
@@ -18,6 +18,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
+from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
 from ebbflow.training.task import Draw
@@ -27,8 +28,20 @@ NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for i
 
 def load_splits(config: AnyConfig) -> Splits:
     """The data of whatever is trained."""
-    data = config.data
-    return load_dataset(data.name, data_dir=data.dir, size=data.size, channels=data.channels, skip_bad=data.skip_bad)
+    data, conditioning = config.data, getattr(config, "conditioning", None)
+    return load_dataset(
+        data.name,
+        data_dir=data.dir,
+        size=data.size,
+        channels=data.channels,
+        skip_bad=data.skip_bad,
+        paired=brings_pictures(conditioning),
+    )
+
+
+def brings_pictures(conditioning: Any) -> bool:
+    """Whether the condition of each sample is a picture that the data has to bring."""
+    return isinstance(conditioning, ImageConditioning) and conditioning.degrade is None
 
 
 def facts_of(dataset: Dataset) -> DataFacts:
@@ -41,6 +54,7 @@ def facts_of(dataset: Dataset) -> DataFacts:
         captions=tuple(captions)[:NUM_EXAMPLES],
         vectors=() if dataset.vectors is None else tuple(map(tuple, dataset.vectors[:NUM_EXAMPLES].tolist())),
         latent_dims=dataset.latent_dims if isinstance(dataset, Encoded) else None,
+        picture_dims=None if dataset.pictures is None else tuple(dataset.pictures.shape[1:]),
     )
 
 
@@ -57,15 +71,40 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
         prediction = as_choice(PREDICTIONS, prediction, "prediction")
     elif prediction == "edm":
         prediction = {"kind": "edm", "sigma_data": 1.0}
+    config = _told_of_gaps(config)
     config = replace(config, objective=replace(config.objective, prediction=prediction, clock=clock_of(config)))
     if isinstance(config.conditioning, AutoConditioning):
         return replace(config, conditioning=config.conditioning.resolved(facts))
     return config
 
 
-def build_objective(config: RunConfig) -> Objective:
+def build_objective(config: RunConfig) -> Objective | MapObjective:
     """The objective of a run."""
+    o, plain = config.objective, plain_objective(config)
+    if o.map is None:
+        return plain
+    return MapObjective(
+        plain,
+        map=o.map,
+        diagonal=o.diagonal,
+        pairs=o.pairs,
+        adaptive=o.adaptive,
+        num_steps=config.train.num_steps,
+    )
+
+
+def plain_objective(config: RunConfig) -> Objective:
+    """The objective of a run but for its jumps.
+
+    Raises:
+        ConfigError: guidance is to be built in, and there is no condition that training drops.
+    """
     o = config.objective
+    if o.guidance != 1 and drop_of(config) == 0:
+        raise ConfigError(
+            "objective.guidance builds in guidance between a condition and none, and this run has no condition that "
+            "training drops. Use a conditioning with conditioning.drop=0.1, or objective.guidance=1."
+        )
     return Objective(
         config.path,
         prediction=o.prediction,
@@ -76,7 +115,25 @@ def build_objective(config: RunConfig) -> Objective:
         of_bytes=config.latent.autoencoder is None,
         time_bins=o.time_bins,
         learn_uncertainty=o.uncertainty,
+        guidance=o.guidance,
+        guidance_below=o.guidance_below,
     )
+
+
+def _told_of_gaps(config: RunConfig) -> RunConfig:
+    """`config`, its net told of gaps where it learns a map.
+
+    Raises:
+        ConfigError: a net that cannot be.
+    """
+    if config.objective.map is None or jumps(config):
+        return config
+    if "gap" not in {f.name for f in fields(config.net)}:  # type: ignore[arg-type]
+        raise ConfigError(
+            f"a map wants a net that is told the gap of a jump: {type(config.net).__name__} has no option `gap`. Use "
+            "net.kind=unet, dit or mlp."
+        )
+    return replace(config, net=replace(config.net, gap=True))  # type: ignore[type-var]
 
 
 def jumps(config: RunConfig) -> bool:
@@ -84,7 +141,7 @@ def jumps(config: RunConfig) -> bool:
     return bool(getattr(config.net, "gap", False))
 
 
-def clock_of(config: RunConfig) -> str:
+def clock_of(config: RunConfig) -> Literal["log_snr", "time", "unit"]:
     """What the net of a run is told of t."""
     clock = config.objective.clock
     return clock if clock != "auto" else "unit" if jumps(config) else "log_snr"
@@ -101,7 +158,8 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
             conditioner = config.conditioning.build(facts)
             dims = facts.state_dims
             channels = dims[0] * (2 if config.objective.variance == "learned" else 1)
-            net = config.net.build(dims, channels, None if conditioner is None else conditioner.spec)
+            seen = (dims[0] + (0 if conditioner is None else conditioner.extra_channels), *dims[1:])
+            net = config.net.build(seen, channels, None if conditioner is None else conditioner.spec)
             return (NetFlowMap if jumps(config) else NetDenoiser)(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,

@@ -25,8 +25,8 @@ from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_images
-from ebbflow.runs.pictures import read_mask
-from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, repeat_in_blocks
+from ebbflow.runs.pictures import as_mask, read_mask
+from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, named_any, repeat_in_blocks
 from ebbflow.runs.sample import Samples, bind, results
 
 SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
@@ -64,12 +64,14 @@ def edit_of(request: EditRequest, dims: tuple[int, ...], image: Path | None) -> 
         image: the file that is edited, of whose size a mask may be; None where it is no file.
 
     Raises:
-        ConfigError: settings of the inpainting without a mask.
+        ConfigError: settings of the inpainting without a mask, or a mask that is none.
         DataError: a mask that cannot be read, or of another size.
     """
     if request.resample > 1 and request.mask is None:
         raise ConfigError("`resample` belongs to inpainting: give a `mask`.")
-    mask = None if request.mask is None else read_mask(request.mask, image, dims)
+    mask = request.mask
+    if mask is not None:
+        mask = read_mask(mask, image, dims) if isinstance(mask, Path) else as_mask(mask, dims)
     strength = request.strength or (SDEDIT if mask is None else INPAINT)
     return Edit(strength=strength, mask=mask, resample=request.resample, jump=request.jump)
 
@@ -85,7 +87,7 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
         ConfigError, ValueError: what the model cannot do.
     """
     require_images(model, "editing")
-    named = any(value is not None for value in (request.labels, request.prompts, request.vectors))
+    named = named_any(request)
     rows = conditions_of(model, request) if named else ()
     if as_one and len(rows) > 1:
         raise ConfigError("images that belong together take one condition. Give one of `labels` or `prompts`.")
@@ -94,7 +96,7 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
     seeds = tuple(range(request.seed, request.seed + count))
     plan = replace(
         default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, count)),
-        **changes_of(request),
+        **changes_of(model, request),
     )
     check(model, plan)
     return plan

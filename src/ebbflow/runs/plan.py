@@ -7,22 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from ebbflow.conditioning import label_indices
+from ebbflow.conditioning import ImageConditioner, label_indices
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import Choice
 from ebbflow.errors import ConfigError
-from ebbflow.methods.samplers import Sampler
+from ebbflow.methods.denoise import flow_map
+from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
+from ebbflow.methods.samplers.best import AUTO, best_for
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
+from ebbflow.requests.shared import Precision
 from ebbflow.runs.derived import LEARNED
+from ebbflow.runs.given import given_images, held_out_images
 from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
 
 T = TypeVar("T")
 NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points of a scatter when no number is said
+EXAMPLES = 8  # held-out pictures that a run conditioned on them is shown by when none are said
 FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
 LARGE = 3 * 64 * 64  # values of such a sample
+UNSAID = 20  # evaluations of sampler auto where the run's own sampler chooses how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,8 @@ class Plan:
         clip: keep every x0 on the way inside [-1, 1]; of images only.
         sampler, num_steps, grid, options: as in `methods.sampling.walk`; a grid may also be "learned".
         batch_size: samples a network evaluation.
+        precision: of the net; "fp32" leaves it as it was opened.
+        chosen: why these sampler, grid and number of steps, where they were left to sampler auto.
     """
 
     seeds: tuple[int, ...]
@@ -55,6 +63,8 @@ class Plan:
     grid: Any = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 64
+    precision: Precision = "fp32"
+    chosen: str = ""
 
     @property
     def labels(self) -> tuple[int, ...] | None:
@@ -111,7 +121,8 @@ def plan_of(model: Opened, request: SampleRequest) -> Plan:
         rescale=request.rescale,
         interval=request.interval,
         negative=_negative(model, request),
-        **changes_of(request),
+        precision=request.precision,
+        **changes_of(model, request),
     )
     if request.guidance is None and guides.bad is not None:
         plan = replace(plan, guidance=model.defaults.guidance)
@@ -125,23 +136,57 @@ def default_plan(model: Opened, *, seeds: Sequence[int], conditions: Sequence[Co
     plan = Plan(
         seeds=tuple(seeds),
         conditions=None if conditions is None else tuple(conditions),
-        sampler=sample.sampler,
-        num_steps=sample.num_steps,
         grid=sample.grid if model.grid is None else model.grid,
-        options=dict(sample.options),
         clip=sample.clip,
         batch_size=FEW if model.run is None and math.prod(model.dims) > LARGE else 64,
     )
+    if sample.sampler == AUTO:
+        plan = replace(plan, **best_changes(model, sample.num_steps))
+    else:
+        plan = replace(plan, sampler=sample.sampler, num_steps=sample.num_steps, options=dict(sample.options))
     guided = conditions is not None and model.is_conditional and model.is_guidable
     return replace(plan, guidance=sample.guidance) if guided else plan
 
 
-def changes_of(request: Sampling) -> dict[str, Any]:
-    """The fields of a plan that a request sets; another sampler drops the options of the model's own.
+def best_changes(model: Opened, evaluations: int) -> dict[str, Any]:
+    """The fields of a plan that sampler auto sets for a number of network evaluations."""
+    best = best_for(model.denoiser.path, evaluations, SAMPLERS)
+    return {
+        "sampler": best.sampler,
+        "grid": best.grid,
+        "num_steps": best.num_steps,
+        "options": {},
+        "chosen": best.reason,
+    }
+
+
+def _auto(model: Opened, request: Sampling) -> dict[str, Any]:
+    """What sampler auto makes of a request; {} where a sampler was named."""
+    sample, named = model.defaults, request.sampler
+    says_more = any(value is not None for value in (request.steps, request.grid, request.options))
+    if named != AUTO and (named is not None or sample.sampler != AUTO or not says_more):
+        return {}
+    if request.grid is not None or request.options:
+        raise ConfigError(
+            "sampler auto chooses the grid too, and takes no options. Leave `grid` and `options` out, or name a "
+            "`sampler` beside them."
+        )
+    own = sample.num_steps if sample.sampler == AUTO else _evaluations(sample.sampler, sample.num_steps, sample.options)
+    return best_changes(model, request.steps or own)
+
+
+def _evaluations(sampler: str, num_steps: int, options: Mapping[str, Any]) -> int:
+    return sampler_of(sampler).evaluations(num_steps, **options) or UNSAID
+
+
+def changes_of(model: Opened, request: Sampling) -> dict[str, Any]:
+    """The fields of a plan that a request sets; another sampler drops the options of the model's own, and sampler auto
+    becomes what was best for so many evaluations as the request has `steps`, or the model's own way costs.
 
     Raises:
-        ConfigError: options of a grid without its name.
+        ConfigError: options of a grid without its name, or a grid or options beside sampler auto.
     """
+    auto = _auto(model, request)
     options = {key: value for key, value in (request.options or {}).items() if not key.startswith("grid.")}
     of_grid = {key.removeprefix("grid."): value for key, value in (request.options or {}).items() if "." in key}
     grid: Any = request.grid
@@ -157,8 +202,9 @@ def changes_of(request: Sampling) -> dict[str, Any]:
         "guidance": request.guidance,
         "clip": request.clip,
         "batch_size": request.batch_size,
+        "chosen": "" if request.sampler is not None else None,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None} | auto
 
 
 def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str] = ()) -> tuple[Condition, ...]:
@@ -173,11 +219,18 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
         ConfigError: more than one kind, or something that an unconditional model cannot take.
         ValueError: an unknown label.
     """
-    given = {"labels": request.labels, "prompts": request.prompts, "vectors": request.vectors}
+    given = {
+        "labels": request.labels,
+        "prompts": request.prompts,
+        "vectors": request.vectors,
+        "images": request.images,
+    }
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(f'`{name}`' for name in named)} all choose what to make. Give one.")
     names = model.label_names or tuple(label_names)
+    if not named and isinstance(model.reader, ImageConditioner):
+        return held_out_images(model, EXAMPLES)
     if not named:
         return model.examples if model.is_conditional else tuple(range(len(label_names)))
     asked = given[named[0]]
@@ -190,12 +243,14 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
         if not names:
             raise ConfigError("this model knows no labels. Leave `labels` out.")
         return tuple(label_indices(request.labels, names))
+    if request.images is not None:
+        return given_images(model, request.images)
     return tuple(request.prompts or tuple(tuple(map(float, vector)) for vector in request.vectors or ()))
 
 
 def _seeds(model: Opened, request: SampleRequest, rows: Sequence[Condition]) -> tuple[int, ...]:
     if request.seeds is None:
-        single = (request.labels, request.prompts, request.vectors) != (None, None, None) and len(rows) == 1
+        single = named_any(request) and len(rows) == 1
         few = model.run is None and model.facts.is_image
         default = (
             1 if single else (len(rows) or FEW) if few else 8 * len(rows) or (64 if model.facts.is_image else POINTS)
@@ -219,6 +274,11 @@ def _negative(model: Opened, request: Guiding) -> Condition | None:
     return label_indices([label], model.label_names)[0]
 
 
+def named_any(request: Conditions) -> bool:
+    """Whether a request says what is to be made."""
+    return (request.labels, request.prompts, request.vectors, request.images) != (None, None, None, None)
+
+
 def repeat_in_blocks(items: Sequence[T], num: int) -> tuple[T, ...] | None:
     """`num` times an item, in equal blocks in the order given; None where there are no items."""
     return tuple(items[i * len(items) // num] for i in range(num)) if items else None
@@ -237,6 +297,8 @@ def check(model: Opened, plan: Plan) -> None:
     """
     guides = plan.guides
     check_sampler(plan.sampler, plan.options)
+    if sampler_of(plan.sampler).jumps:
+        _check_jumps(model, plan)
     if plan.clip and (not model.facts.is_image or model.space is not None):
         raise ConfigError("clipping is of images in [-1, 1], and this model makes points or latents. Leave `clip` out.")
     if plan.conditions is not None and len(plan.conditions) != len(plan.seeds):
@@ -252,8 +314,24 @@ def check(model: Opened, plan: Plan) -> None:
             "autoguidance is a rule of its own. Leave `guidance_rule`, `guidance_options`, `negative_label` and "
             "`rescale` out."
         )
+    built_in = 1.0 if model.run is None else model.run.config.objective.guidance
+    if built_in != 1 and guides.bad is None and plan.guidance not in (0, 1):
+        raise ConfigError(
+            f"guidance {built_in:g} was built into {model.name} in training (objective.guidance), and more would guide "
+            "it twice. Use `guidance` 1, or 0 for the unconditional model."
+        )
     if plan.guidance == 1:
         _check_unguided(plan)
+
+
+def _check_jumps(model: Opened, plan: Plan) -> None:
+    flow_map(model.denoiser)
+    guides = plan.guides
+    if plan.guidance != 1 or plan.clip or any((guides.bad, guides.classifier, guides.loss)):
+        raise ConfigError(
+            f"sampler {str(plan.sampler)!r} makes the jumps that the net has learned, and guidance or clipping would "
+            "lead elsewhere. Use `guidance` 1, or another sampler."
+        )
 
 
 def _check_unconditional(plan: Plan) -> None:

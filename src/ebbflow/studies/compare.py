@@ -19,7 +19,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import Splits
 from ebbflow.errors import ConfigError, choose
-from ebbflow.methods.denoise import Wrapped
+from ebbflow.methods.denoise import FlowMap, Wrapped, flow_map
 from ebbflow.methods.samplers import SAMPLERS, sampler_of
 from ebbflow.methods.samplers.base import levels_of
 from ebbflow.metrics import features as maps
@@ -72,7 +72,7 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counted(Wrapped):
+class Counted(Wrapped, FlowMap):
     """A denoiser that notes how many rows each call asks it about; with guidance, those of both branches.
 
     Args:
@@ -84,6 +84,10 @@ class Counted(Wrapped):
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         self.sizes.append(len(x_t))
         return self.inner(x_t, t)
+
+    def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        self.sizes.append(len(x_t))
+        return flow_map(self.inner).jump(x_t, t, s)
 
 
 def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, command: str = "") -> Work[Report]:
@@ -150,7 +154,7 @@ def _share_of(name: str, note: str, before: int, cost: int, total: int) -> Calla
 def _plans(model: Opened, splits: Splits, request: CompareRequest) -> list[Plan]:
     """How each cell of a model is sampled, checked; guidance is 1 alone where the model cannot be guided."""
     same = EvaluateRequest(num=request.num, seed=request.seed, batch_size=request.batch_size, options={}, guidance=1.0)
-    plan = plan_for(model, splits, replace(same, sampler=request.samplers[0]))
+    plan = plan_for(model, splits, replace(same, sampler="heun"))
     guidance = request.guidance if is_guidable(model) else (1.0,)
     found = [
         replace(plan, sampler=sampler, grid=grid, num_steps=steps, guidance=w)
@@ -158,7 +162,11 @@ def _plans(model: Opened, splits: Splits, request: CompareRequest) -> list[Plan]
         for grid in request.grids
         for steps in request.steps
         for w in guidance
+        if not sampler_of(sampler).jumps or (w == 1 and isinstance(model.denoiser, FlowMap))
     ]
+    if not found:
+        flow_map(model.denoiser)
+        raise ConfigError("jumps are not guided: with `samplers` flow_map alone, `guidance` has to hold 1.")
     for one in found:
         levels_of(model.denoiser.path, grid_of(model, one))
     return found
@@ -296,12 +304,22 @@ def _settings(models: Sequence[Opened], request: CompareRequest, yardstick: Yard
 
 
 def _notes(models: Sequence[Opened], request: CompareRequest) -> list[str]:
+    jumping = [name for name in request.samplers if sampler_of(name).jumps]
+    stiff = [
+        name for name, model in zip(names_of(models), models, strict=True) if not isinstance(model.denoiser, FlowMap)
+    ]
+    notes = []
+    if jumping and len(request.samplers) > len(jumping):
+        notes.append(f"Sampler {', '.join(jumping)} is at guidance 1 only: jumps are not guided.")
+    if jumping and stiff:
+        notes.append(f"Sampler {', '.join(jumping)} is left out for {', '.join(stiff)}: no net of a map.")
     unguided = [name for name, model in zip(names_of(models), models, strict=True) if not is_guidable(model)]
     if not unguided or request.guidance == (1.0,):
-        return []
+        return notes
     return [
+        *notes,
         f"Guidance is 1 only for {', '.join(unguided)}: no conditions, or none dropped in training, so there is "
-        "nothing to guide from."
+        "nothing to guide from.",
     ]
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebbflow.conditioning import ImageConditioner
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import spelt
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import encoded
-from ebbflow.methods.denoise import Denoiser, NetDenoiser
+from ebbflow.methods.samplers import sampler_of
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
 from ebbflow.metrics.classifier import ClassifierSettings
@@ -34,18 +35,13 @@ from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
-from ebbflow.runs.sample import Samples, generate, grid_of
-from ebbflow.training.engine import in_precision, pick_device, pick_precision
+from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision
+from ebbflow.studies.beside import beside_given, dealt_images
+from ebbflow.training.engine import pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
+ODE_NUM, ODE_STEPS = 100, 50  # samples that are followed along the model's own ODE, and steps of it
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
-
-
-def in_net_precision(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
-    """A denoiser with its net in a precision; one without a net as it is."""
-    if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
-        return denoiser
-    return replace(denoiser, net=in_precision(denoiser.net, dtype))
 
 
 def weights_hash(model: Opened) -> str:
@@ -81,11 +77,14 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     made = _read(partial)
     yardstick = yield from yardstick_of(features, reference, other)
     errors = yield from _denoising(measured, splits.held_out)
+    own = yield from _from_own_ode(measured, plan)
     yield Stage("measure", 0, 1)
     file = folder / f"{_name(request, plan)}-{key_of(settings)}.json"
     result = {
         **_scores(made, yardstick, splits, plan.labels, request.num),
+        **beside_given(model, splits, made, yardstick, request.num),
         "denoising": errors,
+        **own,
         **settings,
         "feature_facts": features.map.facts,
         "command": command,
@@ -190,7 +189,7 @@ def plan_for(model: Opened, splits: Splits, request: EvaluateRequest) -> Plan:
     seeds = range(request.seed, request.seed + request.num * request.repeats)
     conditions = dealt(model, splits, request.num)
     every = None if conditions is None else conditions * request.repeats
-    plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(request))
+    plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(model, request))
     check(model, plan)
     grid_of(model, plan)
     return plan
@@ -204,6 +203,8 @@ def dealt(model: Opened, splits: Splits, num: int) -> list[Condition] | None:
     """
     if not model.is_conditional:
         return None
+    if isinstance(model.reader, ImageConditioner):
+        return dealt_images(model.reader, splits, num)
     kind = {int: "class", str: "prompt"}.get(type(model.examples[0]) if model.examples else str, "vector")
     if kind == "class":
         return [model.examples[i % len(model.examples)] for i in range(num)]
@@ -319,6 +320,20 @@ def _batches(partial: Path) -> list[dict[str, Tensor]]:
 def _read(partial: Path) -> Made:
     batches = _batches(partial)
     return Made.of(batches, torch.cat([batch["x"] for batch in batches]))
+
+
+def _from_own_ode(model: Opened, plan: Plan) -> Work[dict[str, float]]:
+    """Of a sampler that jumps: how far its samples are from where the model's own ODE leads from the same noises, the
+    root mean square over the elements of a state. It tells a wrong map from a wrong model."""
+    if not sampler_of(plan.sampler).jumps:
+        return {}
+    few = plan.rows(slice(min(ODE_NUM, len(plan.seeds))))
+    ends = []
+    for one in (few, replace(few, sampler="heun", num_steps=ODE_STEPS, grid="uniform", options={})):
+        states = [batch.state for batch in generate(model, one) if batch.done]
+        ends.append(torch.cat(states).double())
+        yield Stage("follow the model's own ODE", len(ends), 2)
+    return {"rms_from_own_ode": float((ends[0] - ends[1]).square().mean().sqrt())}
 
 
 def _denoising(model: Opened, held_out: Dataset) -> Work[list[Any]]:

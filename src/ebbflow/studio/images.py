@@ -114,15 +114,15 @@ def router(desk: Desk) -> APIRouter:
 
     async def models() -> dict[str, Any]:
         """The models that are served."""
-        return {"object": "list", "data": [await _described(desk, name) for name in desk.shelf.names]}
+        return {"object": "list", "data": [await described(desk, name) for name in desk.shelf.names]}
 
     async def model(name: str) -> dict[str, Any]:
         """One of them."""
-        return await _described(desk, name)
+        return await described(desk, name)
 
     async def generations(request: Request) -> Response:
         """Images out of nothing."""
-        _check_type(request, JSON)
+        check_type(request, JSON)
         asked = from_json(GenerationRequest, await request.body())
         name, opened = await desk.model(asked.model)
 
@@ -136,8 +136,7 @@ def router(desk: Desk) -> APIRouter:
 
     async def edits(request: Request) -> Response:
         """Images out of an image."""
-        _check_type(request, FORM)
-        given, files = await _form(request)
+        given, files = await form_of(request)
         asked = from_fields(ImageEditRequest, given, text=True)
         name, opened = await desk.model(asked.model)
         question = await run_in_threadpool(_edit_question, desk, opened, asked, files, desk.shelf.slot(name).path)
@@ -187,14 +186,21 @@ def sse(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def _check_type(request: Request, wanted: str) -> None:
+def check_type(request: Request, wanted: str) -> None:
+    """Raise a WrongTypeError unless the body is of this type."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != wanted:
         raise WrongTypeError(f"the body must be {wanted}, got {given or 'nothing'}.")
 
 
-async def _form(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
-    """The fields of a form and its files."""
+async def form_of(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
+    """The fields of a form and its files, of which `image` is one.
+
+    Raises:
+        WrongTypeError: no form.
+        ConfigError: a file that is not known or missing, or something twice.
+    """
+    check_type(request, FORM)
     fields_, files = {}, {}
     async with request.form(max_files=4, max_fields=64) as form:
         for key, value in form.multi_items():
@@ -232,7 +238,7 @@ def _with_files(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "properties": {**files, **schema["properties"]}, "required": ["image"]}
 
 
-async def _described(desk: Desk, name: str) -> dict[str, Any]:
+async def described(desk: Desk, name: str) -> dict[str, Any]:
     """A model as a client sees it."""
     if name not in desk.shelf.names:
         raise NoSuchError(f"unknown `model` {name!r}. Known: {', '.join(desk.shelf.names)}.")

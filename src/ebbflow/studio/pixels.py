@@ -35,13 +35,13 @@ def keep_mask(upload: bytes, path: Path, most_pixels: int) -> None:
         DataError: as `keep`.
     """
     with _opened(upload, path.name, most_pixels) as picture:
-        if not picture.has_transparency_data:
-            path.write_bytes(upload)
-            return
         try:
-            opacity = picture.convert("RGBA").getchannel("A")
+            opacity = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
         except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
-            raise DataError(f"{path.name} cannot be read as an image: {error}.") from error
+            raise DataError(f"`{path.name}` cannot be read as an image: {error}.") from error
+    if opacity is None or opacity.getextrema()[0] == 255:
+        path.write_bytes(upload)
+    else:
         opacity.point([255] + [0] * 255).save(path, format="PNG")
 
 

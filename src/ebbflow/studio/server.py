@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ebbflow.errors import ConfigError, missing
-from ebbflow.requests.serving import Limits, Listening, ServeRequest
+from ebbflow.requests.serving import Limits, Listening, ServeRequest, StudioRequest
 from ebbflow.studio.guard import is_loopback, read_token
 
 if TYPE_CHECKING:
@@ -51,6 +51,30 @@ def serve(request: ServeRequest, ready: Callable[[str], None]) -> None:
     app = application(desk, token=token, local=is_loopback(request.host))
     told = ", ".join(f"{name} (step {shelf.slot(name).step})" for name in shelf.names)
     listen(app, request, request, lambda url: ready(f"serving {told}\n{url}/v1 speaks as OpenAI's images do"))
+
+
+def studio(request: StudioRequest, ready: Callable[[str], None]) -> None:
+    """Show the runs of a folder as a page until SIGINT or SIGTERM; see `serve`.
+
+    Raises:
+        ImportError: the extra is not installed.
+        ConfigError: no folder, or an address that cannot be listened on, or that others reach without a token.
+    """
+    require_web()
+    from ebbflow.studio.application import application, desk_of
+    from ebbflow.studio.meter import Meter
+    from ebbflow.studio.page import FREE, Page
+    from ebbflow.studio.shelf import Shelf
+    from ebbflow.studio.trainings import Trainings
+
+    token, meter = read_token(request.token_file, request.host), Meter()
+    if request.folder.exists() and not request.folder.is_dir():
+        raise ConfigError(f"`folder` {request.folder} is a file. Give the folder that holds the runs.")
+    request.folder.mkdir(parents=True, exist_ok=True)
+    desk = desk_of(Shelf({}, weights=request.weights, device=request.device, meter=meter, say=log), request, meter, log)
+    page = Page(desk=desk, folder=request.folder, trainings=Trainings(request.folder))
+    app = application(desk, token=token, local=is_loopback(request.host), free=FREE, add=page.add_to)
+    listen(app, request, request, lambda url: ready(f"the runs of {request.folder}: open {url}"))
 
 
 def listen(app: Guard, where: Listening, limits: Limits, ready: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ from ebbflow.core.noise import generator_for
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import prediction_of
 from ebbflow.methods.denoise import NetDenoiser
+from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Losses, Objective
 from ebbflow.training.batches import Batch, as_floats
 
@@ -168,6 +169,9 @@ class DenoiserTask(Task):
         self.denoiser, self.objective, self.path = denoiser, objective, objective.path
         self.net: nn.Module = denoiser.net
         self.importance = None
+        if isinstance(objective, MapObjective):
+            objective.check(denoiser)
+            _require_same_meaning(denoiser, objective.plain)
         if isinstance(objective, Objective):
             _require_same_meaning(denoiser, objective)
             self.importance = objective.importance
@@ -180,6 +184,8 @@ class DenoiserTask(Task):
 
     def loss(self, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
         x0 = as_floats(batch.x0, next(net.parameters()).dtype)
+        if isinstance(self.objective, MapObjective):
+            return self._map_loss(self.objective, net, replace(batch, x0=x0), draw)
         drawn = draw.times(self._times)
         t = drawn[:, 0]
         eps = draw.normal(tuple(x0.shape[1:])) if batch.eps is None else batch.eps
@@ -190,6 +196,15 @@ class DenoiserTask(Task):
         if self.importance is not None:
             each = each * drawn[:, 1].to(each)
         return Loss(each=each, level=t, plain=plain)
+
+    def _map_loss(self, objective: MapObjective, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
+        """The losses of rows that jump and of those that do not, which are told apart in the report."""
+        x0, drawn = batch.x0, draw.times(objective.draw)
+        eps = draw.normal(tuple(x0.shape[1:])) if batch.eps is None else batch.eps
+        progress = draw.step / objective.num_steps
+        each, jumps = objective.losses_of(self.model(net), x0, batch.cond, eps.to(x0), drawn, progress)
+        report = {"loss_diagonal": each[~jumps], "loss_jumps": each[jumps]}
+        return Loss(each=each, level=drawn[:, 0], report=report)
 
     def _times(self, num: int, generator: torch.Generator) -> Tensor:
         """t and the weights of its losses, float64 (num, 2)."""

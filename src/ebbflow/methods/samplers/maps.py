@@ -23,7 +23,7 @@ def flow_map(
 
     `renoise` in [0, 1] jumps below s, to sigma / alpha = sqrt(1 - renoise^2) sigma_s / alpha_s, and comes back with
     fresh noise: 1 jumps to the data each time, as consistency models do (Song et al., 2023, algorithm 1, 2303.01469),
-    values between are the gamma-sampling of Kim et al. (2023, algorithm 3, 2310.02279). Marginals stay what they are.
+    values between are the gamma-sampling of Kim et al. (2023, 2310.02279). Marginals stay what they are.
     """
     in_unit_interval("renoise", renoise)
     if renoise and noise is None:

@@ -11,6 +11,7 @@ from ebbflow.conditioning import DataFacts
 from ebbflow.data import Splits
 from ebbflow.progress import Work
 from ebbflow.training.batches import Loader
+from ebbflow.training.ema import EmaOptions
 from ebbflow.training.task import Task
 
 
@@ -32,8 +33,8 @@ class RunTask(Task, Protocol):
     products: tuple[str, ...] = ()
 
     @property
-    def decay(self) -> float | None:
-        """Of the moving average of its weights; None for none."""
+    def averaging(self) -> EmaOptions | None:
+        """How its weights are averaged; None for not at all."""
         return None
 
     def prepare(self) -> Work[None]:

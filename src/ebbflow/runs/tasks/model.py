@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ import torch
 from PIL.Image import Image
 from torch import nn
 
+from ebbflow.conditioning import ImageConditioner
 from ebbflow.config import RunConfig
+from ebbflow.core.condition import Condition
 from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.progress import Work, finish
+from ebbflow.methods.maps import MapObjective
+from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
@@ -26,18 +32,22 @@ from ebbflow.runs.build import (
     resolved,
 )
 from ebbflow.runs.couplings import learned_pairing, pool_of
-from ebbflow.runs.folder import description
+from ebbflow.runs.folder import checkpoints, description
+from ebbflow.runs.given import images_of
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import default_plan, repeat_in_blocks
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
+from ebbflow.runs.start import start_from
 from ebbflow.runs.tasks.base import RunTask
+from ebbflow.training.ema import EmaOptions
 from ebbflow.training.engine import device_of
 from ebbflow.training.held_out import HeldOut
 from ebbflow.training.task import DenoiserTask
 
 GRID_COLUMNS, MAX_ROWS = 8, 10
+ROWS = 6  # of pictures to go by
 NUM_POINTS = 1000
 
 
@@ -60,16 +70,24 @@ class ModelTask(DenoiserTask, RunTask):
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
+        begins = config.init.run is not None and not checkpoints(folder)
+        self._started = start_from(self.conditioned.net, config) if begins else ""  # type: ignore[arg-type]
         super().__init__(self.conditioned, build_objective(config))
         self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
         self._pairing: tuple[Pairing | None] | None = None
+        if isinstance(self.objective, MapObjective):
+            caution = self.objective.caution(math.prod(self.facts.state_dims))
+            if caution is not None:
+                warnings.warn(caution, stacklevel=2)
 
     @property
-    def decay(self) -> float | None:
-        return float(self.config.ema.decay)
+    def averaging(self) -> EmaOptions:
+        return self.config.ema
 
     def prepare(self) -> Work[None]:
-        """The coupling of data and noise."""
+        """The weights to start from are said, the coupling of data and noise is learned."""
+        if self._started:
+            yield Stage("start", 1, 1, note=self._started)
         self._pairing = ((yield from learned_pairing(self.config, self._pool, self.folder)),)
 
     def batches(self) -> DatasetLoader:
@@ -111,7 +129,12 @@ class ModelTask(DenoiserTask, RunTask):
         """A grid with fixed seeds; rows are classes, captions or vectors where there are conditions."""
         denoiser = self.model(net)
         model = Opened.described(denoiser, self.config, self.facts, self.space, device=device_of(net))
-        rows, points = model.examples[:MAX_ROWS], not self.facts.is_image
+        rows: Sequence[Condition] = model.examples[:MAX_ROWS]
+        points, conditioner = not self.facts.is_image, conditioner_of(denoiser)
+        if isinstance(conditioner, ImageConditioner):
+            rows = images_of(
+                conditioner, self.splits.held_out if len(self.splits.held_out) else self.splits.train, ROWS
+            )
         seeds = range(NUM_POINTS if points else GRID_COLUMNS * (len(rows) or GRID_COLUMNS))
         plan = default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, len(seeds)))
         return collect(model, plan, generate(model, plan)).grid()
@@ -123,4 +146,5 @@ class ModelTask(DenoiserTask, RunTask):
             f"A {type(config.net).__name__.removesuffix('Options')} of "
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {meant} "
             f"on path {type(config.path).__name__}."
+            + (f" It started from {config.init.run}." if config.init.run else "")
         )

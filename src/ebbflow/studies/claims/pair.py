@@ -22,14 +22,15 @@ from ebbflow.metrics.measure import check_num
 from ebbflow.metrics.yardstick import yardstick_of
 from ebbflow.progress import Work, retold
 from ebbflow.requests.studies import ClaimsRequest
-from ebbflow.runs.build import build_objective
+from ebbflow.runs.build import plain_objective
 from ebbflow.runs.folder import Run, versions
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.same_data import require_same_data, splits_of_run
+from ebbflow.runs.sample import in_net_precision
 from ebbflow.show.canvas import save_picture
 from ebbflow.studies.claims import CLAIMS, Claim, Finding, Side, Trial
 from ebbflow.studies.claims.page import page
-from ebbflow.studies.evaluate import features_for, in_net_precision, sides_of
+from ebbflow.studies.evaluate import features_for, sides_of
 from ebbflow.training.engine import pick_precision
 
 NUM_ENTRIES = 256  # held-out entries that are kept at hand
@@ -259,7 +260,7 @@ def side_of(name: str, model: Opened, how: ClaimsRequest) -> Side:
         denoiser=model.denoiser,
         quick=in_net_precision(model.denoiser, pick_precision(how.precision, model.device)),
         read=torch.tensor if model.reader is None else model.read,
-        objective=build_objective(run_of(model).config),
+        objective=plain_objective(run_of(model).config),
         grid="uniform" if name == "flow" else "trailing",
         ode="ddim",
         sde="sde" if name == "flow" else "ddpm",
