@@ -50,7 +50,9 @@ def parsed(arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     every = Options()
     parser.add_argument("--only", type=_names(SECTIONS), default=every.only, help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--peers", type=_names(tuple(PEERS)), default=every.peers, help=f"of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--peers", type=_names(tuple(PEERS)), default=every.peers, help=f"of {', '.join(PEERS)}; or none"
+    )
     parser.add_argument("--repeat", type=_whole, default=every.repeat, help="rounds of a timing (%(default)s)")
     parser.add_argument("--threads", type=_whole, default=every.threads, help="of each contestant (%(default)s)")
     parser.add_argument("--minutes", type=_numbers, default=every.minutes, help="marks of the wall-clock contest")
@@ -74,6 +76,8 @@ def _environment_dir() -> Path | None:
 
 def _names(known: tuple[str, ...]) -> object:
     def read(text: str) -> tuple[str, ...]:
+        if text == "none":
+            return ()
         wanted = [name for name in text.split(",") if name]
         unknown = [name for name in wanted if name not in known]
         if unknown or not wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from ebbflow.data import load_dataset
-from ebbflow.errors import DataError
 from ebbflow.nets.dit import DiTOptions
 from ebbflow.nets.unet import UNetOptions
 
@@ -54,12 +54,11 @@ class Free(nn.Module):
 
 @cache
 def pictures(data_dir: str | None) -> tuple[Tensor, Tensor]:
-    """The training pictures of MNIST in [-1, 1], (N, 1, 28, 28), and their classes; without its files the digits of the
-    package at that size, which cost the same to train on."""
-    try:
-        train = load_dataset("mnist", data_dir=None if data_dir is None else Path(data_dir)).train
-    except DataError:
-        train = load_dataset("digits", size=DIMS[1]).train
+    """The training pictures of MNIST in [-1, 1], (N, 1, 28, 28), and their classes; where its files do not lie at hand
+    the digits of the package at that size, which cost the same to train on. Nothing is downloaded here."""
+    home = Path(data_dir or os.environ.get("EBBFLOW_DATA") or "~/.cache/ebbflow/data").expanduser()
+    at_hand = (home / "mnist").is_dir()
+    train = load_dataset("mnist", data_dir=home).train if at_hand else load_dataset("digits", size=DIMS[1]).train
     assert train.labels is not None
     return train.x0(torch.arange(len(train))), train.labels
 

@@ -69,6 +69,7 @@ def _net(net: str, handles: Mapping[str, Handle], rates: Mapping[str, float], ro
 
     for handle in handles.values():
         handle.ask("shared", net=net, batch=BATCH)
+        handle.ask("steps", num=1)  # the first step is not counted
     found, flops = turns(handles, seconds, rounds), shared_flops(net, BATCH)["train"]
     return {
         "flops": flops,

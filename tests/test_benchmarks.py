@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import growth, kernels, machine, step
+from benchmarks.__main__ import main
 from benchmarks.arena import ContestantFailed, Handle, best, ratios, turns
 from benchmarks.child import Child, serve
 from benchmarks.contest import METHODS, Contestant, Training, alpha_bars, stand_in
@@ -240,6 +241,7 @@ def test_a_shared_net_takes_a_time_in_every_form() -> None:
 
 def test_options() -> None:
     assert parsed([]).only == SECTIONS and parsed([]).peers == tuple(PEERS)
+    assert parsed(["--peers", "none"]).peers == ()
     some = parsed(["--only", "wall,step", "--peers", "azula", "--minutes", "6,1", "--threads", "2"])
     assert some.only == ("step", "wall") and some.peers == ("azula",) and some.minutes == (1.0, 6.0)
     assert parsed([]).page is not None and parsed(["--quick"]).page is None
@@ -251,6 +253,17 @@ def test_wrong_options_end_it(wrong: list[str], capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="2"):
         parsed(wrong)
     assert wrong[0] in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("section", ["limit", "step", "sampling", "growth"])
+def test_a_quick_run_without_peers_measures_stores_and_writes(section: str, tmp_path: Path) -> None:
+    stored, page = tmp_path / "results.json", tmp_path / "docs" / "performance.md"
+    where = ["--cache", str(tmp_path / "cache"), "--results", str(stored), "--page", str(page)]
+    main(["--quick", "--peers", "none", "--only", section, "--data-dir", str(tmp_path / "no-mnist-here"), *where])
+    found = json.loads(stored.read_text())
+    assert set(found) == {section} and found[section]["machine"]["quick"] and not found[section].get("failed")
+    assert "no figure of it means anything" in page.read_text()
 
 
 def results() -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
 from ebbflow.runs import Model
 from ebbflow.studies import evaluate as evaluate_module
-from ebbflow.studies.evaluate import dealt, evaluate, weights_hash
+from ebbflow.studies.evaluate import dealt, evaluate, labels_of, weights_hash
 
 CPU = torch.device("cpu")
 QUICK = ClassifierSettings(min_steps=30, max_steps=30, num_features=16)
@@ -466,3 +466,18 @@ def test_the_source_of_a_strangers_sampler_is_known_and_that_of_none_is_empty() 
 
 def finish_nothing() -> None:
     return
+
+
+def test_pictures_are_asked_for_their_labels_where_these_are_the_datas_classes() -> None:
+    def pictures(labels: list[int] | None, names: tuple[str, ...]) -> Dataset:
+        return Dataset(
+            name="pictures",
+            x=torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
+            labels=None if labels is None else torch.tensor(labels),
+            label_names=names,
+        )
+
+    data = pictures([0, 1], ("a", "b"))
+    assert labels_of([pictures([1, 0], ("a", "b")), pictures([1, 1], ("a", "b"))], data) == (1, 0, 1, 1)
+    assert labels_of([pictures([1, 0], ("a", "b")), pictures(None, ())], data) is None
+    assert labels_of([pictures([1, 0], ("b", "a"))], data) is None

@@ -144,11 +144,11 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
         "images": str(images),
         "data": request.data,
         "split": request.reference,
-        **_scores(made, yardstick, splits, _labels_of(parts, splits.train), num),
+        **_scores(made, yardstick, splits, labels_of(parts, splits.train), num),
     }
 
 
-def _labels_of(parts: list[Dataset], data: Dataset) -> tuple[int, ...] | None:
+def labels_of(parts: list[Dataset], data: Dataset) -> tuple[int, ...] | None:
     """The labels of pictures, where all have them and they are of the classes of `data`."""
     if any(one.labels is None or one.label_names != data.label_names for one in parts):
         return None
