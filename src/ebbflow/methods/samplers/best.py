@@ -13,12 +13,10 @@ AUTO = "auto"
 Choices = dict[int, tuple[str, str]]  # network evaluations: sampler, grid
 
 # Measured by benchmarks/best_sampler.py, whose rows are in best_sampler.jsonl beside it.
-MEASURED: dict[str, Choices] = {
-    "flow": {5: ("unipc", "cosine"), 10: ("unipc", "cosine"), 20: ("unipc", "cosine")},
-}
+MEASURED: dict[str, Choices] = {"flow": {5: ("unipc", "shifted")}}
 # Of pairs that know x0 and the noise level alone, not the path's clock: at equal log-SNR they take the same steps on
 # every path, up to its scale, so that what one path has shown holds on the others.
-ON_EVERY_PATH: Choices = {5: ("unipc", "cosine"), 10: ("unipc", "cosine"), 20: ("unipc", "cosine")}
+ON_EVERY_PATH: Choices = {5: ("unipc", "cosine")}
 
 
 @dataclass(frozen=True, kw_only=True)
