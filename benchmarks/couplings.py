@@ -27,16 +27,20 @@ STEPS = (1, 2, 4)
 PAIRED = 50  # batches whose pairs are measured
 
 
-def trained(preset: str, settings: dict[str, Any], coupling: str, seed: int, folder: Path) -> ModelTask:
-    """The run of one coupling, trained or found."""
+def task_for(preset: str, settings: dict[str, Any], coupling: str, seed: int, folder: Path) -> ModelTask:
+    """The run of one coupling, untrained."""
     given = {"objective.coupling": coupling, "train.seed": seed, **settings}
     config = parse(merge(read_toml(preset_folder() / f"{preset}.toml"), read_settings(given)))
     task = task_of(config, load_splits(config), folder)
     assert isinstance(task, ModelTask)
+    return task
+
+
+def train(task: ModelTask) -> None:
+    """Train it, or find it trained."""
     trainer = Trainer(task)
     if not trainer.is_finished:
         list(trainer.events())
-    return task
 
 
 def pairs(task: ModelTask) -> dict[str, float]:
@@ -90,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--num", type=int, default=1000)
     parser.add_argument("--features", default="auto")
+    parser.add_argument("--pairs", action="store_true", help="measure the pairs alone, without training")
     parser.add_argument("--set", action="append", default=[], help="section.key=value")
     parser.add_argument("--output", type=Path, default=Path("/tmp/couplings"))
     asked = parser.parse_args()
@@ -97,9 +102,12 @@ def main() -> None:
     for seed in map(int, asked.seeds.split(",")):
         for coupling in asked.couplings.split(","):
             folder = asked.output / f"{asked.preset}_{coupling}_{seed}"
-            task = trained(asked.preset, settings, coupling, seed, folder)
-            row = {"coupling": coupling, "seed": seed, **pairs(task), "bend": straightness(folder)}
-            print(json.dumps({**row, **measured(folder, asked.num, asked.features)}), flush=True)
+            task = task_for(asked.preset, settings, coupling, seed, folder)
+            row = {"coupling": coupling, "seed": seed, **pairs(task)}
+            if not asked.pairs:
+                train(task)
+                row |= {"bend": straightness(folder), **measured(folder, asked.num, asked.features)}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

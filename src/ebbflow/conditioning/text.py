@@ -123,6 +123,7 @@ class TextConditioner(Conditioner):
         is_null = ~mask[:, 0]
         mask[:, 0] = True
         tokens = torch.where(is_null[:, None, None], self.nothing, self.encoder(rows, mask))
+        assert self.spec is not None
         if self.spec.injection == "cross_attention":
             return Context(tokens=tokens[which], mask=mask[which])
         shown = mask[..., None].to(tokens.dtype)

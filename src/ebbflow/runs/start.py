@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ebbflow.config import RunConfig, kind_of
 from ebbflow.core.entries import spelt
 from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.runs.build import clock_of
 from ebbflow.runs.folder import Run, open_run
 from ebbflow.training.task import Joined
 
@@ -71,7 +72,7 @@ def _other_meaning(run: Run, config: RunConfig) -> str:
     before, here = run.config.objective, config.objective
     differs = {
         "prediction": (spelt(before.prediction), spelt(here.prediction)),
-        "clock": (before.clock, here.clock),
+        "clock": (spelt(clock_of(run.config)), spelt(clock_of(config))),
         "path": (kind_of("path", run.config.path), kind_of("path", config.path)),
     }
     said = [f"{what} {there!r}, here {now!r}" for what, (there, now) in differs.items() if there != now]
