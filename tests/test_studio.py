@@ -113,7 +113,8 @@ def test_nothing_outside_the_folder_can_be_named(client: TestClient, folder: Pat
     assert client.post("/studio/sample", json={"model": name}).status_code == 404
     assert client.post("/studio/resume", json={"name": name}).status_code == 404
     for report in ("../secret.html", "linked.html", name):
-        assert client.get("/studio/report", params={"name": report}).status_code == 404
+        assert client.post("/studio/ticket", json={"name": report}).status_code == 404
+    assert client.get("/studio/report", params={"ticket": "guessed"}).status_code == 404
     for file in ("../page.py", "%2e%2e%2fpage.py", "..%2f..%2fapi.py"):
         assert client.get(f"/static/{file}").status_code in (404, 403)
 
@@ -121,7 +122,9 @@ def test_nothing_outside_the_folder_can_be_named(client: TestClient, folder: Pat
 def test_reports_are_listed_and_may_do_nothing(client: TestClient, folder: Path) -> None:
     (folder / "compare.html").write_text("<p>fine</p><script>alert(1)</script>", encoding="utf-8")
     assert [one["name"] for one in client.get("/studio/reports").json()["reports"]] == ["compare.html"]
-    answer = client.get("/studio/report", params={"name": "compare.html"})
+    ticket = client.post("/studio/ticket", json={"name": "compare.html"}).json()
+    answer = client.get("/studio/report", params=ticket)
+    assert answer.text.startswith("<p>fine") and client.get("/studio/report", params=ticket).status_code == 404
     assert (
         "sandbox" in answer.headers["content-security-policy"]
         and "script-src" not in answer.headers["content-security-policy"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ from ebbflow.studio.trainings import Trainings
 from ebbflow.studio.worker import Preview, as_images
 
 STATIC = Path(__file__).with_name("static")
-FREE = ("/healthz", "/", "/static/")
+FREE = ("/healthz", "/", "/static/", "/studio/report")  # a report wants a ticket
 FILES = ("autoguide", "classifier", "target", "mask", "loss", "batch_size")  # a page names no files of the server
 NEAREST = 6
+TICKET = 60.0  # seconds that a ticket is good for
 CHUNK = 4096  # pictures that are compared at once
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
@@ -58,6 +60,7 @@ class Page:
     desk: Desk
     folder: Path
     trainings: Trainings
+    tickets: dict[str, tuple[str, float]] = field(default_factory=dict, init=False)
 
     def add_to(self, app: FastAPI) -> None:
         """Put the routes on an application."""
@@ -85,6 +88,7 @@ class Page:
             "/studio/sample": self.sample,
             "/studio/edit": self.edit,
             "/studio/nearest": self.nearest,
+            "/studio/ticket": self.ticket,
         }
         for path, post in posts.items():
             app.add_api_route(path, post, methods=["POST"], response_model=None)
@@ -285,11 +289,24 @@ class Page:
         rows = [{"name": name, "changed": path.stat().st_mtime} for name, path in found.items()]
         return {"reports": sorted(rows, key=lambda row: -float(row["changed"]))}
 
-    async def report(self, name: str) -> FileResponse:
-        """One of them, which may do nothing but be looked at."""
-        found = await run_in_threadpool(gallery.reports, self.folder)
-        if name not in found:
+    async def ticket(self, request: Request) -> dict[str, str]:
+        """What opens a report once: a frame cannot bring the token."""
+        name = await self._name(request)
+        if name not in await run_in_threadpool(gallery.reports, self.folder):
             raise NoSuchError(f"there is no report {name[:60]!r} in this folder.")
+        now = time.monotonic()
+        for old in [key for key, (_, until) in self.tickets.items() if until < now]:
+            self.tickets.pop(old, None)
+        ticket = secrets.token_urlsafe(24)
+        self.tickets[ticket] = name, now + TICKET
+        return {"ticket": ticket}
+
+    async def report(self, ticket: str) -> FileResponse:
+        """A report, which may do nothing but be looked at."""
+        name, until = self.tickets.pop(ticket, ("", 0.0))
+        found = await run_in_threadpool(gallery.reports, self.folder)
+        if name not in found or until < time.monotonic():
+            raise NoSuchError("this address opens a report once. Open it from the page again.")
         return FileResponse(found[name], media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
 
 

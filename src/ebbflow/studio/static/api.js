@@ -62,9 +62,6 @@ export async function postForm(path, data) { return (await send(path, { method: 
 /** A picture of the server as something an <img> can show. */
 export async function picture(path, query) { return URL.createObjectURL(await (await send(`${path}?${new URLSearchParams(query)}`)).blob()); }
 
-/** The text of a page of the server. */
-export async function text(path, query) { return (await send(`${path}?${new URLSearchParams(query)}`)).text(); }
-
 /** Events of a stream, each { name, data }, until it ends or `signal` aborts it. */
 export async function* events(path, body, signal) {
   const isForm = body instanceof FormData;

@@ -1,5 +1,5 @@
 // Reports: the pages that evaluations, comparisons and verifications left in the folder.
-import { get, text } from "./api.js";
+import { get, post } from "./api.js";
 import { fill, h, state } from "./dom.js";
 import { t } from "./words.js";
 
@@ -12,6 +12,8 @@ export async function open(place, query) {
 }
 
 async function one(place, name) {
-  const frame = h("iframe", { title: name, sandbox: "allow-modals allow-same-origin", src: URL.createObjectURL(new Blob([await text("/studio/report", { name })], { type: "text/html" })) });
-  fill(place, h("div", { class: "row between head" }, h("h1", {}, name), h("div", { class: "row" }, h("a", { href: "#/reports" }, t("reports")), h("button", { type: "button", onclick: () => frame.contentWindow.print() }, t("printIt")))), frame);
+  const address = async () => `/studio/report?${new URLSearchParams(await post("/studio/ticket", { name }))}`;
+  const show = h("button", { type: "button", onclick: async () => { window.open(await address(), "_blank", "noopener"); } }, t("openIt"));
+  fill(place, h("div", { class: "row between head" }, h("h1", {}, name), h("div", { class: "row" }, h("a", { href: "#/reports" }, t("reports")), show)),
+    h("iframe", { title: name, sandbox: "", src: await address() }));
 }

@@ -145,7 +145,7 @@ async function newRun(started) {
   try { choices = await get("/studio/choices"); } catch (error) { return failed(error); }
   const given = { preset: "digits" }, wrong = h("p", { class: "wrong", role: "alert" });
   const input = (key, type = "number") => h("input", { type, name: key, min: type === "number" ? 0 : null, step: "any", oninput: (event) => { given[key] = event.target.value; } });
-  const form = h("form", { method: "dialog" }, h("h2", {}, t("newRun")),
+  const form = h("form", { method: "dialog", novalidate: true }, h("h2", {}, t("newRun")),
     field(t("name"), h("input", { name: "name", required: true, pattern: "[\\w\\-]+", autocomplete: "off", oninput: (event) => { given.name = event.target.value; } })),
     h("div", { class: "two" }, field(t("preset"), select(choices.presets, "digits", (v) => { given.preset = v; })),
       field(t("data"), select([["", t("presetData")], ...choices.datasets], "", (v) => { given.data = v; }))),

@@ -27,7 +27,7 @@ const EN = {
   viewsTitle: "Three views of one prediction", viewsText: "At a point x_t the best guess can be told as the data (x0), as the noise (eps) or as a velocity. They are one another's arithmetic. Choose a point, move the time.",
   velocity: "velocity", viewsHint: "Click, or move the point with the arrow keys.",
   compareTitle: "One knob, the same seeds", knob: "Knob", values: "Values", valuesHint: "with commas between them", withRuns: "Runs", go: "Compare", compareText: "Every row starts from the same noise, so what differs is what the knob does.",
-  seconds: "s", noReports: "No reports here yet.", noReportsText: "ebbflow compare and ebbflow verify write pages; those in this folder are listed here.", printIt: "Print", openIt: "Open",
+  seconds: "s", noReports: "No reports here yet.", noReportsText: "ebbflow compare and ebbflow verify write pages; those in this folder are listed here.", openIt: "Open to print",
   running: "Working on {name}…", cancelled: "Stopped.",
 };
 
@@ -58,7 +58,7 @@ const ZH = {
   viewsTitle: "同一预测的三种说法", viewsText: "在点 x_t 处，最佳猜测可以说成数据（x0）、噪声（eps）或速度，三者可以互相换算。选一个点，移动时间。",
   velocity: "速度", viewsHint: "点击，或用方向键移动该点。",
   compareTitle: "一个旋钮，同样的种子", knob: "旋钮", values: "取值", valuesHint: "用逗号分隔", withRuns: "训练", go: "比较", compareText: "每一行都从同样的噪声出发，不同之处就是旋钮的作用。",
-  seconds: "秒", noReports: "这里还没有报告。", noReportsText: "ebbflow compare 和 ebbflow verify 会写出网页；此文件夹里的都列在这里。", printIt: "打印", openIt: "打开",
+  seconds: "秒", noReports: "这里还没有报告。", noReportsText: "ebbflow compare 和 ebbflow verify 会写出网页；此文件夹里的都列在这里。", openIt: "打开以打印",
   running: "正在处理 {name}…", cancelled: "已停止。",
 };
 
