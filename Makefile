@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: demo test test-long check bench docs clean
 
 demo: .venv/installed
-	$(BIN)/ebbflow train --preset digits --save-dir runs/demo
+	$(BIN)/ebbflow train --preset demo --save-dir runs/demo
 	$(BIN)/ebbflow sample --ckpt runs/demo --output runs/demo/digits.png
 
 test: .venv/installed-test
@@ -21,7 +21,8 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-test
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python -m benchmarks --only limit,step,sampling,growth --threads 1
+	$(BIN)/python -m benchmarks --only wall --threads 2
 
 docs: .venv/installed
 	$(BIN)/python docs/make_reference.py

@@ -73,7 +73,7 @@ def toy(name: str, kind: MapKind | None, num_steps: int, seed: int, adaptive: fl
     net = NETS["mlp"](dim=128, depth=3, gap=True).build((2,), 2, None)
     model = NetFlowMap(net=net, path=path, clock="unit")
     plain = Objective(path)
-    objective = plain if kind is None else MapObjective(plain, map=kind, num_steps=num_steps, adaptive=adaptive)
+    objective = plain if kind is None else MapObjective(plain, map=kind, adaptive=adaptive)
     optimiser, ema = torch.optim.Adam(net.parameters(), lr=1.5e-3), EMA(net, 0.998)
     rate = LearningRate(peak=1.5e-3, warmup_steps=20, schedule="cosine", num_steps=num_steps)
     began = time.process_time()

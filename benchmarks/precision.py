@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from ebbflow.conditioning import ConditionedNet
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.paths import Flow
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.nets.dit import DiTOptions
 from ebbflow.nets.unet import UNetOptions
-from ebbflow.training.engine import keep_large_blocks
 from ebbflow.training.optim import adamw
 
 DIMS, BATCH, ROUNDS = (1, 28, 28), 64, 9

@@ -20,11 +20,18 @@ WORDS = {
     "grids": "`--grid`, options such as `--set grid.rho=5`; where the steps of a sampler lie",
     "times": "`objective.times`, options such as `--set objective.times.mean=0.5`; how training draws t",
     "weights": "`objective.weight`, options such as `--set objective.weight.gamma=3`; which noise levels count",
-    "maps": "`objective.map`, options such as `--set objective.map=lsd --set objective.map.step=0.02`; how a net learns to "
-    "jump, for the sampler `flow_map`",
-    "guidance": "`--guidance-rule` with `--guidance-set`, `--autoguide`, `--classifier`, `--loss`",
+    "maps": "`objective.map`, options such as `--set objective.map=lsd --set objective.map.step=0.02`; how a net "
+    "learns to jump, for the sampler `flow_map`",
+    "couplings": "`objective.coupling`, options such as `--set objective.coupling.iterations=300`; which noise meets "
+    "which data in training",
+    "guidance": "`--guidance-rule` with `--guidance-set`, `--autoguide`, `--classifier`, `--loss`; `--method` of "
+    "`ebbflow restore`",
+    "operators": "`--operator` of `ebbflow restore` with `--operator-set`",
     "losses": "`--loss` with `--loss-set`; what loss guidance may aim at",
     "nets": "`net.kind`, options such as `--set net.depth=2`",
+    "optimisers": "`optimiser.kind`, options such as `--set optimiser.momentum=0.9`; the rate is `train.lr`, the decay "
+    "`train.weight_decay`",
+    "emas": "`ema.kind`, options such as `--set ema.decay=0.995`; which average of the weights sampling uses",
     "conditionings": "`conditioning.kind`, options such as `--set conditioning.drop=0.2`",
     "autoencoders": "what a latent space may be made of",
     "datasets": "`--data`; an image folder or an .npz file will do as well",

@@ -44,6 +44,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "ddpm": [{}, {"variance": "large"}, {"variance": "optimal"}],
     "sde": [{}, {"diffusion": "forward"}, {"scale": 0.5}],
     "pc": [{}, {"corrector_steps": 2}],
+    "restart": [{}, {"restarts": 3, "share": 0.5}],
     "flow_map": [{}, {"renoise": 0.5}, {"renoise": 1.0}],
 }
 
@@ -197,7 +198,7 @@ def line(high: float, low: float, num_steps: int) -> Tensor:
 
 def exact_variance(name: str, path: Path, times: Tensor, std: float, **options: object) -> float:
     """Variance of the result on data N(0, std^2), started from the exact marginal: a sum of squares, no Monte Carlo."""
-    draws = 1 + int(str(options.get("corrector_steps", 1))) if name == "pc" else 1  # a step
+    draws = 1 + int(str(options.get("corrector_steps", options.get("restarts", 1))))  # a step, at most
     x = torch.zeros(draws * len(times) + 1, 1, dtype=F64)
     c = path.at(times[0])
     x[0] = torch.sqrt((c.alpha * std) ** 2 + c.sigma**2)

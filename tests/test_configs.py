@@ -12,7 +12,7 @@ from ebbflow.config import AutoencoderConfig, merge, parse, parse_as, presets, r
 from ebbflow.data import Dataset, Splits
 from ebbflow.runs import Trainer, open_run, task_of
 
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "mnist_small": (1, 28, 28)}
 
 
 def stand_in(name: str) -> Splits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -860,3 +861,33 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "mnist").write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"cannot write .*mnist.* `data_dir`"):
         load_dataset("mnist", data_dir=tmp_path)
+
+
+def test_the_small_mnist_has_as_many_of_each_digit_and_no_picture_twice() -> None:
+    splits = load_dataset("mnist_small")
+    for part, each in ((splits.train, 1000), (splits.held_out, 200)):
+        assert part.dims == (1, 28, 28) and torch.bincount(part.labels).tolist() == [each] * 10
+    every = {bytes(x.numpy().tobytes()) for part in (splits.train, splits.held_out) for x in part.x}
+    assert len(every) == 12_000
+    digest = hashlib.sha256(splits.train.x.numpy().tobytes() + splits.held_out.x.numpy().tobytes()).hexdigest()
+    assert digest.startswith("62f90ce1"), "the pictures have changed: results are no longer comparable"
+
+
+def test_its_script_takes_evenly_spaced_pictures_of_each_digit(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("make", Path(__file__).parents[1] / "docs" / "make_mnist_small.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    labels = (np.arange(10_000) % 10).astype(np.uint8)
+    images = np.arange(10_000, dtype=np.uint16)[:, None, None].view(np.uint8).reshape(-1, 1, 2)
+    (tmp_path / "mnist").mkdir()
+    for name in script.MNIST_FILES:
+        script.write_idx(images if "images" in name else labels, tmp_path / "mnist" / name)
+    script.make(tmp_path / "mnist", tmp_path / "small")
+    x, y = (
+        pictures.read_idx(tmp_path / "small" / f"t10k-{kind}-ubyte.gz", n)
+        for kind, n in (("images-idx3", 3), ("labels-idx1", 1))
+    )
+    assert np.bincount(y).tolist() == [200] * 10
+    assert x.reshape(-1, 2).copy().view(np.uint16)[:, 0].tolist() == sorted(
+        10 * 5 * k + digit for k in range(200) for digit in range(10)
+    )

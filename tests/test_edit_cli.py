@@ -388,11 +388,11 @@ def test_a_latent_run_is_edited_in_its_latent_space(
 
 
 def test_a_latent_mask_never_generates_less_than_was_asked() -> None:
-    from ebbflow.runs.edit import _coarse
+    from ebbflow.runs.edit import coarse
 
     mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     mask[0, 0, 3, 5] = True
-    coarse = _coarse(mask, torch.zeros(1, 4, 2, 2))
+    coarse = coarse(mask, torch.zeros(1, 4, 2, 2))
     assert coarse.squeeze().tolist() == [[False, True], [False, False]]
 
 

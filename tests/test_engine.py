@@ -60,6 +60,8 @@ KINDS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     "model": (RunConfig, TINY),
     "importance": (RunConfig, merge(TINY, {"objective": {"times": "importance", "time_bins": 2, "uncertainty": True}})),
     "accumulate": (RunConfig, merge(TINY, {"train": {"accumulate": 3}})),
+    "power": (RunConfig, merge(TINY, {"ema": {"kind": "power", "lengths": [0.1, 0.2]}})),
+    "muon": (RunConfig, merge(TINY, {"net": {"channels": [16]}, "optimiser": {"kind": "muon"}})),
     "bf16": (RunConfig, merge(TINY, {"engine": {"precision": "bf16"}})),
     "classifier": (
         ClassifierConfig,
@@ -391,12 +393,13 @@ def test_an_engine_says_its_precision_and_why(multiplies: bool, monkeypatch: pyt
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies)
     said = Engine(device="cpu").said(torch.device("cpu"))
     wanted = (
-        "bfloat16: this CPU multiplies it; engine.precision=fp32 turns it off"
+        "bfloat16: this CPU multiplies it (engine.precision=fp32 turns it off); not compiled"
         if multiplies
-        else "float32: this CPU does not multiply bfloat16"
+        else "float32: this CPU does not multiply bfloat16; not compiled"
     )
     assert said == wanted
-    assert replace(CPU, precision="bf16").said(torch.device("cpu")) == "bfloat16, as engine.precision=bf16 asks"
+    told = replace(CPU, precision="bf16", compile="auto").said(torch.device("cpu"))
+    assert told == "bfloat16, as engine.precision=bf16 asks; not compiled: on a CPU it does not earn its wait back"
 
 
 # -- any net, any optimiser -------------------------------------------------------------------------------------------
@@ -641,7 +644,7 @@ def test_a_damaged_description_of_a_run_is_said(digits: Splits, tmp_path: Path) 
 def test_throughput_counts_training_alone(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that only a step (1 s) and a measurement (1000 s) move."""
     clock = [0.0]
-    monkeypatch.setattr("ebbflow.runs.trainer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("ebbflow.training.loop.time.perf_counter", lambda: clock[0])
     trainer = trainer_of(digits, tmp_path / "run", held_out_every=1)
     loss, held_out = trainer.task.loss, trainer.task.held_out
 

@@ -19,6 +19,7 @@ from ebbflow.methods.guidance import (
     CONDITION_RULES,
     GUIDANCE,
     LOSSES,
+    RESTORATIONS,
     Autoguidance,
     ClassifierGuidance,
     LossGuidance,
@@ -70,7 +71,9 @@ def branches(path: Path, t: float) -> tuple[Tensor, Tensor, Estimate, Estimate]:
 
 
 def test_the_registry_has_every_rule_documented() -> None:
-    assert set(CONDITION_RULES) < set(GUIDANCE) == {*CONDITION_RULES, "autoguidance", "classifier", "loss"}
+    assert (
+        set(CONDITION_RULES) < set(GUIDANCE) == {*CONDITION_RULES, *RESTORATIONS, "autoguidance", "classifier", "loss"}
+    )
     assert set(OPTIONS) == set(CONDITION_RULES), "a new rule needs a row here"
     assert all(entry.__doc__ for entry in (*GUIDANCE.values(), *LOSSES.values()))
 

@@ -279,7 +279,7 @@ def test_it_trains_and_one_jump_comes_near(kind: MapKind) -> None:
     model, truth = NetFlowMap(net=net, path=path, clock="unit"), Gaussian(torch.tensor([1.0, -0.5]), 0.3, path)
     data = torch.tensor([1.0, -0.5]) + 0.3 * normal(512, 2, seed=3, dtype=torch.float32)
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
-    made = MapObjective(Objective(path), map=kind, num_steps=120)
+    made = MapObjective(Objective(path), map=kind)
     *_, last = fit(model, made, [data[i : i + 128] for i in range(0, 512, 128)], optimiser, num_steps=120)
     assert {"loss_diagonal", "loss_jumps"} <= set(last.report)
     x = normal(256, 2, seed=4, dtype=torch.float32)

@@ -15,13 +15,15 @@ SMALL = {
     "dit": {"dim": 24, "depth": 2, "num_heads": 2, "patch_size": 2},
     "mlp": {"dim": 24, "depth": 2, "num_heads": 2},
 }
+PATCHED = {"channels": (8, 16), "num_heads": 2, "patch_size": 2, "num_blocks": (1, 2), "upsample": "shuffle"}
+EVERY = [*NETS, "unet of patches"]
 INJECTIONS = ["add", "scale", "cross_attention"]
 
 
 def build(name: str, dims: tuple[int, ...], injection: str | None, out_channels: int | None = None) -> ConditionedNet:
     """A small conditioned net whose zero-initialised parameters are made alive."""
     conditioner = None if injection is None else LabelConditioner(3, dim=16, injection=injection)
-    options = NETS[name](**SMALL[name])
+    options = NETS["unet"](**PATCHED) if name == "unet of patches" else NETS[name](**SMALL[name])
     torch.manual_seed(0)
     spec = None if conditioner is None else conditioner.spec
     return ConditionedNet(options.build(dims, out_channels or dims[0], spec), conditioner)
@@ -34,7 +36,7 @@ def alive(net: torch.nn.Module) -> torch.nn.Module:
     return net
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("dims", [(1, 8, 8), (3, 7, 10), (4, 5, 5)])
 def test_output_has_the_samples_shape_and_starts_at_zero(name: str, dims: tuple[int, ...]) -> None:
     net, x = build(name, dims, "scale"), torch.randn(2, *dims)
@@ -45,7 +47,7 @@ def test_output_has_the_samples_shape_and_starts_at_zero(name: str, dims: tuple[
     assert doubled.shape == (2, 2 * dims[0], *dims[1:])
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_every_parameter_learns_and_clock_and_condition_matter(name: str, injection: str) -> None:
     net = alive(build(name, (1, 8, 8), injection))
@@ -61,7 +63,7 @@ def test_every_parameter_learns_and_clock_and_condition_matter(name: str, inject
         assert not torch.allclose(out, net(x, clock, (cond + 1) % 3), atol=1e-6), "the condition does not matter"
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_samples_do_not_leak_into_each_other(name: str, injection: str) -> None:
     net = alive(build(name, (2, 6, 6), injection)).eval()
@@ -79,6 +81,16 @@ def test_positions_are_a_buffer_that_no_checkpoint_holds() -> None:
     x = torch.randn(1, 1, 10, 6)
     assert net(x, torch.ones(1), None).shape == x.shape, "another size than it was built for"
     assert torch.equal(build("dit", (1, 10, 6), None).net.places, grid_embedding(5, 3, 24))
+
+
+def test_patches_of_a_unet_are_the_channels_of_one_place() -> None:
+    net = alive(NETS["unet"](channels=(8,), attention=False, num_heads=1, patch_size=2).build((1, 8, 8), 1, None))
+    unpatched = NETS["unet"](channels=(8,), attention=False, num_heads=1).build((4, 4, 4), 4, None)
+    unpatched.load_state_dict(net.state_dict())
+    x, clock = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
+    corners = torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1)
+    expected, out = unpatched(corners, clock), net(x, clock)
+    torch.testing.assert_close(torch.cat([out[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1), expected)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -133,6 +145,9 @@ def test_labels_without_labelled_data_are_refused() -> None:
     [
         ("unet", {"channels": (6, 9)}, "multiple of `num_heads`"),
         ("unet", {"channels": ()}, "widths above 0"),
+        ("unet", {"patch_size": 0}, "at least 1, got"),
+        ("unet", {"channels": (8, 16), "num_blocks": (1, 0)}, "at least 1, got"),
+        ("unet", {"channels": (8, 16), "num_blocks": (1, 2, 3)}, "one for each of the 2 resolutions"),
         ("dit", {"dim": 10, "num_heads": 4}, "multiple of `num_heads`"),
         ("mlp", {"depth": 0}, "at least 1"),
     ],

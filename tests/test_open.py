@@ -17,7 +17,7 @@ from torch import Tensor
 import ebbflow as ef
 from ebbflow.cli.app import run_app
 from ebbflow.data import to_uint8
-from ebbflow.errors import CheckpointError, ConfigError
+from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.requests.base import entries
 from ebbflow.requests.sampling import EditRequest, SampleRequest
 
@@ -326,8 +326,11 @@ def test_an_edit_takes_a_file_or_its_pixels(kind: str, digit: Path, folder: Fold
     assert torch.equal(by_bytes.x, by_file.x), "bytes were taken for numbers in [-1, 1]"
     with pytest.raises(ConfigError, match=r"one image of shape \(1, 8, 8\) in \[-1, 1\] is wanted"):
         model.edit(torch.zeros(2, 1, 8, 8))
-    with pytest.raises(ConfigError, match="a picture file or a tensor, got ndarray"):
-        model.edit(np.zeros((1, 8, 8)))  # type: ignore[arg-type]
+    with Image.open(digit) as picture:
+        for image in (picture, np.asarray(picture), np.asarray(picture)[..., None], x0[0].numpy()):
+            assert torch.equal(model.image(image), model.image(digit)), type(image)
+    with pytest.raises(ConfigError, match="a picture, an array or a tensor, got list"):
+        model.edit([[0.0]])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="data must be floating numbers, or bytes"):
         model.edit(torch.zeros(1, 8, 8, dtype=torch.int64))
 
@@ -341,6 +344,32 @@ def test_an_edit_with_a_mask_keeps_the_rest_to_the_pixel(digit: Path, opened: Op
         edited = opened(kind).edit(digit, mask=tmp_path / "mask.png", labels=[3], num=2, resample=2).images
         assert edited is not None and all(np.array_equal(one[0, :4], kept) for one in edited)
         assert not torch.equal(edited[0], edited[1]), "the rest is made anew from each seed"
+
+
+def test_a_mask_may_be_in_memory(digit: Path, opened: Opened, tmp_path: Path) -> None:
+    white = np.zeros((8, 8), dtype=np.uint8)
+    white[4:] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    model = opened("label")
+    by_file = model.edit(digit, mask=tmp_path / "mask.png", labels=[3], num=2).x
+    here = torch.from_numpy(white)
+    shapes = (
+        Image.fromarray(white),
+        white,
+        white > 0,
+        white / 255,
+        here,
+        here[None],
+        here[None, None] > 0,
+        here.bool().long(),
+    )
+    for mask in shapes:
+        assert torch.equal(model.edit(digit, mask=mask, labels=[3], num=2).x, by_file), mask
+    for mask, got in ((np.ones((4, 4)), "4x4"), (Image.new("L", (5, 8)), "8x5"), (3.0, "float"), (object(), "object")):
+        with pytest.raises(ConfigError, match=f"`mask` must be a picture file, .* 8x8; got {got}"):
+            model.edit(digit, mask=mask)
+    with pytest.raises(DataError, match="the mask has no white pixel"):
+        model.edit(digit, mask=np.zeros((8, 8), dtype=bool))
 
 
 def test_points_are_not_edited(opened: Opened) -> None:

@@ -177,6 +177,38 @@ def test_unipc(table: str, num_steps: int) -> None:
     agree([step.x for step in steps], theirs(scheduler, path, x, scheduler.step))  # type: ignore[attr-defined]
 
 
+@each_table
+@pytest.mark.parametrize("num_steps", [5, 20, 50])
+def test_deis(table: str, num_steps: int) -> None:
+    """ "logrho" of order 3. Theirs ends at the table's first entry; our last step is x0, so it is not compared."""
+    path, x = TABLES[table][0], start(TABLES[table][0])
+    scheduler = with_our_table("DEISMultistepScheduler", table, num_steps, solver_order=3, lower_order_final=False)
+    scheduler.sigmas[-1] = scheduler.sigmas[0] / 100  # type: ignore[attr-defined]
+    others = theirs(scheduler, path, x, scheduler.step)[:-1]  # type: ignore[attr-defined]
+    agree(
+        [step.x for step in walk("deis", mixture(path, MILD), x, TIME_GRIDS["trailing"](path, num_steps))[:-1]], others
+    )
+
+
+@each_table
+@pytest.mark.parametrize("num_steps", [5, 20, 50])
+def test_pndm(table: str, num_steps: int) -> None:
+    """Without their Runge-Kutta steps both take the first step twice; our last one is x0, so it is not compared."""
+    path, x = TABLES[table][0], start(TABLES[table][0])
+    schedule, oracle = TABLES[table][1], mixture(path, MILD)
+    scheduler = diffusers.PNDMScheduler(
+        **schedule, timestep_spacing="trailing", skip_prk_steps=True, set_alpha_to_one=True
+    )
+    scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = path.alpha_bars, torch.tensor(1.0, dtype=F64)
+    scheduler.set_timesteps(num_steps)
+    others, state = [], x
+    for index in scheduler.timesteps:
+        state = scheduler.step(oracle(state, (float(index) + 1) / path.num_steps).eps, int(index), state).prev_sample
+        others.append(state)
+    ours = [step.x for step in walk("pndm", oracle, x, TIME_GRIDS["trailing"](path, num_steps))]
+    agree(ours[:-1], others[1:-1])
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("num_steps", [1, 4, 30])
 def test_flow_match_euler(shift: float, num_steps: int) -> None:

@@ -22,6 +22,7 @@ STRANGERS = Path(__file__).parent / "data" / "strangers.py"
 BASE = {"data.name": "stripes", "net.kind": "three_layers", "train.warmup_steps": "0"}
 TRAINED = {  # registry -> what a training sets to have it, and where the configuration says so
     "NETS": {"net.kind": "three_layers", "net.width": "12"},
+    "OPTIMISERS": {"optimiser.kind": "descent", "optimiser.momentum": "0.5"},
     "DATASETS": {"data.name": "stripes"},
     "PATHS": {"path.kind": "square", "path.shift": "1.5"},
     "PREDICTIONS": {"objective.prediction": "rotated"},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import (
@@ -37,6 +38,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS, Sampler, Step
+from ebbflow.methods.samplers.multistep import mean_terms
 
 FLOW, VP_TABLE = PATH_CASES["flow"], PATH_CASES["vp_discrete"]
 ZERO_SNR = [name for name in PATH_CASES if name.endswith("zero_snr")]
@@ -107,6 +109,28 @@ def test_limits_of_families(
     ]
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a.x, b.x, rtol=1e-8, atol=1e-8, msg=lambda m, t=a.t: f"at t = {t}: {m}")
+
+
+def test_restart_without_restarts_is_edm_without_churn() -> None:
+    for path in (FLOW, VP_TABLE):
+        args = (mixture(path), noise_start(path, 8), line(1, 0, 6))
+        ends = [
+            walk("restart", *args, noise=Noise(range(8)), restarts=0),
+            walk("edm", *args, noise=Noise(range(8)), s_churn=0.0),
+        ]
+        assert all(torch.equal(a.x, b.x) for a, b in zip(*ends, strict=True))
+
+
+def test_multistep_weights_are_the_textbooks() -> None:
+    """Adams and Bashforth's on an even grid; one value, or any number of equal ones, is its own mean."""
+    places = [0.9, 0.8, 0.7, 0.6]
+    known = [(place, torch.tensor(float(i))) for i, place in enumerate(places)]
+    for num, wanted in {1: [1], 2: [-1 / 2, 3 / 2], 3: [5 / 12, -16 / 12, 23 / 12]}.items():
+        got = [weight for weight, _ in mean_terms(known[-num:], 0.5)]
+        assert got == pytest.approx(wanted, rel=1e-12)
+    assert [w for w, _ in mean_terms(known, 0.5)] == pytest.approx([-9 / 24, 37 / 24, -59 / 24, 55 / 24], rel=1e-12)
+    for growth in (0.0, 1.0):
+        assert sum(w for w, _ in mean_terms(known, 0.1, growth=growth)) == pytest.approx(1, rel=1e-12)
 
 
 # -- the contract ----------------------------------------------------------------------------------
@@ -206,6 +230,27 @@ def test_grids_that_do_not_fall_are_refused(grid: list[float]) -> None:
             walk(name, mixture(FLOW), noise_start(FLOW, 2), torch.tensor(grid, dtype=F64), **seeded(name, {}, 2))
 
 
+def test_a_grid_may_be_a_list_a_tuple_or_an_array() -> None:
+    grid, x = [1.0, 0.5, 0.0], noise_start(FLOW, 2)
+    wanted = walk("heun", mixture(FLOW), x, torch.tensor(grid, dtype=F64))[-1].x
+    for given in (grid, tuple(grid), np.array(grid), torch.tensor(grid)):
+        torch.testing.assert_close(walk("heun", mixture(FLOW), x, given)[-1].x, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("grid", [10, 0.5, "uniform", None, ["a", 0.0], [[1.0], [0.5, 0.0]]], ids=str)
+def test_what_is_no_grid_is_refused(grid: object) -> None:
+    with pytest.raises(ValueError, match="`times` must fall strictly from at most 1 to at least 0"):
+        walk("heun", mixture(FLOW), noise_start(FLOW, 2), grid)
+
+
+def test_what_is_no_denoiser_and_no_state_is_refused() -> None:
+    with pytest.raises(ValueError, match="walks a denoiser, which has a `path`; got function"):
+        SAMPLERS["heun"](lambda x, t: x, noise_start(FLOW, 2), [1.0, 0.0])
+    for x, got in (([[1.0]], "list"), (torch.zeros(3), r"shape \(3,\)")):
+        with pytest.raises(ValueError, match=f"`x` must be a tensor with a row a sample, .* got {got}"):
+            SAMPLERS["heun"](mixture(FLOW), x, [1.0, 0.0])
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_unknown_options_and_missing_noise_are_refused(name: str) -> None:
     args = (mixture(FLOW), noise_start(FLOW, 2), line(1, 0, 2))
@@ -233,6 +278,9 @@ def test_unknown_options_and_missing_noise_are_refused(name: str) -> None:
         ("ddpm", {"variance": "learned"}, "variance 'learned' needs a net trained with objective.variance=learned"),
         ("sde", {"scale": -1.0}, "`scale` must be 0 or more, got -1.0"),
         ("sde", {"scale": math.nan}, "`scale` must be 0 or more, got nan"),
+        ("restart", {"restarts": -1}, "`restarts` must be 0 to 1000, got -1"),
+        ("restart", {"s_min": 0.5}, "`s_min` and `s_max` must satisfy 0 < s_min < s_max, got 0.5 and 0.3"),
+        ("restart", {"share": 0.0}, r"`share` must be in \(0, 1\], got 0.0"),
         ("sde", {"diffusion": "both"}, "`diffusion` must be 'sigma' or 'forward', got 'both'"),
     ],
     ids=str,

@@ -14,9 +14,10 @@ from ebbflow.files import write_text
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.progress import finish
 from ebbflow.requests.base import takes
-from ebbflow.requests.sampling import EditCall, Opening, SampleCall, Weights
+from ebbflow.requests.sampling import EditCall, Opening, RestoreCall, SampleCall, Weights
 from ebbflow.requests.studies import CompareRequest, EvaluateImagesRequest, EvaluateRequest
-from ebbflow.runs.model import Model, edit_with, sample_model
+from ebbflow.runs.model import ImageLike, Model, edit_with, restored, sample_model
+from ebbflow.runs.restore import restore_plan
 from ebbflow.runs.results import SampleSet
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def sample(model: str | Path | Model, request: SampleCall) -> SampleSet:
 
 
 @takes(EditCall)
-def edit(model: str | Path | Model, image: str | Path | Tensor, request: EditCall) -> SampleSet:
+def edit(model: str | Path | Model, image: ImageLike, request: EditCall) -> SampleSet:
     """Edits of an image with an open model, or with the one in a folder; see `Model.edit`.
 
     Raises:
@@ -75,6 +76,19 @@ def edit(model: str | Path | Model, image: str | Path | Tensor, request: EditCal
         DataError: a picture that cannot be read.
     """
     return edit_with(_opened(model, request), image, request)
+
+
+@takes(RestoreCall)
+def restore(model: str | Path | Model, degraded: Tensor, request: RestoreCall) -> SampleSet:
+    """Images of which `degraded` may have been made, with an open model, or with the one in a folder; see
+    `Model.restore`.
+
+    Raises:
+        ConfigError, ValueError: a request that the model cannot serve.
+        CheckpointError: nothing there, or nothing of ours.
+    """
+    opened = _opened(model, request)
+    return restored(opened, restore_plan(opened, request), degraded)
 
 
 @takes(EvaluateRequest)

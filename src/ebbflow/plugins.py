@@ -21,15 +21,18 @@ WHERE = {
     "TIME_GRIDS": "core.times",
     "TIME_SAMPLERS": "core.times",
     "WEIGHTS": "core.weights",
+    "COUPLINGS": "methods.couplings",
     "NETS": "nets",
+    "OPTIMISERS": "training.optim",
     "CONDITIONINGS": "conditioning",
     "CONDITION_RULES": "methods.guidance",
     "LOSSES": "methods.guidance",
+    "OPERATORS": "core.operators",
     "DATASETS": "data",
     "METRICS": "metrics.scores",
 }
 SHOWN_IN = {"CONDITION_RULES": ("methods.guidance", "GUIDANCE")}  # whose entries another registry has too
-CLASSES = ("NETS", "CONDITIONINGS")
+CLASSES = ("NETS", "OPTIMISERS", "CONDITIONINGS")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,16 @@ class Parity(Conditioner):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DescentOptions:
+    """Plain gradient descent."""
+
+    momentum: float = 0.0
+
+    def build(self, net: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(net.parameters(), lr=lr, weight_decay=weight_decay, momentum=self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParityOptions:
     """By the parity of a label."""
 
@@ -155,6 +165,7 @@ def brightness(target: Tensor, power: float = 2.0) -> object:
 
 
 NETS = {"three_layers": NetOptions}
+OPTIMISERS = {"descent": DescentOptions}
 CONDITIONINGS = {"parity": ParityOptions}
 PATHS = {"square": Square}
 PREDICTIONS = {"rotated": lambda c: (-c.sigma, c.alpha)}

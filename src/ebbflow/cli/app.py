@@ -106,6 +106,12 @@ VERBS: dict[str, Verb | click.Command] = {
     "train-autoencoder": Verb("Train an autoencoder for latent diffusion.", "training", "train", "--data my_pictures"),
     "sample": Verb("Sample a trained model.", "sampling", "sampling", f"{DIGITS} --labels 0-9 --output samples.png"),
     "edit": Verb("Vary an image, or fill in a part of it.", "sampling", "sampling", f"{SEVEN} --output edits.png"),
+    "restore": Verb(
+        "Restore a degraded image without training for it.",
+        "sampling",
+        "restoring",
+        f"{DIGITS} --truth seven.png --operator downsample --operator-set factor=2 --output restored.png",
+    ),
     "invert": Verb("Find the noise that gives an image.", "sampling", "sampling", f"{SEVEN} --output noise.npz"),
     "reconstruct": Verb("Measure the way to noise and back.", "sampling", "sampling", f"{DIGITS} --steps 5,10,20"),
     "evaluate": Verb("Measure samples against the data.", "studies", "studies", f"{DIGITS} --num 1000 --guidance 1"),
@@ -121,7 +127,10 @@ VERBS: dict[str, Verb | click.Command] = {
         "Measure what is said of diffusion and flow.", "studies", "studies", "--diffusion runs/a --flow runs/b"
     ),
     "verify": Verb("Prove samplers and paths on exact data.", "studies", "verify", "--samplers heun --paths flow,vp"),
+    "studio": Verb("Open a page on the runs of a folder.", "serving", "serving", "runs"),
+    "serve": Verb("Serve trained models to programs.", "serving", "serving", "runs/digits"),
     "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, ways from noise."),
+    "ema": Verb("Average a run's weights over other lengths.", "tools", "averages", "runs/digits --lengths 0.05,0.1"),
     "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),
     "doctor": Verb("Check this machine.", "tools", "inspect", ""),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EXTRAS = {"diffusers": "hf", "transformers": "text"}
+EXTRAS = {"diffusers": "hf", "transformers": "text", "fastapi": "studio"}
 Row = dict[str, Any]
 
 

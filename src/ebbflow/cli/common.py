@@ -10,9 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def this_command() -> str:
-    """The command line of this process, ready to be pasted."""
-    return shlex.join(["ebbflow", *sys.argv[1:]])
+def this_command(instead: Mapping[str, str] | None = None) -> str:
+    """The command line of this process, ready to be pasted; with flags and values in the place of those flags."""
+    kept, given = [], iter(sys.argv[1:])
+    for one in given:
+        name, equals, _ = one.partition("=")
+        if name not in (instead or {}):
+            kept.append(one)
+        elif not equals:
+            next(given, None)
+    return shlex.join(["ebbflow", *kept, *(part for pair in (instead or {}).items() for part in pair)])
 
 
 def print_json(value: Any) -> None:

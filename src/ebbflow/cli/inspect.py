@@ -21,10 +21,11 @@ def info(request: InfoRequest) -> None:
     opened = open_run(request.ckpt)
     tensors = Joined.inner_of(opened.checkpoint.tensors("model"))
     state = opened.checkpoint.state
-    facts = {
+    facts: dict[str, Any] = {
         "folder": str(opened.folder),
         "checkpoint": str(opened.checkpoint.folder),
         "step": opened.checkpoint.step,
+        **{key: state[key] for key in ("samples_seen", "minutes", "ema_length") if key in state},
         "num_parameters": sum(value.numel() for value in tensors.values()),
         "dims": list(opened.facts.dims),
         **({"latent_dims": list(latent)} if (latent := opened.facts.latent_dims) else {}),
@@ -46,17 +47,21 @@ def info(request: InfoRequest) -> None:
 def _catalogue() -> dict[str, Any]:
     from ebbflow.conditioning import CONDITIONINGS
     from ebbflow.config import presets
+    from ebbflow.core.operators import OPERATORS
     from ebbflow.core.paths import PATHS
     from ebbflow.core.predictions import PREDICTIONS
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
     from ebbflow.latent import AUTOENCODERS
+    from ebbflow.methods.couplings import COUPLINGS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
     from ebbflow.methods.maps import MAPS
     from ebbflow.methods.samplers import SAMPLERS
     from ebbflow.metrics.scores import METRICS
     from ebbflow.nets import NETS
+    from ebbflow.training.ema import EMAS
+    from ebbflow.training.optim import OPTIMISERS
 
     return {
         "samplers": SAMPLERS,
@@ -66,9 +71,13 @@ def _catalogue() -> dict[str, Any]:
         "times": TIME_SAMPLERS,
         "weights": WEIGHTS,
         "maps": MAPS,
+        "couplings": COUPLINGS,
         "guidance": GUIDANCE,
         "losses": LOSSES,
+        "operators": OPERATORS,
         "nets": NETS,
+        "optimisers": OPTIMISERS,
+        "emas": EMAS,
         "conditionings": CONDITIONINGS,
         "autoencoders": AUTOENCODERS,
         "datasets": DATASETS,

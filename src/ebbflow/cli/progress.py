@@ -83,21 +83,23 @@ def follow(trainer: Any) -> bool:
     """Show the training's progress; True when it came to its end."""
     from tqdm import tqdm
 
-    total = trainer.config.train.num_steps
-    visible, last, smooth = sys.stderr.isatty(), trainer.start, None
-    with tqdm(total=total, initial=trainer.start, unit="step", disable=not visible, dynamic_ncols=True) as bar:
+    timed, visible, smooth, told = bool(trainer.train.minutes), sys.stderr.isatty(), None, int(20 * trainer.share)
+    total = round(60 * trainer.train.minutes) if timed else trainer.train.num_steps
+    begun, unit = round(total * trainer.share), "s" if timed else "step"
+    with tqdm(total=total, initial=begun, unit=unit, disable=not visible, dynamic_ncols=True) as bar:
         for progress in trainer.events():
-            bar.update(progress.step - last)
-            last = progress.step
-            smooth = progress.loss if smooth is None else 0.95 * smooth + 0.05 * progress.loss
-            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+            bar.update(round(total * progress.done) - bar.n)
+            smooth = progress.loss if smooth is None or smooth != smooth else 0.95 * smooth + 0.05 * progress.loss
+            bar.set_postfix({"step": progress.step} if timed else {}, loss=f"{smooth:.4f}", refresh=False)
             line = progress.note or (None if progress.held_out is None else f"held-out loss {progress.held_out:.4f}")
             if line is not None:
                 with bar.external_write_mode(file=sys.stdout):
                     tell(f"step {progress.step}: {line}")
-            elif not visible and progress.step % max(1, total // 20) == 0:
-                tell(f"step {progress.step}/{total}: loss {smooth:.4f}")
-    return bool(last >= total)
+            elif not visible and int(20 * progress.done) > told:
+                told = int(20 * progress.done)
+                of = f" ({progress.minutes:.2f} of {trainer.train.minutes:g} min)" if timed else f"/{total}"
+                tell(f"step {progress.step}{of}: loss {smooth:.4f}")
+    return bool(trainer.share >= 1)
 
 
 @contextmanager

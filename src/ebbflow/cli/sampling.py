@@ -20,7 +20,9 @@ from ebbflow.requests.sampling import (
     SampleCommand,
     Sampling,
     Where,
+    WhereRun,
 )
+from ebbflow.requests.shared import Reporting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,30 +36,55 @@ def sample(request: SampleCommand) -> None:
     """Sample a trained model with any sampler, grid, number of steps and guidance."""
     from ebbflow.runs.plan import plan_of
     from ebbflow.runs.results import check_output, write
-    from ebbflow.runs.sample import generate
+    from ebbflow.runs.sample import dtype_of, generate
 
     check_output(request.output, request.trajectory)
     model = opened(request)
     plan = plan_of(model, request)
     began = time.perf_counter()
+    _tell_choice(plan, request)
     steps = watched(generate(model, plan), plan.num_batches * plan.num_steps)
-    written = write(model, plan, steps, request.output, trajectory=request.trajectory, command=this_command())
+    command = this_command(_resolved(plan))
+    written = write(model, plan, steps, request.output, trajectory=request.trajectory, command=command)
     seconds = time.perf_counter() - began
+    dtype = str(dtype_of(model, plan)).removeprefix("torch.")
     if request.json:
-        print_json({**_said(plan, request.output, seconds), "num": len(plan.seeds), "written": written})
+        said = _said(plan, request.output, seconds)
+        print_json({**said, "net_dtype": dtype, "num": len(plan.seeds), "written": written})
     else:
-        print(f"{_counted(len(plan.seeds), 'sample')} in {seconds:.1f} s: {', '.join(written)}")
+        kind = "" if dtype == "float32" else f", net in {dtype}"
+        print(f"{_counted(len(plan.seeds), 'sample')} in {seconds:.1f} s{kind}: {', '.join(written)}")
 
 
 def _counted(num: int, what: str) -> str:
     return f"{num:,} {what}" if num == 1 else f"{num:,} {what}s"
 
 
-def opened(request: Where) -> Model:
-    """The model that a request names."""
-    from ebbflow.api import open as open_model
+def opened(request: Where | WhereRun) -> Model:
+    """The model that a request names.
 
+    Raises:
+        CheckpointError: nothing there, or a model from elsewhere where a run is wanted.
+    """
+    from ebbflow.api import open as open_model
+    from ebbflow.runs.model import Model
+
+    if isinstance(request, WhereRun):
+        return Model.from_run(request.ckpt, weights=request.weights, device=request.device)
     return open_model(request.ckpt, weights=request.weights, device=request.device)
+
+
+def _tell_choice(plan: Plan, request: Reporting) -> None:
+    """Say what sampler auto chose."""
+    if plan.chosen and not request.json:
+        print(f"sampler auto: {plan.chosen}")
+
+
+def _resolved(plan: Plan) -> dict[str, str]:
+    """What stands in a command for what sampler auto chose, so that it remakes the same whatever is best by then."""
+    if not plan.chosen:
+        return {}
+    return {"--sampler": str(plan.sampler), "--steps": str(plan.num_steps), "--grid": str(plan.grid)}
 
 
 def _said(plan: Plan, output: Path, seconds: float) -> dict[str, Any]:
@@ -68,6 +95,7 @@ def _said(plan: Plan, output: Path, seconds: float) -> dict[str, Any]:
         "num_steps": plan.num_steps,
         "grid": plan.named_grid,
         "guidance": plan.guidance,
+        **({"chosen": plan.chosen} if plan.chosen else {}),
     }
 
 
@@ -97,7 +125,7 @@ def edit(request: EditCommand) -> None:
         how = edit_of(request, model.dims, request.input)
         made = edited(model, plan, x0, how, watched)
         started = {"strength": how.strength, "start": float(how.times(model.denoiser, plan)[0])}
-    replace(made, command=this_command()).save(request.output)
+    replace(made, command=this_command(_resolved(plan))).save(request.output)
     seconds = time.perf_counter() - began
     if request.json:
         print_json({**_said(plan, request.output, seconds), "num": len(made), **started})
@@ -173,7 +201,7 @@ def reconstruct(request: ReconstructCommand) -> None:
     model = opened(request)
     require_images(model, "reconstruction")
     data = held_out_of(model, request.data_dir, request.num)
-    plan = replace(default_plan(model, seeds=[0]), **changes_of(narrowed(Sampling, request, steps=None)))
+    plan = replace(default_plan(model, seeds=[0]), **changes_of(model, narrowed(Sampling, request, steps=None)))
     done = list(watched(reconstructions(model, plan, data, request.steps), len(request.steps), unit="report"))
     if request.output is not None:
         _draw(data.x, done, request.output)

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 def evaluate(request: EvaluateCommand) -> None:
     """Measure a run's samples against its data: Frechet distance, KID, precision, recall, label accuracy, copying."""
     from ebbflow.studies.evaluate import evaluate as work_of
-    from ebbflow.training.engine import keep_large_blocks
 
-    keep_large_blocks()
     work = work_of(opened(request), request, command=this_command())
     result = shown(work, "stopped; the same command goes on from the last finished batch.")
     if request.json:
@@ -80,9 +78,7 @@ def compare(request: CompareCommand) -> None:
     from ebbflow.files import write_text
     from ebbflow.studies.compare import compare as work_of
     from ebbflow.studies.report import as_json, page
-    from ebbflow.training.engine import keep_large_blocks
 
-    keep_large_blocks()
     store = request.output.with_suffix(".cells.jsonl")
     models = [open_model(run, weights=request.weights, device=request.device) for run in request.runs]
     work = work_of(models, request, store, command=this_command())
@@ -173,9 +169,7 @@ def claims(request: ClaimsRequest) -> None:
     """
     from ebbflow.runs.opened import Opened
     from ebbflow.studies.claims.pair import examine
-    from ebbflow.training.engine import keep_large_blocks
 
-    keep_large_blocks()
     diffusion, flow = (Opened.from_run(folder, device=request.device) for folder in (request.diffusion, request.flow))
     parts = examine(diffusion, flow, request, command=this_command())
     result = shown(parts, "stopped; the same command goes on after the last finished claim.", lines=True)

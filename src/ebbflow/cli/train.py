@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import sys
+import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,15 +91,17 @@ def train_autoencoder(request: TrainAutoencoderRequest) -> int:
 
 def resolved(kind: Kind, request: Settings, *below: Layer) -> tuple[Any, Splits]:
     """The configuration, from `below`, the file, the settings and the flags, and the data."""
-    from ebbflow.config import merge, parse_as, read_settings
+    from ebbflow.config import merge, one_length, parse_as, read_settings
     from ebbflow.runs import load_splits
 
     file = [] if request.config is None else [read_layer(request.config)]
-    config = parse_as(kind.config, merge(*below, *file, read_settings(request.settings), flags_of(request)))
+    settings, flags = read_settings(request.settings), flags_of(request)
+    one_length(settings.get("train", {}), flags.get("train", {}), epochs=request.epochs)
+    config = parse_as(kind.config, merge(*below, *file, settings, flags))
     splits = load_splits(config)
     if request.epochs is not None:
         steps = math.ceil(request.epochs * len(splits.train) / config.train.batch_size)
-        config = replace(config, train=replace(config.train, num_steps=steps))
+        config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
     return config, splits
 
 
@@ -176,23 +179,35 @@ def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bo
         start = f"; going on from step {trainer.start}" if trainer.start else ""
         what = trainer.task.card().partition("\n")[0].rstrip(".")
         tell(f"{what}; on {trainer.device.type}{start}\n{trainer.precision}")
-        ready = trainer.is_finished
+        ready, began = trainer.is_finished, time.monotonic()
         finished = ready or follow(trainer)
     if not finished:
         print(f"stopped; the same command goes on from {folder}.", file=sys.stderr)
         return 130
-    step = max(trainer.start, config.train.num_steps)
+    done = trainer.spent
     if as_json:
-        print_json({"folder": str(folder), **trainer.measured, "step": step})
+        print_json({"folder": str(folder), **trainer.measured, **done})
         return 0
     if ready:
-        tell(f"{folder} is already trained for {step} steps. Give more with --max-steps, or another --save-dir.")
-    elif by_log_snr := trainer.measured.get("accuracy_by_log_snr"):
-        rows = {**by_log_snr, "all": trainer.measured["accuracy"]}
-        print_rows([{"log-SNR": "log-SNR", "accuracy": "held-out accuracy"}])
-        print_rows([{"log-SNR": name, "accuracy": f"{value:.3f}"} for name, value in rows.items()])
+        more = "--max-steps" if config.train.minutes is None else "--minutes"
+        length = f"{done['step']} steps" if config.train.minutes is None else f"{done['minutes']:.1f} minutes"
+        tell(f"{folder} is already trained for {length}. Give more with {more}, or another --save-dir.")
+    else:
+        _tell_result({**trainer.measured, **done}, (time.monotonic() - began) / 60)
     tell(f"done: {folder}\nuse it with: {use}")
     return 0
+
+
+def _tell_result(found: dict[str, Any], elapsed: float) -> None:
+    """Print what a training took, and what a classifier knows."""
+    if by_log_snr := found.get("accuracy_by_log_snr"):
+        rows = {**by_log_snr, "all": found["accuracy"]}
+        print_rows([{"log-SNR": "log-SNR", "accuracy": "held-out accuracy"}])
+        print_rows([{"log-SNR": name, "accuracy": f"{value:.3f}"} for name, value in rows.items()])
+    tell(
+        f"{found['step']:,} steps, {found['samples_seen']:,} samples seen in {found['minutes']:.2f} min of training; "
+        f"with measuring, drawing and saving this command took {elapsed:.2f} min"
+    )
 
 
 def _describe(config: Any, splits: Splits, *, as_json: bool) -> int:
@@ -213,9 +228,11 @@ def _describe(config: Any, splits: Splits, *, as_json: bool) -> int:
 
 
 def _costs(cost: dict[str, Any], config: RunConfig) -> str:
+    minutes, steps = cost["seconds_in_all"] / 60, cost["num_steps"]
+    length = f"{minutes:,.1f} min for {steps} steps" if config.train.minutes is None else f"{steps} in {minutes:g} min"
     return (
         f"# {cost['num_parameters']:,} parameters, "
         f"{cost['forward_flops_per_sample'] / 1e6:,.1f} MFLOP forward a sample\n"
         f"# {cost['seconds_per_step']:.3f} s a step, {cost['seconds_per_epoch']:,.0f} s an epoch, "
-        f"{cost['seconds_in_all'] / 60:,.1f} min for {config.train.num_steps} steps on this machine"
+        f"{length} on this machine"
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ebbflow.conditioning.text import CaptionConditioning, TextEncoder
 from ebbflow.errors import ConfigError, missing
+from ebbflow.hub import must_be_local, unreachable
 
 TEXT_HALVES = {
     "clip": "CLIPTextModel",
@@ -139,15 +140,15 @@ def load_text_model(name: str) -> tuple[Any, Any]:
     folder = Path(name).expanduser()
     if name.startswith(("/", ".", "~")) and not folder.is_dir():
         raise ConfigError(f"text encoder {name!r}: there is no such folder. {HOW}")
-    source = str(folder) if folder.is_dir() else name
+    source, local = str(folder) if folder.is_dir() else name, must_be_local(name)
     try:
         with quiet(transformers) if folder.is_dir() else nullcontext():
-            kind = transformers.AutoConfig.from_pretrained(source).model_type
+            kind = transformers.AutoConfig.from_pretrained(source, local_files_only=local).model_type
             cls = getattr(transformers, TEXT_HALVES.get(kind, "AutoModel"))
-            model = cls.from_pretrained(source, use_safetensors=True)
-            tokeniser = transformers.AutoTokenizer.from_pretrained(source)
+            model = cls.from_pretrained(source, use_safetensors=True, local_files_only=local)
+            tokeniser = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = (unreachable(name) or str(error).strip().splitlines()[0]).rstrip(".")
         raise ConfigError(f"text encoder {name!r} cannot be loaded: {reason}. {HOW}") from error
     if model.config.is_encoder_decoder and kind not in TEXT_HALVES:
         raise ConfigError(f"{name!r} is a {kind}, not a text encoder. Known to work: CLIP, T5, BERT and their kin.")

@@ -9,7 +9,7 @@ from ebbflow.data.convert import check_request, convert_splits
 from ebbflow.data.dataset import Dataset, Splits, to_uint8
 from ebbflow.data.folder import image_folder
 from ebbflow.data.npz import npz
-from ebbflow.data.pictures import cifar10, digits, fashion_mnist, mnist
+from ebbflow.data.pictures import cifar10, digits, fashion_mnist, mnist, mnist_small
 from ebbflow.data.points import checkerboard, gaussians, moons, rings, swiss_roll
 from ebbflow.errors import ConfigError, DataError, has, nearest
 
@@ -25,6 +25,7 @@ class Maker(Protocol):
 DATASETS: dict[str, Maker] = {
     "digits": digits,
     "mnist": mnist,
+    "mnist_small": mnist_small,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
     "moons": moons,

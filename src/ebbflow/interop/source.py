@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ebbflow.errors import ConfigError, missing
+from ebbflow.hub import must_be_local, unreachable
 
 LIBRARIES = {"diffusers": "hf", "transformers": "text"}  # and the extra that brings each
 
@@ -51,7 +52,7 @@ class Source:
         Raises:
             ConfigError: files that are missing, broken or no safetensors.
         """
-        options: dict[str, Any] = {"subfolder": subfolder, "local_files_only": Path(self.name).is_dir()}
+        options: dict[str, Any] = {"subfolder": subfolder, "local_files_only": must_be_local(self.name)}
         is_net, is_text = issubclass(cls, torch.nn.Module), cls.__module__.startswith("transformers.")
         dtype = torch.float32 if subfolder == "vae" else self.dtype
         if is_net:
@@ -93,7 +94,7 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
     reason: Exception | None = None
     for cls in (diffusers.DiffusionPipeline, diffusers.UNet2DModel):
         try:
-            index = cls.load_config(name, local_files_only=folder.is_dir())
+            index = cls.load_config(name, local_files_only=must_be_local(name))
         except (OSError, ValueError) as error:
             reason = reason or error
         else:
@@ -103,6 +104,8 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
                     "by its folder alone, without hf:."
                 )
             return Source(name=name, index=index, dtype=dtype, device=torch.device(device))
+    if said := unreachable(name):
+        raise ConfigError(f"{name}: {said}") from reason
     line = str(reason).splitlines()[0]
     where = "in this folder" if folder.is_dir() else "on the hub"
     raise ConfigError(f"{name}: no pipeline and no net of diffusers {where}: {line}") from reason

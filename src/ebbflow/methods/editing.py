@@ -21,7 +21,7 @@ from ebbflow.core.shape import in_float64, per_sample
 from ebbflow.core.times import TimeGrid
 from ebbflow.methods.denoise import Denoiser, Wrapped
 from ebbflow.methods.samplers import SAMPLERS, Sampler, Step, sampler_of
-from ebbflow.methods.samplers.base import Level, levels_of, remix
+from ebbflow.methods.samplers.base import Level, Times, levels_of, remix
 from ebbflow.methods.sampling import grid_times, pure_noise, walk_from
 
 FIXED_POINT = 6  # evaluations that inverting a sampler of order 2 or more spends on its first step
@@ -200,7 +200,7 @@ def invertible(sampler: str | Sampler) -> Sampler:
 
 
 def invert(
-    denoiser: Denoiser, x0: Tensor, times: Tensor, *, sampler: str | Sampler = "ddim", iterations: int | None = None
+    denoiser: Denoiser, x0: Tensor, times: Times, *, sampler: str | Sampler = "ddim", iterations: int | None = None
 ) -> Iterator[Step]:
     """Walk a sampler's grid backwards, from an image to the noise that it comes from: the same integrator with s > t
     (Song et al., 2020, section 4.3, 2010.02502). The Steps' times rise; the last `x` is the state at times[0].
@@ -243,14 +243,14 @@ def _inverted(sampler: Sampler, denoiser: Denoiser, x0: Tensor, levels: list[Lev
 
 
 def reconstruct(
-    denoiser: Denoiser, x0: Tensor, times: Tensor, *, sampler: str | Sampler = "ddim", iterations: int | None = None
+    denoiser: Denoiser, x0: Tensor, times: Times, *, sampler: str | Sampler = "ddim", iterations: int | None = None
 ) -> Tensor:
     """The image out of its own noise: `invert`, then sample on the same grid; shape (B, *dims). Arguments and errors as
     in `invert`."""
     return decode(denoiser, last(invert(denoiser, x0, times, sampler=sampler, iterations=iterations)), times, sampler)
 
 
-def decode(denoiser: Denoiser, x: Tensor, times: Tensor, sampler: str | Sampler = "ddim") -> Tensor:
+def decode(denoiser: Denoiser, x: Tensor, times: Times, sampler: str | Sampler = "ddim") -> Tensor:
     """Sample with a deterministic sampler from the state `x` at times[0]; shape (B, *dims)."""
     return last(invertible(sampler)(denoiser, x, times))
 
@@ -286,7 +286,7 @@ def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
 def interpolate(
     denoiser: Denoiser,
     pair: Tensor,
-    times: Tensor,
+    times: Times,
     *,
     num: int = 8,
     sampler: str | Sampler = "ddim",

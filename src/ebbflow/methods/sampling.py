@@ -17,6 +17,7 @@ from ebbflow.core.times import TimeGrid, time_grid
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Denoiser, FlowMap
 from ebbflow.methods.samplers import Sampler, Step, sampler_of
+from ebbflow.methods.samplers.base import Times, as_grid
 
 LARGEST = 1e9  # of a sampler's option; what is larger leaves float32 on the way
 
@@ -30,7 +31,7 @@ def walk(
     num_steps: int = 50,
     grid: Choice | TimeGrid = "uniform",
     options: Mapping[str, object] | None = None,
-    times: Sequence[float] | None = None,
+    times: Times | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Step]:
     """The steps of one batch from pure noise, sample i from `seeds[i]` alone.
@@ -51,7 +52,7 @@ def walk(
         ValueError: `num_steps` below 1, or an option out of range.
     """
     noise = Noise(seeds)
-    falling = grid_times(denoiser, grid, num_steps) if times is None else torch.tensor(times, dtype=torch.float64)
+    falling = grid_times(denoiser, grid, num_steps) if times is None else as_grid(times)
     if len(falling) != num_steps + 1:
         raise ValueError(f"{num_steps} steps need {num_steps + 1} `times`, got {len(falling)}.")
     x = pure_noise(denoiser, noise.draw(dims).to(device), falling)
@@ -99,7 +100,7 @@ def pure_noise(denoiser: Denoiser, eps: Tensor, times: Tensor) -> Tensor:
 def walk_from(
     denoiser: Denoiser,
     x: Tensor,
-    times: Tensor,
+    times: Times,
     noise: Noise,
     *,
     sampler: str | Sampler = "ddim",

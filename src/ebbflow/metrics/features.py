@@ -81,7 +81,7 @@ class ClassifierFeatures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear:
+class LinearFeatures:
     """Flattened samples, centred and multiplied by a matrix.
 
     Args:
@@ -140,7 +140,7 @@ def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
         return ClassifierNet(data.dims, data.num_classes, settings.num_features)
 
 
-def pca(data: Dataset, num_features: int = PCA_FEATURES) -> Linear:
+def pca(data: Dataset, num_features: int = PCA_FEATURES) -> LinearFeatures:
     """The first principal components of up to `PCA_ROWS` entries of `data`, scaled to a mean variance of 1.
 
     Args:
@@ -161,16 +161,18 @@ def pca(data: Dataset, num_features: int = PCA_FEATURES) -> Linear:
     variance = spread[:dim].square().mean() / (len(rows) - 1)
     matrix = (axes.T / variance.sqrt()).float().contiguous()
     digest = tensor_hash(centre.float(), matrix)
-    return Linear(
+    return LinearFeatures(
         centre=centre.float(), matrix=matrix, name=f"pca{dim}-{digest[:8]}", dim=dim, facts={"sha256": digest}
     )
 
 
-def coordinates(data: Dataset) -> Linear:
+def coordinates(data: Dataset) -> LinearFeatures:
     """The entries themselves, flattened."""
     dim = data.x[0].numel()
     zero = torch.zeros(dim)
-    return Linear(centre=zero, matrix=None, name=f"coordinates{dim}", dim=dim, facts={"sha256": tensor_hash(zero)})
+    return LinearFeatures(
+        centre=zero, matrix=None, name=f"coordinates{dim}", dim=dim, facts={"sha256": tensor_hash(zero)}
+    )
 
 
 FITTED: dict[str, Callable[[Dataset], FeatureMap]] = {"pca": pca, "coordinates": coordinates}

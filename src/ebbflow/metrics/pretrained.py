@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, missing
+from ebbflow.hub import must_be_local, unreachable
 from ebbflow.metrics.cache import tensor_hash
 
 Kind = Literal["dinov2", "clip"]
@@ -83,9 +84,11 @@ def pretrained(kind: Kind, source: str, data: Dataset, device: torch.device) -> 
         raise missing(f"the map {kind!r} of features", "transformers", "text") from error
     loader: Any = CLIPVisionModelWithProjection if kind == "clip" else AutoModel
     try:
-        model = loader.from_pretrained(source, use_safetensors=True).to(device).eval().requires_grad_(False)
+        model = loader.from_pretrained(source, use_safetensors=True, local_files_only=must_be_local(source))
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"no {kind} model could be read from {source!r}: {str(error).splitlines()[0]}") from error
+        reason = unreachable(source) or str(error).splitlines()[0]
+        raise ConfigError(f"no {kind} model could be read from {source!r}: {reason}") from error
+    model = model.to(device).eval().requires_grad_(False)
     mean, std = _statistics(kind, Path(source))
     digest = tensor_hash(*(value for _, value in sorted(model.state_dict().items())))
     side = min(int(model.config.image_size), LARGEST_SIDE)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ebbflow.nets.fused import Linear
+
 EXPLICIT_LIMIT = 256  # on a CPU the fused kernel's bf16 backward loses to three matmuls up to about this many tokens
 
 
@@ -35,10 +37,10 @@ class Attention(nn.Module):
             raise ValueError(f"width {dim} must be a multiple of the number of heads, got {num_heads} heads.")
         self.num_heads, self.is_self = num_heads, context_dim is None
         if context_dim is None:
-            self.qkv = nn.Linear(dim, 3 * dim)
+            self.qkv = Linear(dim, 3 * dim)
         else:
-            self.q, self.kv = nn.Linear(dim, dim), nn.Linear(context_dim, 2 * dim)
-        self.out = zeroed(nn.Linear(dim, dim))
+            self.q, self.kv = Linear(dim, dim), Linear(context_dim, 2 * dim)
+        self.out = zeroed(Linear(dim, dim))
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.is_self or tokens is None:

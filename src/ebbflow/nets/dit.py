@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ebbflow.nets.attention import Attention, zeroed
 from ebbflow.nets.context import Context, ContextSpec, vector_dim
 from ebbflow.nets.embeddings import ClockEmbedding, grid_embedding
+from ebbflow.nets.fused import GELU, Linear
 from ebbflow.nets.padding import padded
 
 
@@ -60,7 +61,7 @@ class DiTBlock(nn.Module):
         nn.init.xavier_uniform_(self.attention.out.weight)
         self.cross = None if tokens_dim is None else Attention(dim, options.num_heads, context_dim=tokens_dim)
         self.norm_cross = None if tokens_dim is None else nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(Linear(dim, hidden), GELU(), Linear(hidden, dim))
         self.modulation = zeroed(nn.Linear(dim, 6 * dim))
 
     def forward(self, x: Tensor, clock: Tensor, context: Context | None) -> Tensor:

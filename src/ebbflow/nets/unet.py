@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,13 @@ class UNetOptions:
 
     Args:
         channels: width at each resolution, finest first; each further entry halves the image.
-        num_blocks: residual blocks a resolution on the way down (one more on the way up).
+        patch_size: side of the square patch whose pixels become the channels of one place of the finest resolution; 2
+            halves the image before the first convolution and doubles it after the last (Shi et al., 2016, 1609.05158).
+        num_blocks: residual blocks a resolution on the way down (one more on the way up); one number for all, or one
+            for each resolution.
+        upsample: "nearest" repeats places and convolves what comes out, at the width of the coarser resolution;
+            "shuffle" makes the four places of each by a 1x1 convolution, at the width of the finer one, for a tenth of
+            the work.
         attention: add self-attention at the coarsest resolution; cross-attention, when conditioned so, is always there.
         num_heads: attention heads.
         clock_dim: width of the clock's embedding.
@@ -28,17 +35,24 @@ class UNetOptions:
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
-    num_blocks: int = 1
+    patch_size: int = 1
+    num_blocks: int | tuple[int, ...] = 1
+    upsample: Literal["nearest", "shuffle"] = "nearest"
     attention: bool = True
     num_heads: int = 4
     clock_dim: int = 128
     gap: bool = False
 
     def __post_init__(self) -> None:
-        if not self.channels or min(self.channels) < 1 or self.num_blocks < 1:
+        if not self.channels or min(*self.channels, self.patch_size, *self.blocks) < 1:
             raise ValueError(
-                f"`channels` must be widths above 0 and `num_blocks` at least 1, got {list(self.channels)} and "
-                f"{self.num_blocks}."
+                f"`channels` must be widths above 0, `patch_size` and `num_blocks` at least 1, got "
+                f"{list(self.channels)}, {self.patch_size} and {self.num_blocks}."
+            )
+        if len(self.blocks) != len(self.channels):
+            raise ValueError(
+                f"`num_blocks` is one number, or one for each of the {len(self.channels)} resolutions of `channels`; "
+                f"got {list(self.blocks)}."
             )
         if min(self.num_heads, self.clock_dim) < 1:
             raise ValueError(f"`num_heads` and `clock_dim` must be at least 1, got {self.num_heads}, {self.clock_dim}.")
@@ -47,8 +61,14 @@ class UNetOptions:
                 f"the last of `channels`, {self.channels[-1]}, must be a multiple of `num_heads`, got {self.num_heads}."
             )
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Residual blocks of each resolution on the way down."""
+        return (self.num_blocks,) * len(self.channels) if isinstance(self.num_blocks, int) else self.num_blocks
+
     def build(self, dims: tuple[int, ...], out_channels: int, context: ContextSpec | None) -> UNet:
-        """The net for samples of `dims` (C, H, W); any H and W, padded inside to a multiple of 2^(resolutions - 1)."""
+        """The net for samples of `dims` (C, H, W); any H and W, padded inside to a multiple of `patch_size` times
+        2^(resolutions - 1)."""
         if len(dims) != 3:
             raise ValueError(
                 f"net 'unet' works on images (C, H, W); these samples have shape {dims}. Use net.kind=mlp."
@@ -119,6 +139,26 @@ class Block(nn.Module):
         return x if self.attention is None else self.attention(x, context)
 
 
+class Nearest(nn.Conv2d):
+    """Each place four times, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Shuffle(nn.Conv2d):
+    """A 1x1 convolution to four places of each."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__(channels_in, 4 * channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(super().forward(x), 2)
+
+
 class UNet(nn.Module):
     """See `UNetOptions`. Call with x (B, C, H, W), clock (B,), or (B, 2) with a gap, and a context; gives
     (B, out_channels, H, W), zero at first."""
@@ -126,32 +166,35 @@ class UNet(nn.Module):
     def __init__(self, options: UNetOptions, in_channels: int, out_channels: int, context: ContextSpec | None) -> None:
         super().__init__()
         widths, add_dim = options.channels, vector_dim(context, "add")
-        self.multiple = 2 ** (len(widths) - 1)
+        self.patch, self.multiple = options.patch_size, options.patch_size * 2 ** (len(widths) - 1)
         self.clock = ClockEmbedding(options.clock_dim, gap=options.gap)
         self.add = None if add_dim is None else nn.Linear(add_dim, options.clock_dim)
-        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(in_channels * self.patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = widths[0], [widths[0]]
         for level, width in enumerate(widths):
             if level > 0:
                 self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
                 skips.append(now)
-            for _ in range(options.num_blocks):
+            for _ in range(options.blocks[level]):
                 self.down.append(_block(options, context, now, width, level))
                 now = width
                 skips.append(now)
         self.middle = _block(options, context, now, now, len(widths) - 1)
         for level in reversed(range(len(widths))):
-            for _ in range(options.num_blocks + 1):
+            for _ in range(options.blocks[level] + 1):
                 self.up.append(_block(options, context, now + skips.pop(), widths[level], level))
                 now = widths[level]
             if level > 0:
-                self.up.append(nn.Conv2d(now, now, 3, padding=1))
-        self.norm, self.out = _norm(now), zeroed(nn.Conv2d(now, out_channels, 3, padding=1))
+                shuffled = options.upsample == "shuffle"
+                self.up.append(Shuffle(now, widths[level - 1]) if shuffled else Nearest(now))
+                now = widths[level - 1] if shuffled else now
+        self.norm, self.out = _norm(now), zeroed(nn.Conv2d(now, out_channels * self.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, clock: Tensor, context: Context | None = None) -> Tensor:
         height, width = x.shape[-2:]
-        x = self.stem(padded(x.to(self.stem.weight.dtype), self.multiple))
+        x = padded(x.to(self.stem.weight.dtype), self.multiple)
+        x = self.stem(nn.functional.pixel_unshuffle(x, self.patch))
         embedded = self.clock(clock)
         if self.add is not None and context is not None and context.vector is not None:
             embedded = embedded + self.add(context.vector.to(embedded.dtype))
@@ -162,11 +205,13 @@ class UNet(nn.Module):
             skips.append(x)
         x = self.middle(x, embedded, context)
         for module in self.up:
-            if isinstance(module, Block):
-                x = module(torch.cat([x, skips.pop()], dim=1), embedded, context)
-            else:
-                x = module(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return self.out(nn.functional.silu(self.norm(x)))[..., :height, :width]
+            x = (
+                module(torch.cat([x, skips.pop()], dim=1), embedded, context)
+                if isinstance(module, Block)
+                else module(x)
+            )
+        x = self.out(nn.functional.silu(self.norm(x)))
+        return nn.functional.pixel_shuffle(x, self.patch)[..., :height, :width]
 
 
 def _block(options: UNetOptions, context: ContextSpec | None, channels_in: int, channels: int, level: int) -> Block:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Flag
-from ebbflow.requests.shared import MOST, Device, Reporting, RunData, Seed
+from ebbflow.requests.shared import MOST, Device, Precision, Reporting, RunData, Seed
 
 Weights = Literal["ema", "raw"]
 
@@ -28,6 +28,13 @@ class Where(Opening):
     """Model."""
 
     ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints, or hf: and a diffusers model.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereRun(Opening):
+    """Model."""
+
+    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,13 @@ class Conditions:
 class Walk:
     """Sampling, by default as the run says."""
 
-    sampler: Annotated[str | Callable | None, Doc("See `ebbflow list samplers`; in Python a sampler too.")] = None
+    sampler: Annotated[
+        str | Callable | None,
+        Doc(
+            "See `ebbflow list samplers`; auto: what measured best, on its grid, for as many network evaluations as "
+            "there are steps; in Python a sampler too."
+        ),
+    ] = None
     grid: Annotated[
         str | Callable | None, Doc("Where the steps lie: see `ebbflow list grids`, or learned; in Python a grid too.")
     ] = None
@@ -65,7 +78,7 @@ class Walk:
 class Sampling(Walk):
     """Sampling, by default as the run says."""
 
-    steps: Annotated[int | None, Doc("Number of steps."), Ge(1)] = None
+    steps: Annotated[int | None, Doc("Number of steps; with sampler auto, of network evaluations."), Ge(1)] = None
     options: Annotated[
         dict[str, Any] | None,
         Doc(
@@ -144,6 +157,10 @@ class Seeds:
 class SampleRequest(Guiding, Sampling, Seeds, Conditions):
     """Samples of a model."""
 
+    precision: Annotated[
+        Precision, Doc("Of the net's products; auto is bf16 where this machine multiplies it. The state is float32.")
+    ] = "fp32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCall(Opening, SampleRequest):
@@ -168,7 +185,13 @@ class EditRequest(Sampling, Conditions):
         Gt(0),
         Le(1),
     ] = None
-    mask: Annotated[Path | None, Doc("Inpainting: generate where this picture is white, keep the rest exactly.")] = None
+    mask: Annotated[
+        Path | Any | None,
+        Doc(
+            "Inpainting: generate where this picture is white, keep the rest exactly; in Python an array, tensor or "
+            "picture in memory too."
+        ),
+    ] = None
     resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), Ge(1)] = 1
     jump: Annotated[int, Doc("Steps of a piece that is resampled."), Ge(1)] = 1
     num: Annotated[
@@ -197,6 +220,44 @@ class EditCommand(Reporting, EditRequest, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestoreRequest(Sampling, Conditions):
+    """What is known of an image that is to be restored."""
+
+    operator: Annotated[str | Callable | None, Doc("How it was degraded; see `ebbflow list operators`.")] = None
+    operator_options: Annotated[
+        dict[str, Any] | None,
+        Doc("Option of the operator, such as factor=4 (downsample), sigma=2 (blur), region=left (mask)."),
+        Flag("--operator-set"),
+    ] = None
+    known: Annotated[
+        Path | None, Doc("For operator mask: a picture, white where the image is known, in the place of a region.")
+    ] = None
+    noise: Annotated[float, Doc("Standard deviation of the noise in it, of images in [-1, 1]."), Ge(0)] = 0.0
+    method: Annotated[
+        str, Doc("pigdm (by the model's slope, three times the cost) or ddnm; see `ebbflow list guidance`.")
+    ] = "pigdm"
+    sigma_data: Annotated[float, Doc("Standard deviation of the model's data."), Gt(0)] = 0.5
+    num: Annotated[int | None, Doc("How many restorations. Default: 8."), Interval(ge=1, le=MOST)] = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreCall(Opening, RestoreRequest):
+    """Restorations of an image by the model in a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreCommand(Reporting, RestoreRequest, Where):
+    """Restorations of an image as files."""
+
+    output: Annotated[Path, Doc("A picture between what was given and the truth (.png .jpg .webp), .npz, or a folder.")]
+    input: Annotated[Path | None, Doc("The degraded image, of the size that the operator makes.")] = None
+    truth: Annotated[
+        Path | None, Doc("In the place of an input: an image that is degraded first, and compared with in the end.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class InvertCommand(Reporting, Walk, Conditions, Where):
     """The noise from which a model makes an image."""
 
@@ -207,7 +268,7 @@ class InvertCommand(Reporting, Walk, Conditions, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructCommand(Reporting, Walk, RunData, Where):
+class ReconstructCommand(Reporting, Walk, RunData, WhereRun):
     """How well held-out images survive the way to noise and back."""
 
     steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Ge(2)] = (5, 10, 20, 50)
@@ -239,7 +300,7 @@ class ToySamplerCommand(WayCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoriesCommand(RunData, Conditions, Where):
+class TrajectoriesCommand(RunData, Conditions, WhereRun):
     """The ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
 
     output: Annotated[Path, Doc("A picture (.png .jpg .webp).")] = Path("trajectories.png")

@@ -12,6 +12,7 @@ from ebbflow.requests.base import Doc, Ending
 
 MOST = 10_000_000  # samples of one command
 Device = Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Literal["fp32", "bf16", "auto"]
 Steps = tuple[Annotated[int, Ge(1)], ...]
 Names = tuple[str, ...]
 Seed = Annotated[int, Ge(0), Doc("Seed of the first sample; the next ones count up.")]

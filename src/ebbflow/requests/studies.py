@@ -10,7 +10,7 @@ from annotated_types import Ge, Interval
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Ending, Place
-from ebbflow.requests.sampling import Opening, Sampling, Where
+from ebbflow.requests.sampling import Opening, Sampling, Where, WhereRun
 from ebbflow.requests.shared import (
     FEATURES,
     MOST,
@@ -19,13 +19,12 @@ from ebbflow.requests.shared import (
     Judge,
     Names,
     Page,
+    Precision,
     Reporting,
     RunData,
     Seed,
     Steps,
 )
-
-Precision = Literal["fp32", "bf16", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ class CompareCommand(Reporting, CompareRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodRequest(Reporting, RunData, Batches, Where):
+class LikelihoodRequest(Reporting, RunData, Batches, WhereRun):
     """The likelihood of held-out data."""
 
     num: Annotated[int, Ge(1), Doc("Held-out samples to measure.")] = 64
@@ -108,7 +107,7 @@ class LikelihoodRequest(Reporting, RunData, Batches, Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchGridRequest(Reporting, Where):
+class SearchGridRequest(Reporting, WhereRun):
     """Time grids on which few steps stay near to many."""
 
     steps: Annotated[Steps, Doc("Numbers of steps to find grids for.")] = (5, 10, 20)

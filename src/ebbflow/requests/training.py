@@ -38,6 +38,7 @@ class Training:
 
     epochs: Annotated[int | None, Ge(1), Doc("Length in passes over the data.")] = None
     max_steps: Annotated[int | None, Ge(1), Sets("train.num_steps"), Doc("Length in optimiser steps.")] = None
+    minutes: Annotated[float | None, Gt(0), Sets("train.minutes"), Doc("Length in minutes of training steps.")] = None
     batch_size: Annotated[int | None, Ge(1), Sets("train.batch_size"), Doc("Samples a step.")] = None
     lr: Annotated[float | None, Gt(0), Sets("train.lr"), Doc("Peak learning rate.")] = None
     lr_decay_step: Annotated[
@@ -81,8 +82,12 @@ class Settings(Reporting, Folder, Training, Data):
     dry_run: Annotated[bool, Doc("Show what would be trained, and what it costs, and stop.")] = False
 
     def __post_init__(self) -> None:
-        if self.epochs is not None and self.max_steps is not None:
-            raise ConfigError("`epochs` and `max_steps` both say how long to train. Give one.")
+        lengths = {"epochs": self.epochs, "max_steps": self.max_steps, "minutes": self.minutes}
+        given = [f"`{name}`" for name, value in lengths.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{' and '.join(given)} {'both' if len(given) == 2 else 'all'} say how long to train. Give one."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,12 @@ class TrainRequest(Settings):
     """A model to train."""
 
     preset: Annotated[str | None, Doc("A shipped configuration; see `ebbflow list presets`. Default: digits.")] = None
+    init_from: Annotated[
+        Path | None, Sets("init.run"), Doc("Start from the averaged weights of this run, to tune it further.")
+    ] = None
+    init_partial: Annotated[
+        bool, Sets("init.partial"), Doc("Take the weights that fit, and leave the others as initialised.")
+    ] = False
     patch_size: Annotated[int | None, Ge(1), Sets("net.patch_size"), Doc("Patch size of a DiT.")] = None
 
 

@@ -16,10 +16,12 @@ from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
+from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
+from ebbflow.training.task import Draw
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
@@ -74,7 +76,6 @@ def build_objective(config: RunConfig) -> Objective | MapObjective:
         diagonal=o.diagonal,
         pairs=o.pairs,
         adaptive=o.adaptive,
-        num_steps=config.train.num_steps,
     )
 
 
@@ -165,6 +166,7 @@ class DatasetLoader:
         seed: of the order and of the dropping.
         conditioner: drops conditions; None leaves them all.
         drop: probability of a dropped condition.
+        pairing: which rows meet the noise that would be drawn for the drawn ones; None leaves them as they are.
     """
 
     dataset: Dataset
@@ -173,6 +175,7 @@ class DatasetLoader:
     seed: int
     conditioner: Conditioner | None = None
     drop: float = 0.0
+    pairing: Pairing | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
@@ -185,11 +188,16 @@ class DatasetLoader:
                 for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
             ]
         )
+        eps = None
+        if self.pairing is not None:
+            draw = Draw(seed=self.seed, step=step, rows=range(self.batch_size), num=self.batch_size)
+            eps = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
+            rows = self.pairing(rows, eps)
         x0 = self.dataset.x0(rows)
         cond = None if self.cond is None else self.cond[rows]
         if cond is not None and self.conditioner is not None:
             cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
-        return Batch(x0=x0, cond=cond)
+        return Batch(x0=x0, cond=cond, eps=eps)
 
 
 def drop_of(config: RunConfig) -> float:

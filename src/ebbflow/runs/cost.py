@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ebbflow.config import RunConfig, to_dict
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.training import engine
 from ebbflow.training.loop import fit
-from ebbflow.training.optim import adamw
 
 TIMED_STEPS = 3
 
@@ -25,7 +25,7 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
 
     size, num = config.train.batch_size, len(splits.train)
     first = splits.train.select(torch.arange(size) % num)
-    engine.keep_large_blocks()
+    keep_large_blocks()
     with TemporaryDirectory() as folder:
         task = ModelTask(config, Splits(train=first, held_out=first), Path(folder))
     runs = engine.Engine(
@@ -35,18 +35,20 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
     batch = task.batches().batch(0).rows(range(1), engine.device_of(task.net))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         task.conditioned.output(batch.x0, 0.5, batch.cond)  # type: ignore[arg-type]
-    optimiser, seconds = adamw(task.net.parameters(), lr=config.train.lr), []
+    optimiser, seconds = config.optimiser.build(task.net, lr=config.train.lr, weight_decay=0.0), []
     steps = fit(task, task.batches(), optimiser, num_steps=TIMED_STEPS + 1, engine=runs)
     for _ in range(TIMED_STEPS + 1):
         began = time.perf_counter()
         next(steps)
         seconds.append(time.perf_counter() - began)
-    each = sorted(seconds[1:])[TIMED_STEPS // 2]
+    each, train = sorted(seconds[1:])[TIMED_STEPS // 2], config.train
+    steps_in_all = train.num_steps or max(1, round(60 * (train.minutes or 0) / each))
     return {
         "config": to_dict(task.config),
         "num_parameters": sum(p.numel() for p in task.net.parameters()),
         "forward_flops_per_sample": counter.get_total_flops(),
         "seconds_per_step": each,
         "seconds_per_epoch": each * num / size,
-        "seconds_in_all": each * config.train.num_steps,
+        "num_steps": steps_in_all,
+        "seconds_in_all": 60 * train.minutes if train.minutes else each * steps_in_all,
     }

@@ -25,7 +25,7 @@ from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_images
-from ebbflow.runs.pictures import read_mask
+from ebbflow.runs.pictures import as_mask, read_mask
 from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, repeat_in_blocks
 from ebbflow.runs.sample import Samples, bind, results
 
@@ -64,12 +64,14 @@ def edit_of(request: EditRequest, dims: tuple[int, ...], image: Path | None) -> 
         image: the file that is edited, of whose size a mask may be; None where it is no file.
 
     Raises:
-        ConfigError: settings of the inpainting without a mask.
+        ConfigError: settings of the inpainting without a mask, or a mask that is none.
         DataError: a mask that cannot be read, or of another size.
     """
     if request.resample > 1 and request.mask is None:
         raise ConfigError("`resample` belongs to inpainting: give a `mask`.")
-    mask = None if request.mask is None else read_mask(request.mask, image, dims)
+    mask = request.mask
+    if mask is not None:
+        mask = read_mask(mask, image, dims) if isinstance(mask, Path) else as_mask(mask, dims)
     strength = request.strength or (SDEDIT if mask is None else INPAINT)
     return Edit(strength=strength, mask=mask, resample=request.resample, jump=request.jump)
 
@@ -94,7 +96,7 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
     seeds = tuple(range(request.seed, request.seed + count))
     plan = replace(
         default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, count)),
-        **changes_of(request),
+        **changes_of(model, request),
     )
     check(model, plan)
     return plan
@@ -115,7 +117,7 @@ def edit_image(model: Opened, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Sam
     """
     total, state = how.num_steps(model.denoiser, plan), model.encode(x0)
     if how.mask is not None:
-        how = replace(how, mask=_coarse(how.mask.to(state.device), state))
+        how = replace(how, mask=coarse(how.mask.to(state.device), state))
     for part in plan.batches():
         yield from results(model, part, _steps(bind(model, part), part, state, how), total)
 
@@ -134,7 +136,7 @@ def _steps(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Step]
     return inpaint(bound, x0, how.mask, noise, resample=how.resample, jump=how.jump, **walk)
 
 
-def _coarse(mask: Tensor, state: Tensor) -> Tensor:
+def coarse(mask: Tensor, state: Tensor) -> Tensor:
     """A mask of the size of the states: a place is generated where any of its pixels is."""
     return adaptive_max_pool2d(mask.float(), state.shape[2:]) > 0
 

@@ -17,6 +17,7 @@ import torch
 from ebbflow import __version__
 from ebbflow.conditioning import ConditionedNet, DataFacts
 from ebbflow.config import (
+    LENGTHS,
     AnyConfig,
     AutoencoderConfig,
     ClassifierConfig,
@@ -39,12 +40,14 @@ from ebbflow.training.task import Joined
 C = TypeVar("C", RunConfig, ClassifierConfig)
 FREE_KEYS = (
     "train.num_steps",
+    "train.minutes",
     "train.save_every",
     "train.keep",
     "train.sample_every",
     "train.held_out_every",
     "train.log_every",
     "train.accumulate",
+    "ema.num_snapshots",
 )
 FREE_SECTIONS = ("sample", "engine")
 FORMAT = 2  # 1 had an objective's own tensors in files of their own; it is read for ever
@@ -291,11 +294,13 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> lis
 
 def _changed_length(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What is to be said where the length of a run changes under a schedule that depends on it."""
-    if old["schedule"] != "cosine" or old["num_steps"] == new["num_steps"]:
+    (was, before), (now, after) = (next((k, v[k]) for k in LENGTHS if v[k] is not None) for v in (old, new))
+    if old["schedule"] != "cosine" or (was, before) == (now, after):
         return []
     return [
-        f"the learning rate falls along a cosine over train.num_steps, which was {old['num_steps']} and is now "
-        f"{new['num_steps']}: it goes on along the new one. Use train.schedule=constant for a run to be made longer."
+        f"the learning rate falls along a cosine over train.{was}, which was {before} and is now "
+        f"{after if was == now else f'train.{now}, {after}'}: it goes on along the new one. Use "
+        "train.schedule=constant for a run to be made longer."
     ]
 
 

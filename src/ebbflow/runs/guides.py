@@ -20,10 +20,12 @@ from ebbflow.methods.guidance import (
     CONDITION_RULES,
     EMPHASES,
     LOSSES,
+    RESTORATIONS,
     Autoguidance,
     ClassifierGuidance,
     Loss,
     LossGuidance,
+    Measurement,
     NoisyClassifier,
 )
 from ebbflow.requests.reading import Wrong, convert
@@ -55,6 +57,7 @@ class Guides:
         classifier, classifier_scale: log p(y | x_t) of the labels, and gamma.
         loss, loss_weight, loss_emphasis: of x0, zeta, and "early", "late" or "none".
         label_names: the classes that the classifier knows.
+        measured, restoration: what is known of the image that is restored, and a name of `RESTORATIONS`.
     """
 
     rule: str = "classifier_free"
@@ -66,11 +69,14 @@ class Guides:
     loss_weight: float = 1.0
     loss_emphasis: str = "none"
     label_names: tuple[str, ...] = ()
+    measured: Measurement | None = None
+    restoration: str = "pigdm"
 
     def __post_init__(self) -> None:
         rule = choose(CONDITION_RULES, self.rule, "guidance rule")
         check_options(self.rule_options, rule, f"guidance rule {self.rule!r}", BRANCH_OPTIONS)
         choose(EMPHASES, self.loss_emphasis, "loss emphasis")
+        choose(RESTORATIONS, self.restoration, "restoration method")
 
     @property
     def names_rule(self) -> bool:
@@ -89,7 +95,7 @@ class Guides:
         rescale: float = 0.0,
     ) -> Denoiser:
         """`denoiser` with a batch's condition bound and everything that guides it around it: the rule or the worse
-        model first, then the classifier, then the loss."""
+        model first, then the classifier, then the loss, then what was measured."""
         if self.bad is not None:
             bound: Denoiser = Autoguidance(denoiser, bad=self.bad, guidance=guidance, interval=interval)
         elif guidance == 1 or (cond is None and negative is None):
@@ -108,6 +114,8 @@ class Guides:
             bound = LossGuidance(
                 bound, loss=self.loss, weight=self.loss_weight, emphasis=self.loss_emphasis, interval=interval
             )
+        if self.measured is not None:
+            bound = RESTORATIONS[self.restoration](bound, measured=self.measured)
         return bound
 
 

@@ -15,6 +15,7 @@ from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import load_described, save_tensors
+from ebbflow.hub import must_be_local, unreachable
 from ebbflow.latent import (
     DiffusersAutoencoder,
     Encoded,
@@ -226,8 +227,14 @@ def load_diffusers(name: str) -> DiffusersAutoencoder:
     path = Path(name).expanduser()
     try:
         return DiffusersAutoencoder(
-            cls.from_pretrained(str(path) if path.exists() else name, use_safetensors=True, low_cpu_mem_usage=False)
+            cls.from_pretrained(
+                str(path) if path.exists() else name,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                local_files_only=must_be_local(name),
+            )
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = unreachable(name) or reason
         raise ConfigError(f"{HF}{name} cannot be loaded as a diffusers AutoencoderKL: {reason}") from error

@@ -6,23 +6,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.requests.base import takes
-from ebbflow.requests.sampling import EditRequest, SampleRequest
+from ebbflow.requests.sampling import EditRequest, RestoreRequest, SampleRequest
 from ebbflow.runs.edit import Edit, Inverter, edit_image, edit_of, edit_plan, paste_back
 from ebbflow.runs.opened import Opened
-from ebbflow.runs.pictures import read_picture
+from ebbflow.runs.pictures import as_image, read_picture
 from ebbflow.runs.plan import Plan, plan_of
+from ebbflow.runs.restore import measured_of, restore_plan
 from ebbflow.runs.results import SampleSet, collect, made_of
 from ebbflow.runs.sample import Samples, generate
 from ebbflow.training.batches import as_floats
 
+ImageLike = str | Path | Tensor | Image.Image | NDArray[Any]
 Watch = Callable[[Iterator[Samples], int], Iterator[Samples]]
 
 
@@ -40,16 +44,23 @@ class Model(Opened):
         return sample_model(self, request)
 
     @takes(SampleRequest)
+    def batches(self, request: SampleRequest) -> Iterator[SampleSet]:
+        """The samples of `sample` batch by batch, so that any number of them takes the memory of one batch."""
+        plan = plan_of(self, request)
+        return (made_of(self, one.plan, one.x) for one in generate(self, plan) if one.done)
+
+    @takes(SampleRequest)
     def steps(self, request: SampleRequest) -> Iterator[Samples]:
         """Every step of every batch of `sample`, to be watched, shown or stopped; those with `done` are results."""
         return generate(self, plan_of(self, request))
 
     @takes(EditRequest)
-    def edit(self, image: str | Path | Tensor, request: EditRequest) -> SampleSet:
+    def edit(self, image: ImageLike, request: EditRequest) -> SampleSet:
         """Edits of an image: variations (SDEdit), or a part filled in where the mask is white.
 
         Args:
-            image: a picture file, or float32 (C, H, W) or (1, C, H, W) in [-1, 1].
+            image: a picture file, a tensor (C, H, W) or (1, C, H, W) in [-1, 1] or of bytes, a picture of Pillow, or an
+                array of bytes (H, W, C).
 
         Raises:
             ConfigError, ValueError: what the model cannot do.
@@ -58,13 +69,25 @@ class Model(Opened):
         return edit_with(self, image, request)
 
     @takes(EditRequest)
-    def interpolate(self, first: str | Path | Tensor, second: str | Path | Tensor, request: EditRequest) -> SampleSet:
+    def interpolate(self, first: ImageLike, second: ImageLike, request: EditRequest) -> SampleSet:
         """Images from the first to the second by way of their noises; `num` of them, ends included."""
         plan = edit_plan(self, request, as_one=True)
         return between(self, plan, self.image(first), self.image(second))
 
-    def image(self, image: str | Path | Tensor) -> Tensor:
-        """A picture file, a tensor in [-1, 1], or one of bytes, as float32 (1, *dims).
+    @takes(RestoreRequest)
+    def restore(self, degraded: Tensor, request: RestoreRequest) -> SampleSet:
+        """Images of which `degraded` may have been made, without training for it.
+
+        Args:
+            degraded: what the operator made, float32 (1, *dims) or (*dims) in [-1, 1], of the dims that it makes.
+
+        Raises:
+            ConfigError, ValueError: what the model cannot do, or a measurement of another shape.
+        """
+        return restored(self, restore_plan(self, request), degraded)
+
+    def image(self, image: ImageLike) -> Tensor:
+        """A picture file, a tensor in [-1, 1] or of bytes, a picture of Pillow or an array, as float32 (1, *dims).
 
         Raises:
             ConfigError: a tensor of another shape, or neither.
@@ -73,8 +96,11 @@ class Model(Opened):
         """
         if isinstance(image, str | Path):
             return read_picture(Path(image), self.dims)[0]
+        image = as_image(image, self.dims[0])
         if not isinstance(image, Tensor):
-            raise ConfigError(f"an image is a picture file or a tensor, got {type(image).__name__}.")
+            raise ConfigError(
+                f"an image is a picture file, a picture, an array or a tensor, got {type(image).__name__}."
+            )
         x = image if image.ndim == len(self.dims) + 1 else image[None]
         if tuple(x.shape) != (1, *self.dims):
             raise ConfigError(f"one image of shape {self.dims} in [-1, 1] is wanted, got {tuple(image.shape)}.")
@@ -108,7 +134,7 @@ def sample_model(model: Opened, request: SampleRequest) -> SampleSet:
     return collect(model, plan, generate(model, plan))
 
 
-def edit_with(model: Model, image: str | Path | Tensor, request: EditRequest) -> SampleSet:
+def edit_with(model: Model, image: ImageLike, request: EditRequest) -> SampleSet:
     """The edits that a request asks for; see `Model.edit`."""
     plan, file = edit_plan(model, request), Path(image) if isinstance(image, str | Path) else None
     return edited(model, plan, model.image(image), edit_of(request, model.dims, file))
@@ -124,6 +150,20 @@ def edited(model: Opened, plan: Plan, x0: Tensor, how: Edit, watch: Watch = lamb
     kept = {} if how.mask is None else {"kept": torch.where(how.mask, torch.zeros(()), x0)}
     x = paste_back(collect(model, plan, steps).x, x0, how.mask)
     return made_of(model, plan, x, before={"input": x0, **kept})
+
+
+def restored(
+    model: Opened,
+    plan: Plan,
+    degraded: Tensor,
+    truth: Tensor | None = None,
+    watch: Watch = lambda steps, total: steps,
+) -> SampleSet:
+    """The restorations of a plan that `restore_plan` made, between what was given and the truth, where it is known."""
+    plan, given = measured_of(model, plan, degraded)
+    steps = watch(generate(model, plan), plan.num_batches * plan.num_steps)
+    after = {} if truth is None else {"truth": truth}
+    return made_of(model, plan, collect(model, plan, steps).x, before={"given": given}, after=after)
 
 
 def between(model: Opened, plan: Plan, first: Tensor, second: Tensor) -> SampleSet:

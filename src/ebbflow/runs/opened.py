@@ -14,6 +14,7 @@ from ebbflow.conditioning import DataFacts
 from ebbflow.config import RunConfig, SampleConfig
 from ebbflow.core.condition import Cond, Condition
 from ebbflow.core.entries import Choice
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.times import TimeGrid
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, DataError
@@ -85,6 +86,7 @@ class Opened:
     def __post_init__(self) -> None:
         if (self.space is None) != (self.facts.latent_dims is None):
             raise ValueError("a model of latents is opened with its latent space, and only such a model.")
+        keep_large_blocks()  # who opens a model is about to run it
 
     @classmethod
     def from_run(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ebbflow.data import Dataset
 from ebbflow.data import folder as picture_files
-from ebbflow.errors import DataError
+from ebbflow.errors import ConfigError, DataError
 
 MASK_LEVEL = 128  # grey of 255 from which a pixel of a mask counts as white
 
@@ -50,7 +53,52 @@ def read_mask(path: Path, image: Path | None, dims: tuple[int, ...]) -> Tensor:
     if mask.file_size not in allowed:
         got, want = ("x".join(map(str, size)) for size in (mask.file_size, allowed[-1]))
         raise DataError(f"the mask {path} has {got} pixels, the image {want}. Make them the same size.")
-    generated = torch.from_numpy(mask.pixels)[None] >= MASK_LEVEL
+    return _some(torch.from_numpy(mask.pixels)[None] >= MASK_LEVEL, f"the mask {path}")
+
+
+def as_mask(given: Any, dims: tuple[int, ...]) -> Tensor:
+    """A mask that is no file as bool (1, 1, H, W), True where it is to be generated.
+
+    Args:
+        given: a picture of Pillow, an array or a tensor (H, W), with axes of length 1 before or after: bool, bytes
+            (white from 128 of 255) or floating numbers (from 0.5).
+        dims: of the model's images.
+
+    Raises:
+        ConfigError: another kind, or another size.
+        DataError: nothing is to be generated.
+    """
+    if isinstance(given, Image.Image):
+        given = np.array(given.convert("L"))
+    try:
+        values = torch.as_tensor(given).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
+    size = dims[1:]
+    if tuple(side for side in values.shape if side != 1) != tuple(side for side in size if side != 1):
+        got = "x".join(map(str, values.shape)) if values.ndim and values.numel() else type(given).__name__
+        raise ConfigError(
+            f"`mask` must be a picture file, or a picture, array or tensor of the size of the model's images, "
+            f"{size[0]}x{size[1]}; got {got}."
+        )
+    level = MASK_LEVEL if values.dtype == torch.uint8 and bool((values > 1).any()) else 0.5
+    return _some(values.reshape(1, 1, *size) >= level, "the mask")
+
+
+def _some(generated: Tensor, name: str) -> Tensor:
     if not generated.any():
-        raise DataError(f"the mask {path} has no white pixel, so there is nothing to generate.")
+        raise DataError(f"{name} has no white pixel, so there is nothing to generate.")
     return generated
+
+
+def as_image(picture: Any, channels: int) -> Any:
+    """A picture of Pillow or an array (H, W) or (H, W, C) of bytes as a tensor uint8 (C, H, W); all else as it is."""
+    if isinstance(picture, Image.Image):
+        picture = np.array(picture.convert(picture_files.MODES[channels]))
+    if not isinstance(picture, np.ndarray):
+        return picture
+    if picture.dtype == np.uint8 and picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == channels:
+        picture = picture.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(picture, order="C"))

@@ -12,9 +12,11 @@ from ebbflow.core.condition import Condition
 from ebbflow.core.entries import Choice
 from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import flow_map
-from ebbflow.methods.samplers import Sampler, sampler_of
+from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
+from ebbflow.methods.samplers.best import AUTO, best_for
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
+from ebbflow.requests.shared import Precision
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
@@ -24,6 +26,7 @@ NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points of a scatter when no number is said
 FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
 LARGE = 3 * 64 * 64  # values of such a sample
+UNSAID = 20  # evaluations of sampler auto where the run's own sampler chooses how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class Plan:
         clip: keep every x0 on the way inside [-1, 1]; of images only.
         sampler, num_steps, grid, options: as in `methods.sampling.walk`; a grid may also be "learned".
         batch_size: samples a network evaluation.
+        precision: of the net; "fp32" leaves it as it was opened.
+        chosen: why these sampler, grid and number of steps, where they were left to sampler auto.
     """
 
     seeds: tuple[int, ...]
@@ -56,6 +61,8 @@ class Plan:
     grid: Any = "uniform"
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 64
+    precision: Precision = "fp32"
+    chosen: str = ""
 
     @property
     def labels(self) -> tuple[int, ...] | None:
@@ -112,7 +119,8 @@ def plan_of(model: Opened, request: SampleRequest) -> Plan:
         rescale=request.rescale,
         interval=request.interval,
         negative=_negative(model, request),
-        **changes_of(request),
+        precision=request.precision,
+        **changes_of(model, request),
     )
     if request.guidance is None and guides.bad is not None:
         plan = replace(plan, guidance=model.defaults.guidance)
@@ -126,23 +134,57 @@ def default_plan(model: Opened, *, seeds: Sequence[int], conditions: Sequence[Co
     plan = Plan(
         seeds=tuple(seeds),
         conditions=None if conditions is None else tuple(conditions),
-        sampler=sample.sampler,
-        num_steps=sample.num_steps,
         grid=sample.grid if model.grid is None else model.grid,
-        options=dict(sample.options),
         clip=sample.clip,
         batch_size=FEW if model.run is None and math.prod(model.dims) > LARGE else 64,
     )
+    if sample.sampler == AUTO:
+        plan = replace(plan, **best_changes(model, sample.num_steps))
+    else:
+        plan = replace(plan, sampler=sample.sampler, num_steps=sample.num_steps, options=dict(sample.options))
     guided = conditions is not None and model.is_conditional and model.is_guidable
     return replace(plan, guidance=sample.guidance) if guided else plan
 
 
-def changes_of(request: Sampling) -> dict[str, Any]:
-    """The fields of a plan that a request sets; another sampler drops the options of the model's own.
+def best_changes(model: Opened, evaluations: int) -> dict[str, Any]:
+    """The fields of a plan that sampler auto sets for a number of network evaluations."""
+    best = best_for(model.denoiser.path, evaluations, SAMPLERS)
+    return {
+        "sampler": best.sampler,
+        "grid": best.grid,
+        "num_steps": best.num_steps,
+        "options": {},
+        "chosen": best.reason,
+    }
+
+
+def _auto(model: Opened, request: Sampling) -> dict[str, Any]:
+    """What sampler auto makes of a request; {} where a sampler was named."""
+    sample, named = model.defaults, request.sampler
+    says_more = any(value is not None for value in (request.steps, request.grid, request.options))
+    if named != AUTO and (named is not None or sample.sampler != AUTO or not says_more):
+        return {}
+    if request.grid is not None or request.options:
+        raise ConfigError(
+            "sampler auto chooses the grid too, and takes no options. Leave `grid` and `options` out, or name a "
+            "`sampler` beside them."
+        )
+    own = sample.num_steps if sample.sampler == AUTO else _evaluations(sample.sampler, sample.num_steps, sample.options)
+    return best_changes(model, request.steps or own)
+
+
+def _evaluations(sampler: str, num_steps: int, options: Mapping[str, Any]) -> int:
+    return sampler_of(sampler).evaluations(num_steps, **options) or UNSAID
+
+
+def changes_of(model: Opened, request: Sampling) -> dict[str, Any]:
+    """The fields of a plan that a request sets; another sampler drops the options of the model's own, and sampler auto
+    becomes what was best for so many evaluations as the request has `steps`, or the model's own way costs.
 
     Raises:
-        ConfigError: options of a grid without its name.
+        ConfigError: options of a grid without its name, or a grid or options beside sampler auto.
     """
+    auto = _auto(model, request)
     options = {key: value for key, value in (request.options or {}).items() if not key.startswith("grid.")}
     of_grid = {key.removeprefix("grid."): value for key, value in (request.options or {}).items() if "." in key}
     grid: Any = request.grid
@@ -158,8 +200,9 @@ def changes_of(request: Sampling) -> dict[str, Any]:
         "guidance": request.guidance,
         "clip": request.clip,
         "batch_size": request.batch_size,
+        "chosen": "" if request.sampler is not None else None,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None} | auto
 
 
 def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str] = ()) -> tuple[Condition, ...]:

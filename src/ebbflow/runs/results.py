@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
 from ebbflow.runs.sample import Samples
 from ebbflow.show import canvas
+from ebbflow.show.npz import npz_file
 from ebbflow.show.plots import scatter
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 WIDEST = 32  # samples in a row of a grid
 NAME_LENGTH = 40  # characters of a row's name in a grid
+CHUNK = 1024  # samples that are turned into bytes at once
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -76,11 +79,11 @@ class SampleSet:
         if not path.suffix:
             if self.images is None:
                 raise ConfigError(f"{path}: points go into a picture or an .npz file, not into a folder of pictures.")
-            for seed, image in zip(self.seeds, self.images, strict=True):
-                save_single(image, seed, path, self.command)
+            save_singles(self.images, self.seeds, path, self.command)
         elif path.suffix.lower() == ".npz":
-            labels = None if self.labels is None else torch.tensor(self.labels)
-            canvas.save_npz(self.x if self.images is None else self.images, labels, path)
+            shown = self.x if self.images is None else self.images
+            with npz_file(path, len(self), tuple(shown.shape[1:]), as_tensor(self.labels)) as add:
+                add(shown)
         else:
             canvas.save_picture(self.grid(), path, self.command)
         return path
@@ -100,10 +103,14 @@ def collect(model: Opened, plan: Plan, steps: Iterable[Samples], *, command: str
     Raises:
         ConfigError: a plan of no samples.
     """
-    parts = [one.x for one in steps if one.done]
-    if not parts:
+    x, made = torch.empty(len(plan.seeds), *model.dims), 0
+    for one in steps:
+        if one.done:
+            x[made : made + len(one.x)] = one.x
+            made += len(one.x)
+    if not made:
         raise ConfigError("no samples were asked for. Give at least one seed.")
-    return made_of(model, plan, torch.cat(parts), command=command)
+    return made_of(model, plan, x, command=command)
 
 
 def made_of(
@@ -118,10 +125,10 @@ def made_of(
     """The results of a plan, `x`, between images that came before and after them, float32 (1, *dims) by their names."""
     return SampleSet(
         x=x,
-        images=to_uint8(x.clamp(-1, 1)) if model.facts.is_image else None,
+        images=torch.cat([to_uint8(part) for part in x.split(CHUNK)]) if model.facts.is_image else None,
         seeds=plan.seeds,
         conditions=plan.conditions,
-        label_names=model.label_names or plan.guides.label_names,
+        label_names=names_of(model, plan),
         before={name: to_uint8(image) for name, image in (before or {}).items()},
         after={name: to_uint8(image) for name, image in (after or {}).items()},
         command=command,
@@ -137,8 +144,8 @@ def write(
     trajectory: Path | None = None,
     command: str = "",
 ) -> list[str]:
-    """Walk the steps of a plan and write what comes out; returns the paths. Pictures of a folder are written as they
-    come, in the memory of one batch.
+    """Walk the steps of a plan and write what comes out; returns the paths. An .npz file and the pictures of a folder
+    are written as they come, in the memory of one batch; a grid keeps the bytes of its images.
 
     Args:
         output: as in `SampleSet.save`; `check_output` says whether it can be written, before anything is sampled.
@@ -149,28 +156,53 @@ def write(
         ConfigError: a suffix that cannot be written, or points into a folder.
         FloatingPointError: samples that are not finite, of which a picture would show nothing.
     """
-    if not output.suffix and not model.facts.is_image:
-        raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
-    names = model.label_names or plan.guides.label_names
-    frames, kept = [], []
-    for batch in steps:
-        if trajectory is not None and batch.plan.seeds[0] == plan.seeds[0]:
-            frames.append(picture(batch.shown, batch.plan.conditions, names))
-        if batch.done and not bool(batch.state.isfinite().all()):
-            raise FloatingPointError(
-                f"samples of seed {batch.plan.seeds[0]} and on are not finite. Lower `guidance`, or choose another "
-                "sampler, grid or number of steps."
-            )
-        if batch.done and not output.suffix:
-            for seed, image in zip(batch.plan.seeds, batch.images, strict=True):
-                save_single(image, seed, output, command)
-        elif batch.done:
-            kept.append(batch)
-    if kept:
-        collect(model, plan, kept, command=command).save(output)
+    names, frames = names_of(model, plan), []
+    with sink(model, plan, output, command) as put:
+        for batch in steps:
+            if trajectory is not None and batch.plan.seeds[0] == plan.seeds[0]:
+                frames.append(picture(batch.shown, batch.plan.conditions, names))
+            if batch.done:
+                require_finite(batch)
+                put(batch)
     if trajectory is not None:
         canvas.save_animation(frames, trajectory)
     return [str(output), *([str(trajectory)] if trajectory else [])]
+
+
+@contextmanager
+def sink(model: Opened, plan: Plan, output: Path, command: str) -> Iterator[Callable[[Samples], None]]:
+    """Where the finished batches of a plan go, in their order; a file is there when all went well."""
+    if output.suffix.lower() == ".npz":
+        with npz_file(output, len(plan.seeds), model.dims, as_tensor(plan.labels)) as add:
+            yield lambda batch: add(batch.shown)
+    elif output.suffix:
+        kept: list[Tensor] = []
+        yield lambda batch: kept.append(batch.shown)
+        sheet = picture(torch.cat(kept), plan.conditions, names_of(model, plan))
+        canvas.save_picture(sheet, output, command)
+    elif model.facts.is_image:
+        yield lambda batch: save_singles(batch.images, batch.plan.seeds, output, command)
+    else:
+        raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
+
+
+def require_finite(batch: Samples) -> None:
+    """Raise a FloatingPointError where samples are not finite."""
+    if not bool(batch.state.isfinite().all()):
+        raise FloatingPointError(
+            f"samples of seed {batch.plan.seeds[0]} and on are not finite. Lower `guidance`, or choose another "
+            "sampler, grid or number of steps."
+        )
+
+
+def as_tensor(labels: Sequence[int] | None) -> Tensor | None:
+    """Labels as int64 (N,)."""
+    return None if labels is None else torch.tensor(labels)
+
+
+def names_of(model: Opened, plan: Plan) -> tuple[str, ...]:
+    """Names of the classes that the model, or what guides it, knows."""
+    return model.label_names or plan.guides.label_names
 
 
 def check_output(output: Path, trajectory: Path | None = None) -> None:
@@ -183,9 +215,10 @@ def check_output(output: Path, trajectory: Path | None = None) -> None:
         canvas.check_suffix(trajectory, canvas.ANIMATION_SUFFIXES)
 
 
-def save_single(image: Tensor, seed: int, folder: Path, command: str) -> None:
-    """One picture of a folder, named by its seed."""
-    canvas.save_picture(canvas.to_picture(image), folder / f"seed_{seed:06d}.png", command)
+def save_singles(images: Tensor, seeds: Sequence[int], folder: Path, command: str) -> None:
+    """Pictures of a folder, each named by its seed."""
+    for seed, image in zip(seeds, images, strict=True):
+        canvas.save_picture(canvas.to_picture(image), folder / f"seed_{seed:06d}.png", command)
 
 
 def picture(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ebbflow.data import to_uint8
 from ebbflow.methods.clipping import Clipped
-from ebbflow.methods.denoise import Denoiser
+from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.runs.derived import learned_times, variance_table
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
+from ebbflow.training.engine import in_precision, pick_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +97,25 @@ def results(model: Opened, plan: Plan, steps: Iterator[Step], num_steps: int) ->
 
 
 def prepared(model: Opened, plan: Plan) -> Opened:
-    """The model with what a plan's options ask for: Var[x0 | x_t] for the variance 'optimal'."""
+    """The model with what a plan asks for: its net's precision, and Var[x0 | x_t] for the variance 'optimal'."""
+    dtype = dtype_of(model, plan)
+    if dtype != torch.float32:
+        model = model.with_denoiser(in_net_precision(model.denoiser, dtype))
     if plan.options.get("variance") != "optimal":
         return model
     return model.with_denoiser(AnalyticVariance(inner=model.denoiser, table=variance_table(model)))
+
+
+def dtype_of(model: Opened, plan: Plan) -> torch.dtype:
+    """What the net multiplies in where a plan is walked with a model whose weights are float32."""
+    return pick_precision(plan.precision, model.device)
+
+
+def in_net_precision(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
+    """A denoiser with its net in a precision, what it answers in that of x_t; one without a net as it is."""
+    if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
+        return denoiser
+    return replace(denoiser, net=in_precision(denoiser.net, dtype))
 
 
 def grid_of(model: Opened, plan: Plan) -> Tensor:

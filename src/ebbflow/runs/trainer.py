@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.folder import (
@@ -27,23 +27,27 @@ from ebbflow.runs.folder import (
     set_aside,
     take_folder,
 )
+from ebbflow.runs.snapshots import forget_snapshots_after, keep_snapshot
 from ebbflow.runs.tasks import RunTask
 from ebbflow.show import canvas
 from ebbflow.training import checkpoint, engine
-from ebbflow.training.ema import EMA
 from ebbflow.training.held_out import bins_by_log_snr
-from ebbflow.training.loop import TrainStep, fit
-from ebbflow.training.optim import LearningRate, adamw
+from ebbflow.training.loop import Budget, TrainStep, fit
+from ebbflow.training.optim import LearningRate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the caller may show after a step; `note` is a line about something written or found."""
+    """What the caller may show after a step: how many are done of `num_steps` (None where minutes say the length), in
+    how many minutes of work, which share of the training is `done`; `note` is a line about something written or
+    found."""
 
     step: int
-    num_steps: int
+    num_steps: int | None
     loss: float
     lr: float
+    minutes: float = 0.0
+    done: float = 0.0
     held_out: float | None = None
     note: str | None = None
 
@@ -58,6 +62,7 @@ class Trainer:
         command: the command that made it, for the card and the pictures.
         use: a command that uses it, for the card.
         should_stop: asked after each step; True saves and ends.
+        clock: what minutes are read from, in seconds; by default the machine's.
 
     Raises:
         ConfigError: a folder that holds something else, or that another process trains; one of several processes.
@@ -71,24 +76,28 @@ class Trainer:
         command: str = "",
         use: str = "",
         should_stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         engine.require_one_process()
-        engine.keep_large_blocks()
+        keep_large_blocks()
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
+        self.clock, self.budget = clock, Budget(num_steps=self.train.num_steps, minutes=self.train.minutes)
         self.engine = engine.Engine(
             device=self.config.engine.device,
             precision=self.config.engine.precision,
+            compile=self.config.engine.compile,
             accumulate=self.train.accumulate,
             clip=self.train.clip,
         )
         task.net.to(self.engine.place)
-        self.ema = None if task.decay is None else EMA(task.net, task.decay)
-        self.optimiser = adamw(task.net.parameters(), lr=self.train.lr, weight_decay=self.train.weight_decay)
+        self.ema = None if task.averaging is None else task.averaging.build(task.net)
+        self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
         with ExitStack() as held:
             self._remarks = held.enter_context(take_folder(self.folder, self.config, self.facts))
             self._beside = task.store_copies()
-            self.start = self._restore()
+            self.start, self.minutes = self._restore()
+            self.step = self.start
             rows = metrics(self.folder)
             self._loss = next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan)
             self._measured = [row for row in rows if any(key.startswith("held_out") for key in row)]
@@ -101,8 +110,9 @@ class Trainer:
 
     @property
     def precision(self) -> str:
-        """What the forward pass multiplies in, and why."""
-        return self.engine.said(self.device)
+        """What the forward pass multiplies in, whether it is compiled and where freed memory goes, and why."""
+        kept = "; freed memory is kept for the next step" if keep_large_blocks() else ""
+        return f"{self.engine.said(self.device)}{kept}"
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -110,49 +120,67 @@ class Trainer:
         return self._measured[-1] if self._measured else {}
 
     @property
+    def share(self) -> float:
+        """How much of the training is done, in [0, 1]."""
+        return self.budget.done(self.step, self.minutes)
+
+    @property
+    def spent(self) -> dict[str, Any]:
+        """Optimiser steps, samples seen and minutes of work so far; minutes of versions that kept none are 0."""
+        return {"step": self.step, "samples_seen": self.step * self.train.batch_size, "minutes": round(self.minutes, 4)}
+
+    @property
     def is_finished(self) -> bool:
         """Whether the folder already holds the task, trained to the end."""
-        made = all((self.folder / name).is_file() for name in self.task.products)
-        return self.start >= self.train.num_steps and made
+        return self.share >= 1 and all((self.folder / name).is_file() for name in self.task.products)
 
     def events(self) -> Iterator[Progress]:
         """Train from where the folder stands to the end, or until `should_stop`; then the folder is let go."""
         with self._held:
             for name in self.task.products:
                 (self.folder / name).unlink(missing_ok=True)
-            here = Progress(step=self.start, num_steps=self.train.num_steps, loss=self._loss, lr=0.0)
+            here = self._progress(self._loss, 0.0)
             if self.start:
                 yield from (replace(here, note=remark) for remark in self._remarks)
+            if not self.is_finished:
+                for stage in self.task.prepare():
+                    yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
             if self.start and self.measured.get("step") != self.start:
                 yield from self._look(here)  # it was stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
-                if is_due(here.step, self.train.save_every) or stopped or self._is_last(here.step):
+                if self.ema is not None and self.task.averaging is not None:
+                    keep_snapshot(self.folder, here.step, self.ema, self.task.averaging.num_snapshots)
+                if is_due(here.step, self.train.save_every) or stopped or self._is_last:
                     yield replace(here, note=f"checkpoint: {self._save(here.step)}")
                 if stopped:
                     break
                 yield from self._look(here)
-            if here.step >= self.train.num_steps:
+            if self._is_last:
                 yield from self._finish(here)
 
     def _trained(self) -> Iterator[tuple[Progress, bool]]:
-        """Each step, logged, and whether it was asked to stop there; the time between steps is not counted."""
-        steps, window, spent = self._fit(), [], 0.0
+        """Each step, logged, and whether it was asked to stop there."""
+        steps, window, before = self._fit(), [], self.minutes
         while True:
-            began = time.perf_counter()
             try:
                 step = next(steps, None)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error} {self._last_good()}") from None
-            spent += time.perf_counter() - began
             if step is None:
                 return
             window.append(step)
-            stopped = not self._is_last(step.step) and self.should_stop()
-            if is_due(step.step, self.train.log_every) or stopped or self._is_last(step.step):
-                log_metrics(self.folder, self._summary(window, spent))
-                window, spent = [], 0.0
-            yield Progress(step=step.step, num_steps=self.train.num_steps, loss=step.loss, lr=step.lr), stopped
+            self.step, self.minutes = step.step, step.minutes
+            stopped = not self._is_last and self.should_stop()
+            if is_due(step.step, self.train.log_every) or stopped or self._is_last:
+                log_metrics(self.folder, self._summary(window, 60 * (self.minutes - before)))
+                window, before = [], self.minutes
+            yield self._progress(step.loss, step.lr), stopped
+
+    def _progress(self, loss: float, lr: float) -> Progress:
+        return Progress(
+            step=self.step, num_steps=self.train.num_steps, loss=loss, lr=lr, minutes=self.minutes, done=self.share
+        )
 
     def _fit(self) -> Iterator[TrainStep]:
         train = self.train
@@ -161,34 +189,38 @@ class Trainer:
             self.task.batches(),
             self.optimiser,
             num_steps=train.num_steps,
+            minutes=train.minutes,
             start=self.start,
+            spent=self.minutes,
+            clock=self.clock,
             engine=self.engine,
             ema=self.ema,
             lr=LearningRate(
                 peak=train.lr,
                 warmup_steps=train.warmup_steps,
                 schedule=train.schedule,
-                num_steps=train.num_steps,
+                num_steps=train.num_steps or 1,
                 decay_every=train.lr_decay_step,
                 decay_rate=train.lr_decay_rate,
             ),
             seed=train.seed,
         )
 
-    def _is_last(self, step: int) -> bool:
-        return step == self.train.num_steps
+    @property
+    def _is_last(self) -> bool:
+        return self.share >= 1
 
     def _look(self, here: Progress) -> Iterator[Progress]:
         """Held-out quantities and a picture, where they are due."""
         step, net = here.step, self.task.net if self.ema is None else self.ema.module
-        if is_due(step, self.train.held_out_every) or self._is_last(step):
+        if is_due(step, self.train.held_out_every) or self._is_last:
             found = self._measure(net)
             if found:
-                self._measured.append({"step": step, **found})
+                self._measured.append({**self.spent, **found})
                 log_metrics(self.folder, self.measured)
                 self._tidy(step)
                 yield replace(here, held_out=found.get("held_out"), note=_said(found))
-        if is_due(step, self.train.sample_every) or self._is_last(step):
+        if is_due(step, self.train.sample_every) or self._is_last:
             yield replace(here, note=self._draw(net, step))
 
     def _tidy(self, step: int) -> None:
@@ -228,11 +260,11 @@ class Trainer:
     def _summary(self, window: list[TrainStep], seconds: float) -> dict[str, Any]:
         last, num = window[-1], len(window)
         row = {
-            "step": last.step,
+            **self.spent,
             "loss": sum(s.loss for s in window) / num,
             "lr": last.lr,
             "grad_norm": sum(s.grad_norm for s in window) / num,
-            "samples_per_second": round(num * self.train.batch_size / seconds, 1),
+            "samples_per_second": round(num * self.train.batch_size / max(seconds, 1e-9), 1),
             **{name: sum(s.report[name] for s in window) / num for name in last.report},
         }
         times = [s.level for s in window if s.level is not None]
@@ -241,8 +273,8 @@ class Trainer:
             row["loss_by_log_snr"] = bins_by_log_snr(self.task.path.log_snr(torch.cat(times)), losses)
         return row
 
-    def _restore(self) -> int:
-        """The step of the newest checkpoint that can be read, put in place; the damaged ones are set aside."""
+    def _restore(self) -> tuple[int, float]:
+        """Step and minutes of the newest checkpoint that can be read, put in place; the damaged ones are set aside."""
         first: CheckpointError | None = None
         for folder in reversed(checkpoints(self.folder)):
             try:
@@ -257,11 +289,13 @@ class Trainer:
                 if first is not None and int(later.name[5:]) > found.step:
                     self._remarks.append(f"{first} It is now {set_aside(later)}; going on from step {found.step}.")
             forget_after(self.folder, found.step)
-            return found.step
+            forget_snapshots_after(self.folder, found.step)
+            return found.step, float(found.state.get("minutes", 0.0))
         if first is not None:
             raise first
         (self.folder / METRICS).unlink(missing_ok=True)
-        return 0
+        forget_snapshots_after(self.folder, 0)
+        return 0, 0.0
 
     def _last_good(self) -> str:
         found = checkpoints(self.folder)
@@ -274,7 +308,7 @@ class Trainer:
             model=self.task.net,
             ema=self.ema,
             optimiser=self.optimiser,
-            state={"step": step, **describe(self.config, self.facts)},
+            state={**self.spent, "minutes": self.minutes, **describe(self.config, self.facts)},
             beside=self._beside,
             parts={"task": self.task.state()},
         )
@@ -283,17 +317,19 @@ class Trainer:
 
     def _card(self, step: int) -> str:
         found = self.measured
+        length = f" of {self.train.num_steps} steps" if self.train.num_steps else " steps"
+        spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
         held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
         commands = {"Use it with": self.use, "Made by": self.command}
         shown = "".join(f"\n{what}\n\n```\n{command}\n```\n" for what, command in commands.items() if command)
         return (
-            f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step} of {self.train.num_steps} steps on "
-            f"{self.config.data.name}.{held}\n{shown}"
+            f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step}{length}{spent} on "
+            f"{self.config.data.name}, {self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
         )
 
 
 def _said(found: dict[str, Any]) -> str:
     """Held-out quantities in a line: "held-out loss 1.2345, accuracy 0.98"."""
-    names = {key: key.removeprefix("held_out").strip("_") or "loss" for key in found if key != "step"}
+    names = {key: key.removeprefix("held_out").strip("_") or "loss" for key in found if key not in ("step", "minutes")}
     numbers = [f"{name} {found[key]:.4f}" for key, name in names.items() if isinstance(found[key], float)]
     return f"held-out {', '.join(numbers)}"

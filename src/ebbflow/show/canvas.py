@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ebbflow.errors import ConfigError
@@ -113,13 +111,6 @@ def save_animation(frames: Sequence[Image.Image], path: Path, *, seconds: float 
             loop=0,
             lossless=True,
         )
-
-
-def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
-    """Write images as uint8 NHWC `arr_0` (points as float32), labels as `arr_1`."""
-    array = images.permute(0, 2, 3, 1).numpy() if images.dtype == torch.uint8 else images.numpy()
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, array, *([] if labels is None else [labels.numpy()]))
 
 
 def check_suffix(path: Path, known: Sequence[str]) -> None:

@@ -138,3 +138,25 @@ def _by_level(panel: Axes, name: str, rows: Sequence[Row]) -> None:
     panel.set_title(f"{name}: training loss by log-SNR", fontsize="medium")
     panel.set_yscale("log")
     _finish(panel)
+
+
+def draw_lengths(name: str, rows: Sequence[Row]) -> Image.Image:
+    """The held-out loss of averages of a run's weights by their lengths; the best one is ringed.
+
+    Args:
+        name: of the run.
+        rows: with the keys "length" and "held_out".
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
+    panel = figure.subplots()
+    ordered = sorted(rows, key=lambda row: row["length"])
+    best = min(rows, key=lambda row: row["held_out"])
+    panel.plot([row["length"] for row in ordered], [row["held_out"] for row in ordered], marker="o", linewidth=1.4)
+    panel.plot([best["length"]], [best["held_out"]], "o", markersize=13, color="black", markerfacecolor="none")
+    panel.set_title(f"{name}: averages of the weights", fontsize="medium")
+    panel.set_xlabel("length, as a share of the training")
+    panel.set_ylabel("held-out loss")
+    panel.grid(alpha=0.25)
+    return to_picture(figure)

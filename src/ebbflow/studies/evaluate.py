@@ -18,7 +18,6 @@ from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.files import load_tensors, save_tensors, write_text
 from ebbflow.latent import encoded
-from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.samplers import sampler_of
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
@@ -35,19 +34,12 @@ from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
-from ebbflow.runs.sample import Samples, generate, grid_of
-from ebbflow.training.engine import in_precision, pick_device, pick_precision
+from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision
+from ebbflow.training.engine import pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 ODE_NUM, ODE_STEPS = 100, 50  # samples that are followed along the model's own ODE, and steps of it
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
-
-
-def in_net_precision(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
-    """A denoiser with its net in a precision; one without a net as it is."""
-    if not isinstance(denoiser, NetDenoiser) or not isinstance(denoiser.net, torch.nn.Module):
-        return denoiser
-    return replace(denoiser, net=in_precision(denoiser.net, dtype))
 
 
 def weights_hash(model: Opened) -> str:
@@ -119,7 +111,8 @@ def _scores(
 
 
 def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[str, Any]]:
-    """Score pictures that anything has made, from a folder or an .npz file, against a data set.
+    """Score pictures that anything has made, from a folder or an .npz file, against a data set; where they carry labels
+    of the data's own classes, how many are taken for what they are labelled too.
 
     Raises:
         ConfigError: too few pictures.
@@ -148,8 +141,15 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
         "images": str(images),
         "data": request.data,
         "split": request.reference,
-        **_scores(made, yardstick, splits, None, num),
+        **_scores(made, yardstick, splits, _labels_of(parts, splits.train), num),
     }
+
+
+def _labels_of(parts: list[Dataset], data: Dataset) -> tuple[int, ...] | None:
+    """The labels of pictures, where all have them and they are of the classes of `data`."""
+    if any(one.labels is None or one.label_names != data.label_names for one in parts):
+        return None
+    return tuple(int(label) for one in parts if one.labels is not None for label in one.labels)
 
 
 def splits_of(model: Opened, request: Judge) -> Splits:
@@ -186,7 +186,7 @@ def plan_for(model: Opened, splits: Splits, request: EvaluateRequest) -> Plan:
     seeds = range(request.seed, request.seed + request.num * request.repeats)
     conditions = dealt(model, splits, request.num)
     every = None if conditions is None else conditions * request.repeats
-    plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(request))
+    plan = replace(default_plan(model, seeds=seeds, conditions=every), **changes_of(model, request))
     check(model, plan)
     grid_of(model, plan)
     return plan

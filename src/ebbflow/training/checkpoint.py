@@ -91,7 +91,8 @@ def save(
     """
     tensors = {"model": model.state_dict(), **{name: value for name, value in parts.items() if value}}
     if ema is not None:
-        tensors["ema"], state = ema.state(), {**state, "ema_updates": ema.num_updates}
+        tensors |= {name: module.state_dict() for name, module in ema.parts.items()}
+        state = {**state, "ema_updates": ema.num_updates}
     if optimiser is not None:
         tensors["optimiser"] = _optimiser_tensors(optimiser)
     with whole_folder(folder) as partial:
@@ -135,7 +136,8 @@ def restore(checkpoint: Checkpoint, model: nn.Module, ema: EMA | None, optimiser
     """Put a checkpoint's weights, average and optimiser state back in place, for an exact resume."""
     load_weights(model, checkpoint.tensors("model"), checkpoint.path("model"))
     if ema is not None:
-        load_weights(ema.module, checkpoint.tensors("ema"), checkpoint.path("ema"))
+        for name, module in ema.parts.items():
+            load_weights(module, checkpoint.tensors(name), checkpoint.path(name))
         ema.num_updates = int(checkpoint.state["ema_updates"])
     tensors = checkpoint.tensors("optimiser")
     for i, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -19,9 +20,45 @@ from ebbflow.training.task import DenoiserTask, Joined, Loss, Task, Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long to train: so many steps, or so many minutes of work.
+
+    Only what happens inside of steps is work: what the caller does between them, such as measuring, drawing and saving,
+    takes nothing from the minutes.
+
+    Args:
+        num_steps: the steps, or None.
+        minutes: the minutes, a finite number above 0, or None.
+
+    Raises:
+        ValueError: both or neither, or no time at all.
+    """
+
+    num_steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.num_steps is None) == (self.minutes is None):
+            raise ValueError(
+                f"give `num_steps` or `minutes`, one of the two, to say how long to train; got {self.num_steps} and "
+                f"{self.minutes}."
+            )
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"`minutes` must be a finite number above 0, got {self.minutes}.")
+
+    def done(self, step: int, minutes: float) -> float:
+        """The share of it that so many steps, in so many minutes, have taken, in [0, 1]."""
+        if self.num_steps is not None:
+            return 1.0 if step >= self.num_steps else step / self.num_steps
+        assert self.minutes is not None
+        return min(1.0, minutes / self.minutes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainStep:
     """What one step did: its number (1 for the first), mean loss, the first group's learning rate, gradient norm before
-    clipping; time t (or None) and loss of each sample; means of what else the task reports."""
+    clipping; time t (or None) and loss of each sample; means of what else the task reports; the minutes of work up to
+    its end, and the share of the training that is done then, 1 for the last step."""
 
     step: int
     loss: float
@@ -30,6 +67,8 @@ class TrainStep:
     level: Tensor | None
     losses: Tensor
     report: dict[str, float] = field(default_factory=dict)
+    minutes: float = 0.0
+    done: float = 0.0
 
 
 @overload
@@ -39,13 +78,16 @@ def fit(
     optimiser: torch.optim.Optimizer,
     /,
     *,
-    num_steps: int,
+    num_steps: int | None = None,
+    minutes: float | None = None,
     start: int = 0,
+    spent: float = 0.0,
     engine: Engine | None = None,
     ema: EMA | None = None,
     lr: LearningRate | None = None,
     seed: int = 0,
     read: Read | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Iterator[TrainStep]: ...
 @overload
 def fit(
@@ -55,26 +97,32 @@ def fit(
     optimiser: torch.optim.Optimizer,
     /,
     *,
-    num_steps: int,
+    num_steps: int | None = None,
+    minutes: float | None = None,
     start: int = 0,
+    spent: float = 0.0,
     engine: Engine | None = None,
     ema: EMA | None = None,
     lr: LearningRate | None = None,
     seed: int = 0,
     read: Read | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Iterator[TrainStep]: ...
 def fit(
     *what: Any,
-    num_steps: int,
+    num_steps: int | None = None,
+    minutes: float | None = None,
     start: int = 0,
+    spent: float = 0.0,
     engine: Engine | None = None,
     ema: EMA | None = None,
     lr: LearningRate | None = None,
     seed: int = 0,
     read: Read | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Iterator[TrainStep]:
     """Train a task, `fit(task, batches, optimiser)`, or a denoiser, `fit(denoiser, objective, batches, optimiser)`: in
-    place, from step `start` to `num_steps`.
+    place, from step `start` to `num_steps`, or for `minutes` of work.
 
     All randomness of step n comes from (seed, n), so a run whose batches are a function of the step, stopped anywhere
     and started again there, is the same run, bit for bit on one CPU. The net is left in the mode (training or
@@ -86,14 +134,18 @@ def fit(
         batches: any iterable of tensors, (data, condition) pairs, dicts or `Batch`es, gone through again when it ends;
             or an object whose `batch(step)` gives that of a step, which resumes exactly. Bytes become [-1, 1].
         optimiser: over the net's parameters, and over `objective.uncertainty`'s where there is one.
+        num_steps, minutes: how long, one of the two. Minutes are of work inside of steps, and the step in which they
+            run out is the last one; the learning rate follows the share of them that is spent.
+        start, spent: the steps done and the minutes spent before.
         engine: device, precision, microbatches, clipping; by default float32 where the net is, clipped at 1.
         ema: updated after each step.
         lr: rate of the first parameter group by step, the others in the proportion that they came with; when None no
             rate is touched.
         read: makes tensors of conditions that come as lists of prompts, class indices or vectors.
+        clock: what minutes are read from, in seconds; by default the machine's.
 
     Raises:
-        ValueError: parts that do not belong together, or batches that are none.
+        ValueError: parts that do not belong together, batches that are none, or no length.
         FloatingPointError: a loss or gradient that is not finite, before it touches the weights.
     """
     if len(what) == 3:
@@ -115,7 +167,10 @@ def fit(
         batches_from(batches, start, read),
         optimiser,
         engine or Engine(device=None, precision="fp32"),
-        steps=range(start, num_steps),
+        budget=Budget(num_steps=num_steps, minutes=minutes),
+        start=start,
+        spent=spent,
+        clock=clock,
         average=None if ema is None else lambda: ema.update(followed),
         lr=lr,
         seed=seed,
@@ -128,43 +183,52 @@ def _steps(
     optimiser: torch.optim.Optimizer,
     engine: Engine,
     *,
-    steps: range,
+    budget: Budget,
+    start: int,
+    spent: float,
+    clock: Callable[[], float] | None,
     average: Callable[[], None] | None,
     lr: LearningRate | None,
     seed: int,
 ) -> Iterator[TrainStep]:
+    clock = clock or time.perf_counter
     if engine.place is not None:
         task.net.to(engine.place)
     task.net.zero_grad(set_to_none=True)
     with mode(task.net, training=True):
-        for step in steps:
-            rate = _set_rates(optimiser, lr, step)
-            loss = engine.backward(task, next(batches), seed=seed, step=step)
+        step = start
+        while (done := budget.done(step, spent)) < 1:
+            began = clock()
+            rate = _set_rates(optimiser, None if lr is None else lr.at(step, done if budget.minutes else None))
+            loss = engine.backward(task, next(batches), seed=seed, step=step, done=done)
             total, norm = _finite(task.net, loss, engine.clip, step=step, rate=rate)
             optimiser.step()
             task.net.zero_grad(set_to_none=True)
             if average is not None:
                 average()
             task.observe(loss)
+            step, spent = step + 1, spent + (clock() - began) / 60
             yield TrainStep(
-                step=step + 1,
+                step=step,
                 loss=total,
                 lr=rate,
                 grad_norm=norm,
                 level=loss.level,
                 losses=loss.each if loss.plain is None else loss.plain,
                 report={name: float(value.mean()) for name, value in loss.report.items()},
+                minutes=spent,
+                done=budget.done(step, spent),
             )
 
 
-def _set_rates(optimiser: torch.optim.Optimizer, lr: LearningRate | None, step: int) -> float:
+def _set_rates(optimiser: torch.optim.Optimizer, rate: float | None) -> float:
     """Set the learning rates of a step, each group's in the proportion it came with; that of the first group."""
     groups = optimiser.param_groups
-    if lr is not None:
+    if rate is not None:
         first = groups[0].setdefault("initial_lr", groups[0]["lr"])
         for group in groups:
             share = group.setdefault("initial_lr", group["lr"]) / first if first else 1.0
-            group["lr"] = lr.at(step) * share
+            group["lr"] = rate * share
     return float(groups[0]["lr"])
 
 

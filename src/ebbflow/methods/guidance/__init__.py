@@ -19,6 +19,7 @@ from ebbflow.methods.guidance.classifier import (
 from ebbflow.methods.guidance.classifier_free import ClassifierFree
 from ebbflow.methods.guidance.loss import EMPHASES, LossGuidance
 from ebbflow.methods.guidance.losses import LOSSES, Loss, misfit
+from ebbflow.methods.guidance.restoring import DDNM, RESTORATIONS, Measurement, PiGDM
 
 classifier_free = ClassifierFree
 CONDITION_RULES: dict[str, Callable[..., Branches]] = {
@@ -31,15 +32,18 @@ GUIDANCE: dict[str, Callable[..., Denoiser]] = {
     "autoguidance": Autoguidance,
     "classifier": ClassifierGuidance,
     "loss": LossGuidance,
+    **RESTORATIONS,
 }
 
 __all__ = [
     "APG",
     "BATCH_LIMITS",
     "CONDITION_RULES",
+    "DDNM",
     "EMPHASES",
     "GUIDANCE",
     "LOSSES",
+    "RESTORATIONS",
     "Autoguidance",
     "Branches",
     "CFGZeroStar",
@@ -48,8 +52,10 @@ __all__ = [
     "ClassifierObjective",
     "Loss",
     "LossGuidance",
+    "Measurement",
     "NetClassifier",
     "NoisyClassifier",
+    "PiGDM",
     "classifier_free",
     "combine",
     "misfit",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ebbflow.core.operators import smoothing
+
 Loss = Callable[[Tensor], Tensor]
 
 
@@ -50,7 +52,7 @@ def blur(target: Tensor, width: float = 1.5) -> Loss:
     """
     if not width > 0:
         raise ValueError(f"`width` of loss 'blur' must be above 0, got {width}.")
-    rows, columns = (_smoothing(side, width) for side in target.shape[-2:])
+    rows, columns = (smoothing(side, width) for side in target.shape[-2:])
     return misfit(lambda x0: rows.to(x0) @ x0 @ columns.to(x0).T, target)
 
 
@@ -69,12 +71,6 @@ def downsample(target: Tensor, factor: int = 4) -> Loss:
         return torch.nn.functional.avg_pool2d(x0, factor) * factor
 
     return misfit(measure, measure(target[None]))
-
-
-def _smoothing(side: int, width: float) -> Tensor:
-    """The Gaussian blur of a line of `side` pixels as a matrix whose rows sum to 1."""
-    place = torch.arange(side, dtype=torch.float64)
-    return torch.softmax(-(((place[:, None] - place) / width) ** 2) / 2, dim=1)
 
 
 LOSSES: dict[str, Callable[..., Loss]] = {

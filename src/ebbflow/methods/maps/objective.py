@@ -48,7 +48,6 @@ class MapObjective:
         pairs: the time sampling whose draws, two a row and sorted, are t and s of a jump.
         adaptive: p in [0, 1] divides each loss by sg(loss + 0.001)^p (Geng et al., 2025, 2505.13447). Above 0
             it seeks modes and medians in the place of means, which is harmless only in many dimensions.
-        num_steps: the length of the run, which the schedule of "consistency" is stretched over.
         teacher: a frozen denoiser on this path, guided or not, whose velocity is learned in the place of the data's:
             distillation. It is given the batch's condition where it takes one.
 
@@ -62,7 +61,6 @@ class MapObjective:
     diagonal: float = field(default=0.5, kw_only=True)
     pairs: Choice | TimeSampler = field(default="uniform", kw_only=True)
     adaptive: float = field(default=0.0, kw_only=True)
-    num_steps: int = field(default=1, kw_only=True)
     teacher: Denoiser | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

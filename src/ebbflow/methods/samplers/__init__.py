@@ -8,7 +8,9 @@ from ebbflow.methods.samplers.churn import edm
 from ebbflow.methods.samplers.exponential import dpmpp_2m, dpmpp_2m_sde, unipc
 from ebbflow.methods.samplers.langevin import pc
 from ebbflow.methods.samplers.maps import flow_map
+from ebbflow.methods.samplers.multistep import deis, pndm
 from ebbflow.methods.samplers.ode import ab2, euler, heun, midpoint, rk4
+from ebbflow.methods.samplers.restart import restart
 from ebbflow.methods.samplers.sde import sde
 
 SAMPLERS: dict[str, Sampler] = {
@@ -26,6 +28,9 @@ SAMPLERS: dict[str, Sampler] = {
     "edm": edm,
     "dopri5": dopri5,
     "unipc": unipc,
+    "deis": deis,
+    "pndm": pndm,
+    "restart": restart,
     "flow_map": flow_map,
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
+from ebbflow.core.shape import in_float64
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.methods.denoise import Denoiser, flow_map
 
@@ -61,20 +63,36 @@ def level_at(path: Path, t: float) -> Level:
     return Level(t, *path.at(t).numbers)
 
 
-def levels_of(path: Path, times: Tensor) -> list[Level]:
+Times = Tensor | Sequence[float]
+
+
+def levels_of(path: Path, times: Times) -> list[Level]:
     """The levels of a grid.
 
     Raises:
-        ValueError: the grid is not strictly decreasing inside [0, 1], or has fewer than two entries.
+        ValueError: no numbers, not strictly decreasing inside [0, 1], or fewer than two entries.
     """
-    times = times.detach().to("cpu", torch.float64)
-    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()) or times[0] > 1 or times[-1] < 0:
-        raise ValueError(
-            "`times` must fall strictly from at most 1 to at least 0, with two entries or more; got "
-            f"{times.tolist()[:6]}..."
-        )
-    known: list[float] = times.tolist()
+    known: list[float] = as_grid(times).tolist()
     return [Level(t, *c.numbers) for t, c in zip(known, path.at_each(known), strict=True)]
+
+
+def as_grid(times: Times) -> Tensor:
+    """A grid that somebody gave, a tensor, a list or an array, as a float64 tensor (N + 1,).
+
+    Raises:
+        ValueError: as in `levels_of`.
+    """
+    try:
+        grid = in_float64(times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64))
+        grid = grid.detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        grid = torch.empty(0)
+    if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() < 0).all()) or not 0 <= grid[-1] < grid[0] <= 1:
+        raise ValueError(
+            "`times` must fall strictly from at most 1 to at least 0, as two numbers or more; got "
+            f"{reprlib.repr(grid.tolist() if grid.numel() else times)}."
+        )
+    return grid
 
 
 def remix(estimate: Estimate, s: Level) -> Tensor:
@@ -154,13 +172,22 @@ class Sampler:
                 near = nearest(name, list(self.options)) if self.options else "It has none."
                 raise ConfigError(f"sampler {self.name!r} has no option {name!r}. {near}")
 
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, **options: object) -> Iterator[Step]:
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, **options: object) -> Iterator[Step]:
         """Walk from `x`, the state at times[0], shape (B, *dims), down `times`; `x` is never changed in place.
 
         Raises:
             ConfigError: an option that this sampler does not have.
-            ValueError: a grid that does not fall, an option out of range, or jumps of a denoiser that has none.
+            ValueError: no denoiser on a path, no tensor, a grid that does not fall, an option out of range, or jumps of
+                a denoiser that has none.
         """
+        if not isinstance(getattr(denoise, "path", None), Path):
+            raise ValueError(
+                f"sampler {self.name!r} walks a denoiser, which has a `path`; got {type(denoise).__name__}. Wrap a "
+                "function as ebbflow.FunctionDenoiser(function=..., path=..., prediction=...)."
+            )
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"`x` must be a tensor with a row a sample, (B, *dims), got {got}.")
         self.check_names(options.keys() - {"noise"} if self.takes_noise else options)
         if self.stochastic and options.get("noise") is None:
             raise ValueError(f"sampler {self.name!r} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample.")

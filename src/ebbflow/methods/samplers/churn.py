@@ -40,25 +40,32 @@ def edm(
     growth = 1 + min(s_churn / (len(levels) - 1), math.sqrt(2) - 1)
     for (t, s), up in zip(pairwise(levels), _raised(denoise.path, levels[:-1], growth, s_min, s_max), strict=True):
         if up.t > t.t:
-            fresh = math.sqrt(max(_ratio(up) ** 2 - _ratio(t) ** 2, 0.0))
+            fresh = math.sqrt(max(sigma_over_alpha(up) ** 2 - sigma_over_alpha(t) ** 2, 0.0))
             x = weighted(up.alpha / t.alpha, x, up.alpha * s_noise * fresh, noise.like(x))
         estimate = denoise(x, up.t)
-        x = estimate.x0 if s.sigma == 0 else _corrected(x, estimate, denoise(remix(estimate, s), s.t), up, s)
+        x = heun_in_ratio(denoise, x, estimate, up, s)
         yield Step(s.t, x, estimate)
 
 
-def _ratio(level: Level) -> float:
+def sigma_over_alpha(level: Level) -> float:
+    """sigma / alpha; infinite at pure noise."""
     return level.sigma / level.alpha if level.alpha > 0 else math.inf
 
 
 def _raised(path: Path, levels: list[Level], growth: float, s_min: float, s_max: float) -> list[Level]:
     """The level each step is taken from: sigma / alpha raised by `growth` where churn acts, never beyond t = 1."""
-    top = _ratio(level_at(path, 1.0))
-    acts = [growth > 1 and s_min <= _ratio(t) <= s_max and _ratio(t) < top for t in levels]
-    wanted = [min(growth * _ratio(t), top) for t, churns in zip(levels, acts, strict=True) if churns]
+    top = sigma_over_alpha(level_at(path, 1.0))
+    acts = [growth > 1 and s_min <= sigma_over_alpha(t) <= s_max and sigma_over_alpha(t) < top for t in levels]
+    wanted = [min(growth * sigma_over_alpha(t), top) for t, churns in zip(levels, acts, strict=True) if churns]
     times = path.time_of(-2 * torch.tensor(wanted, dtype=torch.float64).log()) if wanted else torch.empty(0)
     raised = iter(times.tolist())
     return [level_at(path, next(raised)) if churns else t for t, churns in zip(levels, acts, strict=True)]
+
+
+def heun_in_ratio(denoise: Denoiser, x: Tensor, estimate: Estimate, t: Level, s: Level) -> Tensor:
+    """Heun's step of dx/d(sigma/alpha) of the scaled state from t, where `estimate` was seen, to s; to clean data it is
+    x0 itself, without a second evaluation."""
+    return estimate.x0 if s.sigma == 0 else _corrected(x, estimate, denoise(remix(estimate, s), s.t), t, s)
 
 
 def _corrected(x: Tensor, here: Estimate, there: Estimate, t: Level, s: Level) -> Tensor:
@@ -67,7 +74,7 @@ def _corrected(x: Tensor, here: Estimate, there: Estimate, t: Level, s: Level) -
     if s.sigma >= s.alpha or t.alpha == 0:
         half = (s.alpha - s.sigma * t.alpha / t.sigma) / 2
         return combined((s.sigma / t.sigma, x), (half, here.x0), (half, there.x0))
-    half = s.alpha * (_ratio(s) - _ratio(t)) / 2
+    half = s.alpha * (sigma_over_alpha(s) - sigma_over_alpha(t)) / 2
     return combined((s.alpha / t.alpha, x), (half, here.eps), (half, there.eps))
 
 

@@ -9,7 +9,9 @@ from torch import nn
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.data import Splits
+from ebbflow.progress import Work
 from ebbflow.training.batches import Loader
+from ebbflow.training.ema import EmaOptions
 from ebbflow.training.task import Task
 
 
@@ -31,12 +33,16 @@ class RunTask(Task, Protocol):
     products: tuple[str, ...] = ()
 
     @property
-    def decay(self) -> float | None:
-        """Of the moving average of its weights; None for none."""
+    def averaging(self) -> EmaOptions | None:
+        """How its weights are averaged; None for not at all."""
         return None
 
+    def prepare(self) -> Work[None]:
+        """Do what has to be done once, before the first step, and is kept in the folder."""
+        yield from ()
+
     def batches(self) -> Loader:
-        """The training data by step."""
+        """The training data by step, once prepared."""
         ...
 
     def store_copies(self) -> Path | None:

@@ -15,8 +15,10 @@ from torch import nn
 from ebbflow.config import RunConfig
 from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
+from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
+from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
@@ -26,13 +28,16 @@ from ebbflow.runs.build import (
     facts_of,
     resolved,
 )
-from ebbflow.runs.folder import description
+from ebbflow.runs.couplings import learned_pairing, pool_of
+from ebbflow.runs.folder import checkpoints, description
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import default_plan, repeat_in_blocks
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
+from ebbflow.runs.start import start_from
 from ebbflow.runs.tasks.base import RunTask
+from ebbflow.training.ema import EmaOptions
 from ebbflow.training.engine import device_of
 from ebbflow.training.held_out import HeldOut
 from ebbflow.training.task import DenoiserTask
@@ -60,17 +65,30 @@ class ModelTask(DenoiserTask, RunTask):
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
+        begins = config.init.run is not None and not checkpoints(folder)
+        self._started = start_from(self.conditioned.net, config) if begins else ""  # type: ignore[arg-type]
         super().__init__(self.conditioned, build_objective(config))
         if isinstance(self.objective, MapObjective):
             caution = self.objective.caution(math.prod(self.facts.state_dims))
             if caution is not None:
                 warnings.warn(caution, stacklevel=2)
+        self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
+        self._pairing: tuple[Pairing | None] | None = None
 
     @property
-    def decay(self) -> float | None:
-        return float(self.config.ema.decay)
+    def averaging(self) -> EmaOptions:
+        return self.config.ema
+
+    def prepare(self) -> Work[None]:
+        """The weights to start from are said, the coupling of data and noise is learned."""
+        if self._started:
+            yield Stage("start", 1, 1, note=self._started)
+        self._pairing = ((yield from learned_pairing(self.config, self._pool, self.folder)),)
 
     def batches(self) -> DatasetLoader:
+        if self._pairing is None:
+            finish(self.prepare())
+        assert self._pairing is not None
         train, conditioner, data = self.config.train, conditioner_of(self.conditioned), self.splits.train
         return DatasetLoader(
             dataset=data,
@@ -79,6 +97,7 @@ class ModelTask(DenoiserTask, RunTask):
             drop=drop_of(self.config),
             batch_size=train.batch_size,
             seed=train.seed,
+            pairing=self._pairing[0],
         )
 
     def store_copies(self) -> Path | None:
@@ -117,4 +136,5 @@ class ModelTask(DenoiserTask, RunTask):
             f"A {type(config.net).__name__.removesuffix('Options')} of "
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {meant} "
             f"on path {type(config.path).__name__}."
+            + (f" It started from {config.init.run}." if config.init.run else "")
         )

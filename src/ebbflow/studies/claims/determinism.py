@@ -14,6 +14,7 @@ from ebbflow.methods.editing import invert, last, psnr
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.metrics.measure import mean_and_error
 from ebbflow.progress import Stage, Work
+from ebbflow.runs.sample import in_net_precision
 from ebbflow.studies.claims.base import (
     CONFIDENT,
     Claim,
@@ -28,7 +29,6 @@ from ebbflow.studies.claims.base import (
     repeats,
 )
 from ebbflow.studies.claims.draw import curves, pictures, rows_of
-from ebbflow.studies.evaluate import in_net_precision
 
 DRAW_STEPS = 20  # of both models where randomness is looked at
 NUM_REPEATS = 6

@@ -26,10 +26,11 @@ from ebbflow.runs.build import plain_objective
 from ebbflow.runs.folder import Run, versions
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.same_data import require_same_data, splits_of_run
+from ebbflow.runs.sample import in_net_precision
 from ebbflow.show.canvas import save_picture
 from ebbflow.studies.claims import CLAIMS, Claim, Finding, Side, Trial
 from ebbflow.studies.claims.page import page
-from ebbflow.studies.evaluate import features_for, in_net_precision, sides_of
+from ebbflow.studies.evaluate import features_for, sides_of
 from ebbflow.training.engine import pick_precision
 
 NUM_ENTRIES = 256  # held-out entries that are kept at hand
