@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test test-long check bench docs clean
+.PHONY: demo test test-browser test-long check bench docs clean
 
 demo: .venv/installed
 	$(BIN)/ebbflow train --preset demo --save-dir runs/demo
@@ -11,6 +11,10 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 -m "not long"
+
+# The page of `ebbflow studio` in a Chromium of the system; says why where there is none.
+test-browser: .venv/installed-browser
+	$(BIN)/python -m pytest -rs tests/browser
 
 test-long: .venv/installed-test
 	$(BIN)/python -m pytest -m long
@@ -36,6 +40,10 @@ docs: .venv/installed
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+.venv/installed-browser: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	touch $@
 
 .venv/installed-dev: .venv/installed-test

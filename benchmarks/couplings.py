@@ -70,12 +70,14 @@ def straightness(folder: Path, num: int = 200) -> float:
         return float(bend(bound, Noise(range(num)).draw(model.facts.state_dims), own_clock=True).mean())
 
 
-def measured(folder: Path, num: int) -> dict[str, float]:
-    """Frechet distance by Euler steps, and of Heun's 20."""
-    ways = {f"euler-{steps}": ("euler", steps) for steps in STEPS} | {"heun-20": ("heun", 20)}
+def measured(folder: Path, num: int, features: str) -> dict[str, float]:
+    """Frechet distance by Euler steps, and of Heun's 10."""
+    ways = {f"euler-{steps}": ("euler", steps) for steps in STEPS} | {"heun-10": ("heun", 10)}
     model, found = ef.open(folder, device="cpu"), {}
     for name, (sampler, steps) in ways.items():
-        table = ef.evaluate(model, num=num, sampler=sampler, steps=steps, guidance=1.0, batch_size=250)
+        table = ef.evaluate(
+            model, num=num, sampler=sampler, steps=steps, guidance=1.0, batch_size=250, features=features
+        )
         found[name] = table["frechet"]
     return found
 
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--couplings", default="independent,minibatch_ot,semidiscrete")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--num", type=int, default=1000)
+    parser.add_argument("--features", default="auto")
     parser.add_argument("--set", action="append", default=[], help="section.key=value")
     parser.add_argument("--output", type=Path, default=Path("/tmp/couplings"))
     asked = parser.parse_args()
@@ -96,7 +99,7 @@ def main() -> None:
             folder = asked.output / f"{asked.preset}_{coupling}_{seed}"
             task = trained(asked.preset, settings, coupling, seed, folder)
             row = {"coupling": coupling, "seed": seed, **pairs(task), "bend": straightness(folder)}
-            print(json.dumps({**row, **measured(folder, asked.num)}), flush=True)
+            print(json.dumps({**row, **measured(folder, asked.num, asked.features)}), flush=True)
 
 
 if __name__ == "__main__":

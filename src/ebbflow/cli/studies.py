@@ -60,6 +60,8 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     ]
     if result["nearest_ratio"] is not None:
         rows.append({"metric": "nearest_ratio", "value": _number(result["nearest_ratio"]), "+-": "-", "real": "1"})
+    beside = [name for name in ("psnr", "psnr_of_given", "frechet_of_given") if name in result]
+    rows += [{"metric": name, "value": _number(result[name]), "+-": "-", "real": "-"} for name in beside]
     _print_table(rows)
     judge = result["classifier"] or {}
     error = judge.get("held_out_error")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ebbflow.conditioning.base import ConditionedNet, Conditioner, Conditioning, DataFacts
+from ebbflow.conditioning.images import ImageConditioner, ImageConditioning
 from ebbflow.conditioning.labels import LabelConditioner, LabelConditioning, label_indices
 from ebbflow.conditioning.pretrained import PretrainedEncoder, PretrainedTextConditioning
 from ebbflow.conditioning.text import ByteEncoder, TextConditioner, TextConditioning
@@ -24,6 +25,8 @@ __all__ = [
     "Conditioner",
     "Conditioning",
     "DataFacts",
+    "ImageConditioner",
+    "ImageConditioning",
     "LabelConditioner",
     "LabelConditioning",
     "NoConditioning",
@@ -73,6 +76,7 @@ CONDITIONINGS: dict[str, type[Conditioning]] = {
     "none": NoConditioning,
     "label": LabelConditioning,
     "vector": VectorConditioning,
+    "image": ImageConditioning,
     "text": TextConditioning,
     "pretrained_text": PretrainedTextConditioning,
 }

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from ebbflow.core.condition import Cond, Condition
+from ebbflow.core.condition import Cond, Condition, GivenImage
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
 
@@ -19,8 +19,9 @@ from ebbflow.nets import Context, ContextSpec, Injection
 class Conditioner(nn.Module):
     """Encodes a condition tensor with a row a sample; see `LabelConditioner`."""
 
-    spec: ContextSpec
+    spec: ContextSpec | None
     takes: ClassVar[str]
+    extra_channels: int = 0  # of the net's input, for images
 
     @abstractmethod
     def null(self, num: int) -> Tensor:
@@ -39,6 +40,7 @@ class Conditioner(nn.Module):
 
     def context_of(self, rows: Tensor) -> Context:
         """A vector a sample, (B, K dim), as it is, or as K tokens for cross-attention."""
+        assert self.spec is not None
         if self.spec.injection == "cross_attention":
             return Context(tokens=rows.unflatten(1, (-1, self.spec.dim)))
         return Context(vector=rows)
@@ -72,7 +74,15 @@ class Conditioner(nn.Module):
             f"this run was trained on {self.takes}: it takes no vectors. Train with conditioning.kind=vector for those."
         )
 
+    def of_image(self, image: GivenImage) -> Tensor:
+        """The condition of a picture, without the batch axis."""
+        raise ValueError(
+            f"this run was trained on {self.takes}: it takes no images. Train with conditioning.kind=image for those."
+        )
+
     def _row(self, condition: Condition) -> Tensor:
+        if isinstance(condition, GivenImage):
+            return self.of_image(condition)
         if isinstance(condition, str):
             return self.of_prompt(condition)
         return self.of_label(condition) if isinstance(condition, int) else self.of_vector(tuple(condition))
@@ -88,6 +98,8 @@ class ConditionedNet(nn.Module):
 
     def forward(self, x: Tensor, clock: Tensor, cond: Cond | Context | None) -> Tensor:
         context = cond if cond is None or isinstance(cond, Context) else self.read(cond)
+        if context is not None and context.image is not None:
+            x, context = torch.cat([x, context.image.to(x)], dim=1), None
         return self.net(x, clock, context)
 
     def read(self, cond: Cond) -> Context:
@@ -116,6 +128,7 @@ class DataFacts:
         captions: the first few distinct captions, () without captions.
         vectors: the first few vectors, () without vectors.
         latent_dims: shape of one latent where the model works on latents of the samples, else None.
+        picture_dims: shape of the picture that the data brings for each sample, else None.
     """
 
     dims: tuple[int, ...]
@@ -124,6 +137,7 @@ class DataFacts:
     captions: tuple[str, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
     latent_dims: tuple[int, ...] | None = None
+    picture_dims: tuple[int, ...] | None = None
 
     @property
     def state_dims(self) -> tuple[int, ...]:

@@ -61,7 +61,10 @@ class ObjectiveConfig:
         prediction, times, weight: names of `ebbflow list predictions`, `times` and `weights`, or {kind = name, option =
             value} to set their own numbers. A run on latents takes "edm" with sigma_data = 1, the deviation that they
             are scaled to, unless a sigma_data is given.
-        clock: what the net is told of t; "auto" is log_snr, or for a net that jumps unit, which is gentle.
+        clock: what the net is told of t; "auto" is log_snr, and unit, which is gentle, for a net that jumps.
+        guidance: w of u + w (c - u) that is built into the model, so that guided samples cost half as much; 1 builds
+            none in. The condition has to be dropped sometimes.
+        guidance_below: the largest t that it is built in at.
         coupling: which noise meets which data: a name of `ebbflow list couplings`, or {kind = name, option = value}.
         variance: "learned" adds a variance of the ancestral step to the net's output, trained by `vlb_weight` times the
             variational bound.
@@ -84,14 +87,16 @@ class ObjectiveConfig:
     diagonal: Share = 0.5
     pairs: Choice = "uniform"
     adaptive: Share = 0.0
+    guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    guidance_below: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prediction", _said(self.prediction))
         object.__setattr__(self, "times", as_choice(TIME_SAMPLERS, self.times, "time sampling"))
         object.__setattr__(self, "weight", as_choice(WEIGHTS, self.weight, "weighting"))
+        object.__setattr__(self, "coupling", as_choice(COUPLINGS, self.coupling, "coupling"))
         object.__setattr__(self, "pairs", as_choice(TIME_SAMPLERS, self.pairs, "time sampling"))
         object.__setattr__(self, "map", self.map and as_choice(MAPS, self.map, "objective of maps"))
-        object.__setattr__(self, "coupling", as_choice(COUPLINGS, self.coupling, "coupling"))
 
 
 def _said(prediction: Any) -> Choice:

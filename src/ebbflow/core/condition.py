@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Condition = int | str | tuple[float, ...]  # in a user's words: the index of a class, a prompt, or a vector
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GivenImage:
+    """A picture to go by: what it is called, and float32 (C, H, W) in [-1, 1]."""
+
+    name: str
+    x: Tensor
+
+
+Condition = int | str | tuple[float, ...] | GivenImage  # in a user's words: the index of a class, a prompt, a vector
 Cond = Tensor | Mapping[str, Tensor]  # for a net: one tensor, or several by name, with a row a sample
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ebbflow.data.convert import check_request, convert_splits
 from ebbflow.data.dataset import Dataset, Splits, to_uint8
-from ebbflow.data.folder import image_folder
+from ebbflow.data.folder import image_folder, image_pairs
 from ebbflow.data.npz import npz
 from ebbflow.data.pictures import cifar10, digits, fashion_mnist, mnist, mnist_small
 from ebbflow.data.points import checkerboard, gaussians, moons, rings, swiss_roll
@@ -43,6 +43,7 @@ def load_dataset(
     size: int | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
+    paired: bool = False,
 ) -> Splits:
     """The data set called `source`, or the one in the folder of images or the .npz file of that path.
 
@@ -55,6 +56,7 @@ def load_dataset(
         size: side in pixels to bring images to, at least 1; None keeps it.
         channels: 1, 3 or 4 to bring images to; None keeps them.
         skip_bad: leave out images of a folder that cannot be read, with a warning.
+        paired: the folder is one of pairs (see `image_pairs`), and nothing else will do.
 
     Raises:
         ConfigError: `source` is neither a known name nor an existing path.
@@ -62,6 +64,10 @@ def load_dataset(
     """
     check_request(size, channels)
     name, path = str(source), Path(source).expanduser()
+    if paired:
+        if not path.is_dir():
+            raise DataError(f"{name} is no folder of pairs, with a (the condition) and b (the data) in it.")
+        return image_pairs(path, size=size, channels=channels)
     if name in DATASETS or (not path.exists() and has(DATASETS, name)):
         splits = DATASETS[name](data_dir)
     elif path.is_dir():

@@ -21,6 +21,7 @@ class Dataset:
         label_names: one name per class; empty when there are no labels.
         captions: one text per entry of `x`, or None.
         vectors: float32 (N, K), what each entry may be conditioned on, or None.
+        pictures: uint8 (N, C', H', W'), another image of each, or None.
 
     Raises:
         DataError: shapes, dtypes, counts or label range do not fit together.
@@ -32,6 +33,7 @@ class Dataset:
     label_names: tuple[str, ...]
     captions: tuple[str, ...] | None = None
     vectors: Tensor | None = None
+    pictures: Tensor | None = None
 
     def __post_init__(self) -> None:
         kind = (self.x.dtype, self.x.ndim)
@@ -112,6 +114,7 @@ class Dataset:
             label_names=self.label_names,
             captions=None if self.captions is None else tuple(self.captions[i] for i in rows.tolist()),
             vectors=None if self.vectors is None else self.vectors[rows],
+            pictures=None if self.pictures is None else self.pictures[rows],
         )
 
 

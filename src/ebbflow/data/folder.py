@@ -75,6 +75,30 @@ def image_folder(root: Path, *, size: int | None = None, channels: int | None = 
     return Splits(train=data.select(good[~held_out]), held_out=data.select(good[held_out]))
 
 
+def image_pairs(root: Path, *, size: int | None = None, channels: int | None = None) -> Splits:
+    """Pairs of pictures of equal names: `root`/b/NAME is the data, `root`/a/NAME what it is conditioned on, which
+    stays of its own size and colours; both are otherwise read as those of `image_folder`, without labels.
+
+    Raises:
+        DataError: no such folders, a picture without its other, or as `image_folder`.
+    """
+    parts = {side: root / side for side in "ab"}
+    for folder in parts.values():
+        if not folder.is_dir():
+            raise DataError(f"{root} holds no pairs: {folder} is no folder. Put the conditions in a, the data in b.")
+    names = {side: set(list_folder(folder).names) for side, folder in parts.items()}
+    for side, other in (("a", "b"), ("b", "a")):
+        alone = sorted(names[side] - names[other])
+        if alone:
+            raise DataError(f"{parts[side] / alone[0]} has no partner {parts[other] / alone[0]}. Pairs share a name.")
+    ordered = sorted(names["b"])
+    x, _ = _read_all([parts["b"] / name for name in ordered], size, channels, skip_bad=False)
+    pictures, _ = _read_all([parts["a"] / name for name in ordered], None, None, skip_bad=False)
+    data = Dataset(name=root.resolve().name, x=x, labels=None, label_names=(), pictures=pictures)
+    held_out = hashed(ordered)
+    return Splits(train=data.select(~held_out), held_out=data.select(held_out))
+
+
 def read_picture(path: Path, *, size: int | None = None, channels: int | None = None) -> Picture:
     """One picture file, treated as those of `image_folder` are.
 

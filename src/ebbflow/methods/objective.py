@@ -29,6 +29,10 @@ class Outputs(Protocol):
         with a learned variance; `cond` has a row a sample."""
         ...
 
+    def null(self, num: int) -> Cond:
+        """The null condition of `num` samples; asked for with `guidance` alone."""
+        ...
+
 
 class Losses(Protocol):
     """What training needs of an objective: the times, and the loss of each sample."""
@@ -60,6 +64,10 @@ class Objective:
         of_bytes: whether images are u8 / 127.5 - 1, so that the bound measures the mass of a byte; False for latents.
         vlb_weight: 0.001 as there; the bound is in bits a dimension, a sum over all steps of the chain.
         time_bins: bins of times "importance", whose history is this objective's `importance`.
+        guidance: w of u + w (c - u), built into the model (model guidance, Tang et al., 2025, 2502.12154): the target
+            is a x0 + b eps + (1 - 1/w) sg(out(cond) - out(null)), of which the guided model is the fixed point, and
+            what is dropped to the null learns u. One evaluation without gradients more, none at 1.
+        guidance_below: the largest t that it is built in at.
         learn_uncertainty: divide the losses by what is learned of them, this objective's `uncertainty`, whose
             parameters belong in the optimiser beside the net's.
 
@@ -77,8 +85,14 @@ class Objective:
     of_bytes: bool = field(default=True, kw_only=True)
     time_bins: int = field(default=100, kw_only=True)
     learn_uncertainty: bool = field(default=False, kw_only=True)
+    guidance: float = field(default=1.0, kw_only=True)
+    guidance_below: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        if not 1 <= self.guidance < math.inf:
+            raise ValueError(f"`guidance` that is built in must be 1 or more, got {self.guidance}.")
+        if not 0 < self.guidance_below <= 1:
+            raise ValueError(f"`guidance_below` must be in (0, 1], got {self.guidance_below}.")
         time_sampler(self.times)
         is_uniform = weight_of(self.weight) == WEIGHTS["uniform"]
         check_pair(self.prediction, self.path)
@@ -133,7 +147,10 @@ class Objective:
                 f"{x0.shape[1]}, got {out.shape[1]}."
             )
         mean = out[:, : x0.shape[1]]
-        error = (mean - (per_sample(a, x0) * x0 + per_sample(b, x0) * eps)).flatten(1)
+        target = per_sample(a, x0) * x0 + per_sample(b, x0) * eps
+        if self.guidance != 1:
+            target = target + self._built_in(model, x_t, t, mean.detach())
+        error = (mean - target).flatten(1)
         error = error.to(torch.promote_types(error.dtype, torch.float32))
         weight = loss_weight(weight_of(self.weight), c, a * c.sigma - b * c.alpha)
         simple = weight.to(error) * error.pow(2).mean(1)
@@ -141,6 +158,13 @@ class Objective:
             return simple
         guess = solve(self.prediction, mean.detach(), x_t, t, self.path).x0
         return simple + self.vlb_weight * self._bound(x0, guess, (out[:, x0.shape[1] :] + 1) / 2, t)
+
+    def _built_in(self, model: Outputs, x_t: Tensor, t: Tensor, out: Tensor) -> Tensor:
+        """(1 - 1/w) (out - out(null)) where t is at most `guidance_below`, 0 elsewhere."""
+        with torch.no_grad():
+            none = model.output(x_t, t, model.null(len(x_t)))[:, : x_t.shape[1]]
+        share = (1 - 1 / self.guidance) * (t <= self.guidance_below).to(torch.float64)
+        return per_sample(share, out) * (out - none)
 
     def _bound(self, x0: Tensor, guess: Tensor, fraction: Tensor, t: Tensor) -> Tensor:
         """T times the term of each sample's own step t -> t - 1/T in the variational bound, in bits a dimension.

@@ -18,11 +18,13 @@ class Context:
         vector: shape (B, dim), for injection by addition or by scale.
         tokens: shape (B, N, dim), for cross-attention.
         mask: bool of shape (B, N), True where a token may be attended to; None for all.
+        image: shape (B, C, H, W), which joins the channels of the input.
     """
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
     mask: Tensor | None = None
+    image: Tensor | None = None
 
     def expanded(self, num: int) -> Context:
         """A context of a single row, repeated for `num` samples; another one as it is."""

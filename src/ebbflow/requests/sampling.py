@@ -56,6 +56,11 @@ class Conditions:
         Doc("Numbers such as 0,0.5,0.5, for runs trained on vectors; repeat it for more rows."),
         Flag("--vector", each=True),
     ] = None
+    images: Annotated[
+        tuple[Path, ...] | None,
+        Doc("Pictures to go by, for runs trained on them: a file, a folder or an .npz; repeat it for more rows."),
+        Flag("--condition", each=True),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts
+from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts, ImageConditioning
 from ebbflow.config import AnyConfig, RunConfig
 from ebbflow.core.entries import as_choice
 from ebbflow.core.noise import fresh_weights, generator_for
@@ -28,8 +28,20 @@ NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for i
 
 def load_splits(config: AnyConfig) -> Splits:
     """The data of whatever is trained."""
-    data = config.data
-    return load_dataset(data.name, data_dir=data.dir, size=data.size, channels=data.channels, skip_bad=data.skip_bad)
+    data, conditioning = config.data, getattr(config, "conditioning", None)
+    return load_dataset(
+        data.name,
+        data_dir=data.dir,
+        size=data.size,
+        channels=data.channels,
+        skip_bad=data.skip_bad,
+        paired=brings_pictures(conditioning),
+    )
+
+
+def brings_pictures(conditioning: Any) -> bool:
+    """Whether the condition of each sample is a picture that the data has to bring."""
+    return isinstance(conditioning, ImageConditioning) and conditioning.degrade is None
 
 
 def facts_of(dataset: Dataset) -> DataFacts:
@@ -42,6 +54,7 @@ def facts_of(dataset: Dataset) -> DataFacts:
         captions=tuple(captions)[:NUM_EXAMPLES],
         vectors=() if dataset.vectors is None else tuple(map(tuple, dataset.vectors[:NUM_EXAMPLES].tolist())),
         latent_dims=dataset.latent_dims if isinstance(dataset, Encoded) else None,
+        picture_dims=None if dataset.pictures is None else tuple(dataset.pictures.shape[1:]),
     )
 
 
@@ -80,8 +93,17 @@ def build_objective(config: RunConfig) -> Objective | MapObjective:
 
 
 def plain_objective(config: RunConfig) -> Objective:
-    """The objective of a run but for its jumps."""
+    """The objective of a run but for its jumps.
+
+    Raises:
+        ConfigError: guidance is to be built in, and there is no condition that training drops.
+    """
     o = config.objective
+    if o.guidance != 1 and drop_of(config) == 0:
+        raise ConfigError(
+            "objective.guidance builds in guidance between a condition and none, and this run has no condition that "
+            "training drops. Use a conditioning with conditioning.drop=0.1, or objective.guidance=1."
+        )
     return Objective(
         config.path,
         prediction=o.prediction,
@@ -92,6 +114,8 @@ def plain_objective(config: RunConfig) -> Objective:
         of_bytes=config.latent.autoencoder is None,
         time_bins=o.time_bins,
         learn_uncertainty=o.uncertainty,
+        guidance=o.guidance,
+        guidance_below=o.guidance_below,
     )
 
 
@@ -133,7 +157,8 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
             conditioner = config.conditioning.build(facts)
             dims = facts.state_dims
             channels = dims[0] * (2 if config.objective.variance == "learned" else 1)
-            net = config.net.build(dims, channels, None if conditioner is None else conditioner.spec)
+            seen = (dims[0] + (0 if conditioner is None else conditioner.extra_channels), *dims[1:])
+            net = config.net.build(seen, channels, None if conditioner is None else conditioner.spec)
             return (NetFlowMap if jumps(config) else NetDenoiser)(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,

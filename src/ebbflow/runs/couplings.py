@@ -52,7 +52,7 @@ def learned_pairing(config: RunConfig, pool: Pool, folder: Path) -> Work[Pairing
     learned = _stored(path, key)
     if learned is None:
         learned = yield from coupling.learn(pool, config.train.seed)
-        if learned is not None:
+        if learned is not None and folder.is_dir():  # a cost is measured without one
             save_tensors({"learned": learned}, path, {"of": key})
     return coupling.pairing(pool, learned)
 

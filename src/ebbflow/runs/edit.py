@@ -26,7 +26,7 @@ from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_images
 from ebbflow.runs.pictures import as_mask, read_mask
-from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, repeat_in_blocks
+from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, named_any, repeat_in_blocks
 from ebbflow.runs.sample import Samples, bind, results
 
 SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
@@ -87,7 +87,7 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
         ConfigError, ValueError: what the model cannot do.
     """
     require_images(model, "editing")
-    named = any(value is not None for value in (request.labels, request.prompts, request.vectors))
+    named = named_any(request)
     rows = conditions_of(model, request) if named else ()
     if as_one and len(rows) > 1:
         raise ConfigError("images that belong together take one condition. Give one of `labels` or `prompts`.")

@@ -115,7 +115,7 @@ def describe(config: AnyConfig, facts: DataFacts) -> dict[str, Any]:
         "format": FORMAT,
         "kind": KINDS[type(config)],
         "config": to_dict(config),
-        "facts": {key: value for key, value in asdict(facts).items() if (key, value) != ("latent_dims", None)},
+        "facts": {key: value for key, value in asdict(facts).items() if value is not None},
         "versions": versions(),
         "plugins": [plugin.name for plugin in loaded()],
     }
@@ -134,7 +134,7 @@ def read_facts(facts: Mapping[str, Any]) -> DataFacts:
         label_names=tuple(facts["label_names"]),
         captions=tuple(facts.get("captions", ())),
         vectors=tuple(tuple(vector) for vector in facts.get("vectors", ())),
-        latent_dims=None if facts.get("latent_dims") is None else tuple(facts["latent_dims"]),
+        **{name: None if facts.get(name) is None else tuple(facts[name]) for name in ("latent_dims", "picture_dims")},
     )
 
 

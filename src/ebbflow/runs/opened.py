@@ -64,7 +64,7 @@ class Opened:
         space: None where the model works on the data itself.
         defaults: how it is sampled when nothing is said.
         grid: where its steps lie when nothing is said, in the place of that of `defaults`.
-        is_guidable: whether its null condition was trained.
+        is_guidable: whether its null condition was trained, and no guidance is built in.
         device: where it lives.
         run: the run and checkpoint on disk, None for a model from elsewhere.
         weights: which of the run's weights these are.
@@ -120,7 +120,7 @@ class Opened:
             examples=config.conditioning.examples(facts),
             space=space,
             defaults=config.sample,
-            is_guidable=drop_of(config) > 0,
+            is_guidable=drop_of(config) > 0 and config.objective.guidance == 1,
             device=device,
         )
 

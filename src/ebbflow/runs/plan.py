@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from ebbflow.conditioning import label_indices
+from ebbflow.conditioning import ImageConditioner, label_indices
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import Choice
 from ebbflow.errors import ConfigError
@@ -18,12 +18,14 @@ from ebbflow.methods.sampling import check_sampler
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
 from ebbflow.requests.shared import Precision
 from ebbflow.runs.derived import LEARNED
+from ebbflow.runs.given import given_images, held_out_images
 from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
 
 T = TypeVar("T")
 NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points of a scatter when no number is said
+EXAMPLES = 8  # held-out pictures that a run conditioned on them is shown by when none are said
 FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
 LARGE = 3 * 64 * 64  # values of such a sample
 UNSAID = 20  # evaluations of sampler auto where the run's own sampler chooses how many
@@ -217,11 +219,18 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
         ConfigError: more than one kind, or something that an unconditional model cannot take.
         ValueError: an unknown label.
     """
-    given = {"labels": request.labels, "prompts": request.prompts, "vectors": request.vectors}
+    given = {
+        "labels": request.labels,
+        "prompts": request.prompts,
+        "vectors": request.vectors,
+        "images": request.images,
+    }
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(f'`{name}`' for name in named)} all choose what to make. Give one.")
     names = model.label_names or tuple(label_names)
+    if not named and isinstance(model.reader, ImageConditioner):
+        return held_out_images(model, EXAMPLES)
     if not named:
         return model.examples if model.is_conditional else tuple(range(len(label_names)))
     asked = given[named[0]]
@@ -234,12 +243,14 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
         if not names:
             raise ConfigError("this model knows no labels. Leave `labels` out.")
         return tuple(label_indices(request.labels, names))
+    if request.images is not None:
+        return given_images(model, request.images)
     return tuple(request.prompts or tuple(tuple(map(float, vector)) for vector in request.vectors or ()))
 
 
 def _seeds(model: Opened, request: SampleRequest, rows: Sequence[Condition]) -> tuple[int, ...]:
     if request.seeds is None:
-        single = (request.labels, request.prompts, request.vectors) != (None, None, None) and len(rows) == 1
+        single = named_any(request) and len(rows) == 1
         few = model.run is None and model.facts.is_image
         default = (
             1 if single else (len(rows) or FEW) if few else 8 * len(rows) or (64 if model.facts.is_image else POINTS)
@@ -261,6 +272,11 @@ def _negative(model: Opened, request: Guiding) -> Condition | None:
     if not model.label_names:
         raise ConfigError("this model knows no labels. Leave `negative_label` out.")
     return label_indices([label], model.label_names)[0]
+
+
+def named_any(request: Conditions) -> bool:
+    """Whether a request says what is to be made."""
+    return (request.labels, request.prompts, request.vectors, request.images) != (None, None, None, None)
 
 
 def repeat_in_blocks(items: Sequence[T], num: int) -> tuple[T, ...] | None:
@@ -297,6 +313,12 @@ def check(model: Opened, plan: Plan) -> None:
         raise ConfigError(
             "autoguidance is a rule of its own. Leave `guidance_rule`, `guidance_options`, `negative_label` and "
             "`rescale` out."
+        )
+    built_in = 1.0 if model.run is None else model.run.config.objective.guidance
+    if built_in != 1 and guides.bad is None and plan.guidance not in (0, 1):
+        raise ConfigError(
+            f"guidance {built_in:g} was built into {model.name} in training (objective.guidance), and more would guide "
+            "it twice. Use `guidance` 1, or 0 for the unconditional model."
         )
     if plan.guidance == 1:
         _check_unguided(plan)

@@ -19,7 +19,7 @@ from ebbflow.requests.sampling import RestoreRequest
 from ebbflow.runs.guides import Guides
 from ebbflow.runs.opened import Opened, require_images
 from ebbflow.runs.pictures import MASK_LEVEL, read_picture
-from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, repeat_in_blocks
+from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, named_any, repeat_in_blocks
 
 NUM = 8  # restorations when nothing is said
 
@@ -40,7 +40,7 @@ def restore_plan(model: Opened, request: RestoreRequest) -> Plan:
         noise=request.noise,
         sigma_data=request.sigma_data,
     )
-    named = any(value is not None for value in (request.labels, request.prompts, request.vectors))
+    named = named_any(request)
     rows = conditions_of(model, request) if named else ()
     count = (request.num or NUM) * max(1, len(rows))
     plan = replace(

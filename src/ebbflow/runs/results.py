@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ebbflow.core.condition import Condition
+from ebbflow.core.condition import Condition, GivenImage
 from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.runs.opened import Opened
@@ -235,9 +235,15 @@ def picture(
     if samples.ndim == 2:
         return scatter(samples, tuple(rows.index(one) for one in conditions) if conditions else None)
     each, names = len(samples) // max(1, len(rows)), [row_name(row, label_names) for row in rows]
+    if rows and isinstance(rows[0], GivenImage) and not before:
+        before = {"given": torch.cat([shown_given(one, samples) for one in rows if isinstance(one, GivenImage)])}
     if before or after:
         first, last = [*(before or {}).values()], [*(after or {}).values()]
-        parts = [one for row in samples.split(each) for one in (*first, row, *last)]
+        parts = [
+            one
+            for i, row in enumerate(samples.split(each))
+            for one in (*(k[i : i + 1] if len(k) > 1 else k for k in first), row, *last)
+        ]
         columns = [*(before or {}), *[""] * each, *(after or {})]
         return canvas.grid(torch.cat(parts), columns=len(columns), row_names=names, column_names=columns)
     if rows and len(samples) % len(rows) == 0 and each <= WIDEST:
@@ -245,12 +251,19 @@ def picture(
     return canvas.grid(samples, columns=max(1, min(len(samples), round(len(samples) ** 0.5))))
 
 
+def shown_given(condition: GivenImage, samples: Tensor) -> Tensor:
+    """A picture to go by as it is shown beside samples uint8 (N, C, H, W): uint8 (1, C, H, W)."""
+    image = to_uint8(condition.x.clamp(-1, 1))[None]
+    grown = torch.nn.functional.interpolate(image, size=samples.shape[2:])
+    return grown if grown.shape[1] == samples.shape[1] else grown[:, :1].expand(-1, samples.shape[1], -1, -1)
+
+
 def row_name(condition: Condition, label_names: Sequence[str]) -> str:
     """What a row of a grid is called: the class, the prompt, or the parts of the vector."""
     if isinstance(condition, int):
         return label_names[condition] if condition < len(label_names) else str(condition)
-    if isinstance(condition, str):
-        name = condition
+    if isinstance(condition, str | GivenImage):
+        name = condition if isinstance(condition, str) else condition.name
     elif len(condition) == len(label_names):
         parts = zip(condition, label_names, strict=True)
         name = " + ".join(f"{value:g} x {label}" for value, label in parts if value)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebbflow.conditioning import ImageConditioner
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import spelt
 from ebbflow.data import Dataset, Splits, load_dataset
@@ -35,6 +36,7 @@ from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
 from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision
+from ebbflow.studies.beside import beside_given, dealt_images
 from ebbflow.training.engine import pick_device, pick_precision
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
@@ -80,6 +82,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     file = folder / f"{_name(request, plan)}-{key_of(settings)}.json"
     result = {
         **_scores(made, yardstick, splits, plan.labels, request.num),
+        **beside_given(model, splits, made, yardstick, request.num),
         "denoising": errors,
         **own,
         **settings,
@@ -200,6 +203,8 @@ def dealt(model: Opened, splits: Splits, num: int) -> list[Condition] | None:
     """
     if not model.is_conditional:
         return None
+    if isinstance(model.reader, ImageConditioner):
+        return dealt_images(model.reader, splits, num)
     kind = {int: "class", str: "prompt"}.get(type(model.examples[0]) if model.examples else str, "vector")
     if kind == "class":
         return [model.examples[i % len(model.examples)] for i in range(num)]

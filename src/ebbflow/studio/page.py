@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Page:
 
     def add_to(self, app: FastAPI) -> None:
         """Put the routes on an application."""
-        for path, get in {
+        gets: dict[str, Callable[..., Any]] = {
             "/": self.index,
             "/static/{name}": self.static,
             "/studio/runs": self.runs,
@@ -75,16 +75,18 @@ class Page:
             "/studio/ways": self.ways,
             "/studio/reports": self.reports,
             "/studio/report": self.report,
-        }.items():
+        }
+        for path, get in gets.items():
             app.add_api_route(path, get, methods=["GET"], response_model=None, include_in_schema=path != "/")
-        for path, post in {
+        posts: dict[str, Callable[..., Any]] = {
             "/studio/train": self.train,
             "/studio/resume": self.resume,
             "/studio/stop": self.stop,
             "/studio/sample": self.sample,
             "/studio/edit": self.edit,
             "/studio/nearest": self.nearest,
-        }.items():
+        }
+        for path, post in posts.items():
             app.add_api_route(path, post, methods=["POST"], response_model=None)
 
     # -- files ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ebbflow.requests.written import command_of
 from ebbflow.runs.folder import CONFIG
 from ebbflow.studio.gallery import trainer_of
 
-LOG = "train.log"
+LOGS = ".studio"  # beside the runs: the folder of a new run must be empty
 TAIL = 2000  # characters of a log
 
 
@@ -46,12 +46,11 @@ class Trainings:
         if not re.fullmatch(r"[\w-]{1,60}", request.name):
             raise ConfigError(f"`name` must be letters, digits, - and _, at most 60, got {request.name[:60]!r}.")
         path = self.folder / request.name
-        if path.exists():
+        if path.exists() or self.is_starting(request.name):
             raise ConfigError(f"`name` {request.name!r} is taken. Choose another, or go on with that run.")
         given = narrowed(TrainRequest, request, settings=request.settings or {}, save_dir=path)
         config = parse_as(RunConfig, merge(read_preset(request.preset), read_settings(given.settings), flags_of(given)))
         choose(DATASETS, config.data.name, "data set")
-        path.mkdir(parents=True)
         return self._run(request.name, command_of("train", TrainRequest, vars(given)))
 
     def resume(self, name: str, path: Path) -> dict[str, Any]:
@@ -80,7 +79,7 @@ class Trainings:
         process = self._processes.get(name)
         if process is None or process.poll() in (None, 0, 130):
             return ""
-        log = self.folder / name / LOG
+        log = self._log(name)
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         return text.strip()[-TAIL:] or f"it ended with code {process.returncode}."
 
@@ -94,9 +93,13 @@ class Trainings:
         """What was started here."""
         return list(self._processes)
 
+    def _log(self, name: str) -> Path:
+        return self.folder / LOGS / f"{name.replace('/', '_')}.log"
+
     def _run(self, name: str, command: str) -> dict[str, Any]:
         words = [sys.executable, "-m", *shlex.split(command)]
-        with (self.folder / name / LOG).open("ab") as log:
+        self._log(name).parent.mkdir(parents=True, exist_ok=True)
+        with self._log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 words, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from PIL.Image import Image
 from torch import nn
 
+from ebbflow.conditioning import ImageConditioner
 from ebbflow.config import RunConfig
+from ebbflow.core.condition import Condition
 from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
 from ebbflow.methods.couplings import Pairing
@@ -30,6 +33,7 @@ from ebbflow.runs.build import (
 )
 from ebbflow.runs.couplings import learned_pairing, pool_of
 from ebbflow.runs.folder import checkpoints, description
+from ebbflow.runs.given import images_of
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import default_plan, repeat_in_blocks
@@ -43,6 +47,7 @@ from ebbflow.training.held_out import HeldOut
 from ebbflow.training.task import DenoiserTask
 
 GRID_COLUMNS, MAX_ROWS = 8, 10
+ROWS = 6  # of pictures to go by
 NUM_POINTS = 1000
 
 
@@ -68,12 +73,12 @@ class ModelTask(DenoiserTask, RunTask):
         begins = config.init.run is not None and not checkpoints(folder)
         self._started = start_from(self.conditioned.net, config) if begins else ""  # type: ignore[arg-type]
         super().__init__(self.conditioned, build_objective(config))
+        self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
+        self._pairing: tuple[Pairing | None] | None = None
         if isinstance(self.objective, MapObjective):
             caution = self.objective.caution(math.prod(self.facts.state_dims))
             if caution is not None:
                 warnings.warn(caution, stacklevel=2)
-        self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
-        self._pairing: tuple[Pairing | None] | None = None
 
     @property
     def averaging(self) -> EmaOptions:
@@ -124,7 +129,12 @@ class ModelTask(DenoiserTask, RunTask):
         """A grid with fixed seeds; rows are classes, captions or vectors where there are conditions."""
         denoiser = self.model(net)
         model = Opened.described(denoiser, self.config, self.facts, self.space, device=device_of(net))
-        rows, points = model.examples[:MAX_ROWS], not self.facts.is_image
+        rows: Sequence[Condition] = model.examples[:MAX_ROWS]
+        points, conditioner = not self.facts.is_image, conditioner_of(denoiser)
+        if isinstance(conditioner, ImageConditioner):
+            rows = images_of(
+                conditioner, self.splits.held_out if len(self.splits.held_out) else self.splits.train, ROWS
+            )
         seeds = range(NUM_POINTS if points else GRID_COLUMNS * (len(rows) or GRID_COLUMNS))
         plan = default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, len(seeds)))
         return collect(model, plan, generate(model, plan)).grid()
