@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path as FilePath
 
 import pytest
@@ -222,6 +222,47 @@ def test_a_teacher_takes_the_place_of_the_data() -> None:
         x0, eps, drawn = rows_of_a_batch(16, made)
         each, _ = made.losses_of(exact, x0, None, eps, drawn)
         assert float(each.max()) < 1e-12
+
+
+@each_kind
+def test_guidance_is_built_into_jumps_as_into_the_ordinary_loss(kind: MapKind) -> None:
+    """A net that is the guided exact map is a stationary point: with w = 2 and null answers twice the deviation."""
+    path, w = PATHS["flow"](), 2.0
+    guided, weak = GuidedGaussian(0.4, 0.3, 0.8, w, path), Gaussian(0.4, 0.8, path)
+    if not isinstance(kind, Midpoint | LSD | MeanFlow) or getattr(kind, "derivative", "jvp") != "jvp":
+        return
+
+    class Answers:
+        def output(self, x: Tensor, t: Tensor, cond: Tensor | None, s: Tensor | None = None) -> Tensor:
+            known = (
+                weak(x, t) if cond is not None and cond.any() else guided(x, t) if s is None else guided.jump(x, t, s)
+            )
+            return known.eps - known.x0
+
+        def null(self, num: int) -> Tensor:
+            return torch.ones(num)
+
+    plain = Objective(path, guidance=w)
+    made = MapObjective(plain, map=kind)
+    num = 40_000
+    g = torch.Generator().manual_seed(0)
+    x0 = 0.4 + 0.3 * torch.randn(num, 1, generator=g, dtype=F64)
+    eps = torch.randn(num, 1, generator=g, dtype=F64)
+    t, s = torch.full((num,), 0.7, dtype=F64), torch.full((num,), 0.2, dtype=F64)
+    seen: list[Tensor] = []
+
+    class Watched(type(kind)):  # type: ignore[misc]
+        def errors(self, jumps: Jumps) -> Tensor:
+            seen.append(super().errors(jumps))
+            return seen[-1]
+
+    watched = MapObjective(plain, map=Watched(**{f.name: getattr(kind, f.name) for f in fields(kind)}))
+    watched.losses_of(Answers(), x0, None, eps, torch.stack([t, s, s], dim=1))
+    x_t = path.mix(x0, eps, t)
+    for weight in (torch.ones_like(x_t), x_t):
+        terms = seen[0] * weight
+        assert abs(float(terms.mean())) < 4.5 * float(terms.std()) / num**0.5 + 1e-9
+    assert made.diagonal == 0.5
 
 
 def test_what_no_map_can_be_trained_with_is_refused() -> None:
