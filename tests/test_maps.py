@@ -30,6 +30,7 @@ from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.nets import NETS
 from ebbflow.proof.maps import Spoken, verify_maps
 from ebbflow.runs import Trainer, task_of
+from ebbflow.runs.build import load_splits
 from ebbflow.training.batches import Batch
 from ebbflow.training.loop import fit
 
@@ -448,3 +449,19 @@ def test_the_commands_of_the_page_are_commands() -> None:
     assert len(commands) >= 4
     for command in commands:
         check_command(command)
+
+
+def test_jumps_are_measured_beside_the_same_models_ode(tmp_path: FilePath) -> None:
+    layers = (
+        {"data": {"name": "swiss_roll"}, "net": {"kind": "mlp", "dim": 16, "depth": 2}, "objective": {"map": "lsd"}},
+        {"train": TINY["train"], "engine": TINY["engine"]},
+    )
+    config = parse(merge(*layers))  # type: ignore[arg-type]
+    list(Trainer(task_of(config, load_splits(config), tmp_path / "run")).events())
+    found = ef.evaluate(tmp_path / "run", sampler="flow_map", steps=2, num=40)
+    assert found["rms_from_own_ode"] > 0
+    assert "rms_from_own_ode" not in ef.evaluate(tmp_path / "run", sampler="heun", steps=2, num=40)
+    output = tmp_path / "compare.html"
+    report = ef.compare([tmp_path / "run"], samplers=["flow_map", "heun"], steps=[1, 2], num=40, output=output)
+    cells = {(cell.sampler, cell.steps): cell.evaluations for cell in report.cells}
+    assert cells == {("flow_map", 1): 1, ("flow_map", 2): 2, ("heun", 1): 1, ("heun", 2): 3}
