@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path as FilePath
 
 import pytest
@@ -30,6 +30,7 @@ from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.nets import NETS
 from ebbflow.proof.maps import Spoken, verify_maps
 from ebbflow.runs import Trainer, task_of
+from ebbflow.runs.build import load_splits
 from ebbflow.training.batches import Batch
 from ebbflow.training.loop import fit
 
@@ -224,6 +225,47 @@ def test_a_teacher_takes_the_place_of_the_data() -> None:
         assert float(each.max()) < 1e-12
 
 
+@each_kind
+def test_guidance_is_built_into_jumps_as_into_the_ordinary_loss(kind: MapKind) -> None:
+    """A net that is the guided exact map is a stationary point: with w = 2 and null answers twice the deviation."""
+    path, w = PATHS["flow"](), 2.0
+    guided, weak = GuidedGaussian(0.4, 0.3, 0.8, w, path), Gaussian(0.4, 0.8, path)
+    if not isinstance(kind, Midpoint | LSD | MeanFlow) or getattr(kind, "derivative", "jvp") != "jvp":
+        return
+
+    class Answers:
+        def output(self, x: Tensor, t: Tensor, cond: Tensor | None, s: Tensor | None = None) -> Tensor:
+            known = (
+                weak(x, t) if cond is not None and cond.any() else guided(x, t) if s is None else guided.jump(x, t, s)
+            )
+            return known.eps - known.x0
+
+        def null(self, num: int) -> Tensor:
+            return torch.ones(num)
+
+    plain = Objective(path, guidance=w)
+    made = MapObjective(plain, map=kind)
+    num = 40_000
+    g = torch.Generator().manual_seed(0)
+    x0 = 0.4 + 0.3 * torch.randn(num, 1, generator=g, dtype=F64)
+    eps = torch.randn(num, 1, generator=g, dtype=F64)
+    t, s = torch.full((num,), 0.7, dtype=F64), torch.full((num,), 0.2, dtype=F64)
+    seen: list[Tensor] = []
+
+    class Watched(type(kind)):  # type: ignore[misc]
+        def errors(self, jumps: Jumps) -> Tensor:
+            seen.append(super().errors(jumps))
+            return seen[-1]
+
+    watched = MapObjective(plain, map=Watched(**{f.name: getattr(kind, f.name) for f in fields(kind)}))
+    watched.losses_of(Answers(), x0, None, eps, torch.stack([t, s, s], dim=1))
+    x_t = path.mix(x0, eps, t)
+    for weight in (torch.ones_like(x_t), x_t):
+        terms = seen[0] * weight
+        assert abs(float(terms.mean())) < 4.5 * float(terms.std()) / num**0.5 + 1e-9
+    assert made.diagonal == 0.5
+
+
 def test_what_no_map_can_be_trained_with_is_refused() -> None:
     flow = PATHS["flow"]()
     for options, message in (
@@ -279,7 +321,7 @@ def test_it_trains_and_one_jump_comes_near(kind: MapKind) -> None:
     model, truth = NetFlowMap(net=net, path=path, clock="unit"), Gaussian(torch.tensor([1.0, -0.5]), 0.3, path)
     data = torch.tensor([1.0, -0.5]) + 0.3 * normal(512, 2, seed=3, dtype=torch.float32)
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
-    made = MapObjective(Objective(path), map=kind, num_steps=120)
+    made = MapObjective(Objective(path), map=kind)
     *_, last = fit(model, made, [data[i : i + 128] for i in range(0, 512, 128)], optimiser, num_steps=120)
     assert {"loss_diagonal", "loss_jumps"} <= set(last.report)
     x = normal(256, 2, seed=4, dtype=torch.float32)
@@ -407,3 +449,19 @@ def test_the_commands_of_the_page_are_commands() -> None:
     assert len(commands) >= 4
     for command in commands:
         check_command(command)
+
+
+def test_jumps_are_measured_beside_the_same_models_ode(tmp_path: FilePath) -> None:
+    layers = (
+        {"data": {"name": "swiss_roll"}, "net": {"kind": "mlp", "dim": 16, "depth": 2}, "objective": {"map": "lsd"}},
+        {"train": TINY["train"], "engine": TINY["engine"]},
+    )
+    config = parse(merge(*layers))  # type: ignore[arg-type]
+    list(Trainer(task_of(config, load_splits(config), tmp_path / "run")).events())
+    found = ef.evaluate(tmp_path / "run", sampler="flow_map", steps=2, num=40)
+    assert found["rms_from_own_ode"] > 0
+    assert "rms_from_own_ode" not in ef.evaluate(tmp_path / "run", sampler="heun", steps=2, num=40)
+    output = tmp_path / "compare.html"
+    report = ef.compare([tmp_path / "run"], samplers=["flow_map", "heun"], steps=[1, 2], num=40, output=output)
+    cells = {(cell.sampler, cell.steps): cell.evaluations for cell in report.cells}
+    assert cells == {("flow_map", 1): 1, ("flow_map", 2): 2, ("heun", 1): 1, ("heun", 2): 3}

@@ -149,7 +149,7 @@ class Objective:
         mean = out[:, : x0.shape[1]]
         target = per_sample(a, x0) * x0 + per_sample(b, x0) * eps
         if self.guidance != 1:
-            target = target + self._built_in(model, x_t, t, mean.detach())
+            target = target + self.built_in(model, x_t, t, mean.detach())
         error = (mean - target).flatten(1)
         error = error.to(torch.promote_types(error.dtype, torch.float32))
         weight = loss_weight(weight_of(self.weight), c, a * c.sigma - b * c.alpha)
@@ -159,7 +159,7 @@ class Objective:
         guess = solve(self.prediction, mean.detach(), x_t, t, self.path).x0
         return simple + self.vlb_weight * self._bound(x0, guess, (out[:, x0.shape[1] :] + 1) / 2, t)
 
-    def _built_in(self, model: Outputs, x_t: Tensor, t: Tensor, out: Tensor) -> Tensor:
+    def built_in(self, model: Outputs, x_t: Tensor, t: Tensor, out: Tensor) -> Tensor:
         """(1 - 1/w) (out - out(null)) where t is at most `guidance_below`, 0 elsewhere."""
         with torch.no_grad():
             none = model.output(x_t, t, model.null(len(x_t)))[:, : x_t.shape[1]]

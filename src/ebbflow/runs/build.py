@@ -89,7 +89,6 @@ def build_objective(config: RunConfig) -> Objective | MapObjective:
         diagonal=o.diagonal,
         pairs=o.pairs,
         adaptive=o.adaptive,
-        num_steps=config.train.num_steps,
     )
 
 

@@ -172,7 +172,7 @@ class Engine:
             self._called[id(net)] = Joined(made, net.objective) if isinstance(net, Joined) else made
         return self._called[id(net)]
 
-    def backward(self, task: Task, batch: Batch, *, seed: int, step: int) -> Loss:
+    def backward(self, task: Task, batch: Batch, *, seed: int, step: int, done: float = 0.0) -> Loss:
         """Add the gradient of the mean loss of `batch` to that of `task.net`; the losses of all its rows.
 
         A net's own randomness, such as dropout, comes from (seed, step, first row) too.
@@ -182,7 +182,7 @@ class Engine:
         for first in range(0, num, size):
             rows = range(first, min(first + size, num))
             part = batch.rows(rows, device)
-            draw = Draw(seed=seed, step=step, rows=rows, num=num)
+            draw = Draw(seed=seed, step=step, rows=rows, num=num, done=done)
             with fresh_weights(derive_seed(seed, "net", step, first)), self.autocast(device), fused():
                 loss = task.loss(self.called(task.net), part, draw)
             if part.weight is not None:

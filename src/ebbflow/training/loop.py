@@ -200,7 +200,7 @@ def _steps(
         while (done := budget.done(step, spent)) < 1:
             began = clock()
             rate = _set_rates(optimiser, None if lr is None else lr.at(step, done if budget.minutes else None))
-            loss = engine.backward(task, next(batches), seed=seed, step=step)
+            loss = engine.backward(task, next(batches), seed=seed, step=step, done=done)
             total, norm = _finite(task.net, loss, engine.clip, step=step, rate=rate)
             optimiser.step()
             task.net.zero_grad(set_to_none=True)

@@ -34,12 +34,14 @@ class Draw:
         seed, step: of the run; the step counted from 0.
         rows: which rows of the whole batch.
         num: rows of the whole batch.
+        done: the share of the run that is done before the step, in [0, 1).
     """
 
     seed: int
     step: int
     rows: range
     num: int
+    done: float = 0.0
 
     def normal(self, dims: tuple[int, ...], purpose: str = "eps") -> Tensor:
         """Standard normal, float32 on the CPU, shape (rows, *dims)."""
@@ -201,8 +203,7 @@ class DenoiserTask(Task):
         """The losses of rows that jump and of those that do not, which are told apart in the report."""
         x0, drawn = batch.x0, draw.times(objective.draw)
         eps = draw.normal(tuple(x0.shape[1:])) if batch.eps is None else batch.eps
-        progress = draw.step / objective.num_steps
-        each, jumps = objective.losses_of(self.model(net), x0, batch.cond, eps.to(x0), drawn, progress)
+        each, jumps = objective.losses_of(self.model(net), x0, batch.cond, eps.to(x0), drawn, draw.done)
         report = {"loss_diagonal": each[~jumps], "loss_jumps": each[jumps]}
         return Loss(each=each, level=drawn[:, 0], report=report)
 

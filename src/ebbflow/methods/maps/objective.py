@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.entries import Choice, spelt
 from ebbflow.core.paths import Path
-from ebbflow.core.predictions import Estimate, prediction_of
+from ebbflow.core.predictions import Estimate, prediction_of, solve
+from ebbflow.core.shape import per_sample
 from ebbflow.core.times import Importance, TimeSampler, time_sampler
 from ebbflow.core.weights import loss_weight, weight_of
 from ebbflow.methods.denoise import Denoiser, NetFlowMap, conditional
@@ -48,7 +49,6 @@ class MapObjective:
         pairs: the time sampling whose draws, two a row and sorted, are t and s of a jump.
         adaptive: p in [0, 1] divides each loss by sg(loss + 0.001)^p (Geng et al., 2025, 2505.13447). Above 0
             it seeks modes and medians in the place of means, which is harmless only in many dimensions.
-        num_steps: the length of the run, which the schedule of "consistency" is stretched over.
         teacher: a frozen denoiser on this path, guided or not, whose velocity is learned in the place of the data's:
             distillation. It is given the batch's condition where it takes one.
 
@@ -62,7 +62,6 @@ class MapObjective:
     diagonal: float = field(default=0.5, kw_only=True)
     pairs: Choice | TimeSampler = field(default="uniform", kw_only=True)
     adaptive: float = field(default=0.0, kw_only=True)
-    num_steps: int = field(default=1, kw_only=True)
     teacher: Denoiser | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -83,6 +82,8 @@ class MapObjective:
             )
         if isinstance(time_sampler(self.pairs), Importance):
             raise ValueError("`pairs` are drawn without losses to go by: use uniform or logit_normal.")
+        if self.teacher is not None and plain.guidance != 1:
+            raise ValueError("guide the teacher, or build guidance in from the data: not both. Use `guidance` 1.")
         if self.teacher is not None and self.teacher.path != plain.path:
             raise ValueError("the teacher is on another path than its map. Take the teacher's path.")
         check_form(plain.prediction, plain.path)
@@ -196,7 +197,7 @@ class MapObjective:
             x_t=self.path.mix(x0, eps, t),
             t=t,
             s=s,
-            pair=self._pair(x0, cond, eps, t),
+            pair=self._pair(x0, cond, eps, t) if self.plain.guidance == 1 else self._guided(model, x0, cond, eps, t),
             cut=cut,
             progress=progress,
             teacher=self._teaches(cond),
@@ -209,6 +210,16 @@ class MapObjective:
         weight = loss_weight(weight_of(self.plain.weight), c, a * c.sigma - b * c.alpha)
         error = error.to(torch.promote_types(error.dtype, torch.float32))
         return weight.to(error) * error.pow(2).mean(1)
+
+    @torch.no_grad()
+    def _guided(self, model: Any, x0: Tensor, cond: Any, eps: Tensor, t: Tensor) -> Estimate:
+        """The pair of the target with guidance built in, for kinds that go by the data."""
+        if not self.kind.has_data:
+            return Estimate(x0=x0, eps=eps)
+        x_t, (a, b) = self.path.mix(x0, eps, t), prediction_of(self.plain.prediction)(self.path.at(t))
+        plain = per_sample(a, x0) * x0 + per_sample(b, x0) * eps
+        target = plain + self.plain.built_in(model, x_t, t, model.output(x_t, t, cond))
+        return solve(self.plain.prediction, target, x_t, t, self.path)
 
     def _teaches(self, cond: Any) -> Denoiser | None:
         return self.teacher if self.teacher is None or cond is None else conditional(self.teacher).given(cond)
