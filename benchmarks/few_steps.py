@@ -1,8 +1,7 @@
 """Maps beside ordinary models: `python benchmarks/few_steps.py` writes the tables of docs/few_steps.md.
 
 First the objectives on points whose exact map is known, then on scikit-learn's digits: every run is trained in
-`--dir` (one that is there is not trained again), sampled from the same seeds and measured. Seconds are those of the
-processor, on one thread.
+`--dir` (one that is there is not trained again), sampled from the same seeds and measured.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,16 +75,14 @@ def toy(name: str, kind: MapKind | None, num_steps: int, seed: int, adaptive: fl
     objective = plain if kind is None else MapObjective(plain, map=kind, adaptive=adaptive)
     optimiser, ema = torch.optim.Adam(net.parameters(), lr=1.5e-3), EMA(net, 0.998)
     rate = LearningRate(peak=1.5e-3, warmup_steps=20, schedule="cosine", num_steps=num_steps)
-    began = time.process_time()
     for _ in fit(model, objective, Points(seed=seed), optimiser, num_steps=num_steps, ema=ema, lr=rate, seed=seed):
         pass
-    spent = time.process_time() - began
     averaged = NetFlowMap(net=ema.module, path=path, clock="unit")
     noises = torch.randn(NUM_NOISES, 2, generator=generator_for(seed, "noises"))
     wanted = exact().jump(noises, 1.0, 0.0).x0
     sampler = "euler" if kind is None else "flow_map"
     found = {str(k): w2(ends(averaged, noises, k, sampler), wanted) for k in JUMPS}
-    return {"name": name, "num_steps": num_steps, "seed": seed, "seconds": spent, "adaptive": adaptive, **found}
+    return {"name": name, "num_steps": num_steps, "seed": seed, "adaptive": adaptive, **found}
 
 
 def ends(model: FlowMap, x: Tensor, num_steps: int, sampler: str) -> Tensor:
@@ -125,21 +121,17 @@ def said_of_toys(num_steps: int, num_seeds: int) -> list[str]:
         "Two coordinates, each a mixture of modes at -1 and 1 of deviation 0.2; a residual MLP (width 128, depth 3), ",
         f"Adam, {num_steps} steps of {BATCH} rows, half of them ordinary, {seeds}; torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}.",
-        "Numbers are the squared W2 distance a coordinate from the exact map's points, from the same 4,000 noises; "
-        "time is the processor's for the same steps, over the ordinary objective's.",
+        "Numbers are the squared W2 distance a coordinate from the exact map's points, from the same 4,000 noises.",
     ]
 
 
 def toy_table(rows: list[Row]) -> list[str]:
-    """Objectives, seconds a step over those of the ordinary one, and distances by number of jumps."""
-    ordinary = [row for row in rows if row["name"] == next(iter(TOY))]
-    unit = sum(row["seconds"] for row in ordinary) / len(ordinary)
-    lines = ["| objective | time | 1 jump | 2 | 4 | 8 |", "|---|---|---|---|---|---|"]
+    """Objectives, and distances by number of jumps."""
+    lines = ["| objective | 1 jump | 2 | 4 | 8 |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(row["name"] for row in rows):
         own = [row for row in rows if row["name"] == name]
-        cost = sum(row["seconds"] for row in own) / len(own) / unit
         cells = (" / ".join(f"{row[str(k)]:.3f}" for row in own) for k in JUMPS)
-        lines.append(f"| {name} | {cost:.1f} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
