@@ -16,7 +16,7 @@ Choices = dict[int, tuple[str, str]]  # network evaluations: sampler, grid
 MEASURED: dict[str, Choices] = {"flow": {5: ("unipc", "shifted")}}
 # Of pairs that know x0 and the noise level alone, not the path's clock: at equal log-SNR they take the same steps on
 # every path, up to its scale, so that what one path has shown holds on the others.
-ON_EVERY_PATH: Choices = {5: ("unipc", "cosine")}
+ON_EVERY_PATH: Choices = {5: ("dpmpp_2m", "cosine")}
 
 
 @dataclass(frozen=True, kw_only=True)
