@@ -151,9 +151,12 @@ def forward_flops(task: ModelTask) -> int:
 @torch.no_grad()
 def score(model: Model, yardstick: Yardstick, plan: Plan) -> dict[str, Any]:
     """Frechet distance and label accuracy of the samples of a plan."""
-    done = [part for part in generate(model, plan) if part.done]
-    features = [yardstick.features.of(part.for_features) for part in done]
-    comparison = yardstick.comparison(Made.of(features, torch.cat([part.images for part in done])), plan.labels)
+    seen, images = [], []
+    for part in generate(model, plan):
+        if part.done:
+            seen.append(yardstick.features.of(part.for_features))
+            images.append(part.images)
+    comparison = yardstick.comparison(Made.of(seen, torch.cat(images)), plan.labels)
     found, errors = table(comparison), block_errors(comparison)
     return {
         "sampler": str(plan.sampler),

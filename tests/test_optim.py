@@ -102,7 +102,7 @@ def test_hidden_matrices_are_between_the_first_and_the_last_layer(name: str) -> 
     names = {id(p): key for key, p in task.net.named_parameters()}
     found = [names[id(p)] for p in hidden_weights(task.net)]
     assert found and len(set(found)) == len(found)
-    edges = ("net.stem.", "net.embed.", "net.out.", "conditioner.")
+    edges = ("net.stem.", "net.embed.", "net.out.", "net.clock.first.", "conditioner.")
     assert not [key for key in found if key.startswith(edges) or not key.endswith("weight")]
     inner = {key for key, p in task.net.named_parameters() if p.ndim > 1 and not key.startswith(edges)}
     assert {

@@ -160,11 +160,15 @@ class Muon(torch.optim.Optimizer):
 
 def hidden_weights(net: nn.Module) -> list[nn.Parameter]:
     """The matrices of a net's hidden layers: weights of linear and convolution layers, but of embeddings, of the first
-    and last layers (children called stem, embed or head, and an out beside a stem or embed), and narrow ones."""
+    and last layers (children called stem, embed, first or head, and an out beside a stem or embed), and narrow ones.
+
+    The first layer of a clock's embedding is one of those: stepped in all directions alike it would learn the waves
+    that no training clock tells apart, and at t = 1, where a clock of log-SNR goes beyond those, answer anything.
+    """
     edges: set[nn.Module] = set()
     for module in net.modules():
         children = dict(module.named_children())
-        first = {"stem", "embed"} & children.keys()
+        first = {"stem", "embed", "first"} & children.keys()
         last = {"head", "out"} if first else {"head"}
         edges |= {children[name] for name in first | (last & children.keys())}
     layers = (nn.Linear, nn.modules.conv._ConvNd)
