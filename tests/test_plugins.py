@@ -28,6 +28,8 @@ TRAINED = {  # registry -> what a training sets to have it, and where the config
     "PREDICTIONS": {"objective.prediction": "rotated"},
     "WEIGHTS": {"objective.weight": "near"},
     "TIME_SAMPLERS": {"objective.times": "late", "objective.times.power": "3"},
+    "COUPLINGS": {"objective.coupling": "turned", "objective.coupling.by": "2"},
+    "OPERATORS": {"conditioning.degrade": "dimmed", "conditioning.degrade.by": "0.25", "conditioning.kind": "image"},
     "CONDITIONINGS": {"conditioning.kind": "parity", "conditioning.dim": "4"},
 }
 SAMPLED = {

@@ -33,6 +33,7 @@ WHERE = {
 }
 SHOWN_IN = {"CONDITION_RULES": ("methods.guidance", "GUIDANCE")}  # whose entries another registry has too
 CLASSES = ("NETS", "OPTIMISERS", "CONDITIONINGS")
+OBJECTS = {"COUPLINGS": "Coupling", "OPERATORS": "Operator"}  # registry -> the class of its entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +211,11 @@ def _checked(module: str, kind: str, entries: Mapping[str, Any]) -> dict[str, An
         builds = isinstance(entry, type) and is_dataclass(entry) and callable(getattr(entry, "build", None))
         if kind in CLASSES and not builds:
             raise ConfigError(f"{where} must be a frozen dataclass with a method `build`, got {entry!r}.")
-        if kind != "SAMPLERS" and kind != "PATHS" and not callable(entry) and kind != "TIME_SAMPLERS":
+        if kind in OBJECTS:
+            wanted = getattr(importlib.import_module(f"ebbflow.{WHERE[kind]}"), OBJECTS[kind])
+            if not isinstance(entry, wanted):
+                raise ConfigError(f"{where} must be a {wanted.__module__}.{wanted.__name__}, got {entry!r}.")
+        elif kind not in ("SAMPLERS", "PATHS", "TIME_SAMPLERS") and not callable(entry):
             raise ConfigError(f"{where} must be a function, got {type(entry).__name__}.")
         checked[str(name)] = _path_class(where, entry) if kind == "PATHS" else entry
     return checked

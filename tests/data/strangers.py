@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 import ebbflow as ef
 from ebbflow.conditioning import Conditioner
+from ebbflow.core.operators import Dims, Operator
 from ebbflow.core.paths import Coefficients
 from ebbflow.core.times import TimeSampler
 from ebbflow.data import Dataset, Splits
+from ebbflow.methods.couplings import Coupling, Pairing, Pool
 from ebbflow.nets import Context, ContextSpec
 
 
@@ -164,6 +166,36 @@ def brightness(target: Tensor, power: float = 2.0) -> object:
     return lambda x0: (x0.flatten(1).mean(1) - target.mean()).abs() ** power
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turned(Coupling):
+    """The noise of one row meets the row `by` places on, of the same class."""
+
+    by: int = 1
+
+    def pairing(self, pool: Pool, learned: Tensor | None) -> Pairing:
+        def paired(rows: Tensor, eps: Tensor) -> Tensor:
+            found = rows.clone()
+            for c in pool.classes[rows].unique():
+                places = (pool.classes[rows] == c).nonzero().flatten()
+                found[places] = rows[places].roll(self.by)
+            return found
+
+        return paired
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimmed(Operator):
+    """Every pixel times `by`."""
+
+    by: float = 0.5
+
+    def measure(self, x: Tensor) -> Tensor:
+        return self.by * x
+
+    def back(self, y: Tensor, dims: Dims, noise: Tensor) -> Tensor:
+        return self.by * y / (self.by**2 + noise.to(y))
+
+
 NETS = {"three_layers": NetOptions}
 OPTIMISERS = {"descent": DescentOptions}
 CONDITIONINGS = {"parity": ParityOptions}
@@ -172,6 +204,8 @@ PREDICTIONS = {"rotated": lambda c: (-c.sigma, c.alpha)}
 WEIGHTS = {"near": lambda c, d: c.alpha**4}
 TIME_SAMPLERS = {"late": Late()}
 TIME_GRIDS = {"power": Power()}
+COUPLINGS = {"turned": Turned()}
+OPERATORS = {"dimmed": Dimmed()}
 DATASETS = {"stripes": stripes}
 CONDITION_RULES = {"timid": timid}
 LOSSES = {"brightness": brightness}

@@ -168,7 +168,7 @@ class Engine:
             return net
         if id(net) not in self._called:
             inner = net.inner if isinstance(net, Joined) else net
-            made = torch.compile(inner, dynamic=False)
+            made: nn.Module = torch.compile(inner, dynamic=False)  # type: ignore[assignment]
             self._called[id(net)] = Joined(made, net.objective) if isinstance(net, Joined) else made
         return self._called[id(net)]
 
