@@ -74,7 +74,7 @@ def studio(request: StudioRequest, ready: Callable[[str], None]) -> None:
     desk = desk_of(Shelf({}, weights=request.weights, device=request.device, meter=meter, say=log), request, meter, log)
     page = Page(desk=desk, folder=request.folder, trainings=Trainings(request.folder))
     app = application(desk, token=token, local=is_loopback(request.host), free=FREE, add=page.add_to)
-    listen(app, request, request, lambda url: ready(f"the runs of {request.folder}: open {url}"))
+    listen(app, request, request, lambda url: ready(f"the runs in {request.folder}: open {url}"))
 
 
 def listen(app: Guard, where: Listening, limits: Limits, ready: Callable[[str], None]) -> None:
