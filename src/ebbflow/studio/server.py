@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ebbflow.errors import ConfigError, missing
@@ -74,7 +76,7 @@ def studio(request: StudioRequest, ready: Callable[[str], None]) -> None:
     desk = desk_of(Shelf({}, weights=request.weights, device=request.device, meter=meter, say=log), request, meter, log)
     page = Page(desk=desk, folder=request.folder, trainings=Trainings(request.folder))
     app = application(desk, token=token, local=is_loopback(request.host), free=FREE, add=page.add_to)
-    listen(app, request, request, lambda url: ready(f"the runs of {request.folder}: open {url}"))
+    listen(app, request, request, lambda url: ready(f"the runs in {request.folder}: open {url}"))
 
 
 def listen(app: Guard, where: Listening, limits: Limits, ready: Callable[[str], None]) -> None:
@@ -84,6 +86,18 @@ def listen(app: Guard, where: Listening, limits: Limits, ready: Callable[[str], 
         ConfigError: an address that cannot be listened on.
     """
     import uvicorn
+
+    class Server(uvicorn.Server):
+        """One whose quiet end is no death by the signal that asked for it."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     bound = bind(where.host, where.port)
     host, port = bound.getsockname()[:2]
@@ -97,7 +111,7 @@ def listen(app: Guard, where: Listening, limits: Limits, ready: Callable[[str], 
         h11_max_incomplete_event_size=64 * 1024,
     )
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.Server(config).run(sockets=[bound])
+    Server(config).run(sockets=[bound])
 
 
 def bind(host: str, port: int) -> socket.socket:
