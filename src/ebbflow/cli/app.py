@@ -100,6 +100,9 @@ PLOTS: dict[str, Verb | click.Command] = {
 }
 VERBS: dict[str, Verb | click.Command] = {
     "train": Verb("Train a model, or go on with it.", "training", "train", "--preset digits --save-dir runs/digits"),
+    "distill": Verb(
+        "Train a model of few jumps from a run.", "training", "train", "runs/digits --into runs/fast --guidance 2"
+    ),
     "train-classifier": Verb(
         "Train a noisy classifier that guides.", "training", "train", "--save-dir runs/classifier"
     ),

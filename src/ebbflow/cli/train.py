@@ -17,7 +17,13 @@ from ebbflow.cli.errors import at_batch_size
 from ebbflow.cli.progress import follow, stop_on_interrupt, tell
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import entries
-from ebbflow.requests.training import Settings, TrainAutoencoderRequest, TrainClassifierRequest, TrainRequest
+from ebbflow.requests.training import (
+    DistillRequest,
+    Settings,
+    TrainAutoencoderRequest,
+    TrainClassifierRequest,
+    TrainRequest,
+)
 
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
@@ -56,6 +62,26 @@ def train(request: TrainRequest) -> int:
         use="ebbflow sample --ckpt {folder} --output samples.png",
     )
     return _run(kind, request, read_preset(name))
+
+
+def distill(request: DistillRequest) -> int:
+    """Train a model of few jumps from a run, or go on with it: from its weights, on its data, with its velocity,
+    guided or not, in the place of the data's. The guidance is built in.
+
+    All of the run's configuration is taken over, and its learning rate and length too; settings lie on top of it.
+    """
+    from ebbflow.config import RunConfig
+    from ebbflow.runs.teacher import student_of
+
+    run = Path(request.run)
+    kind = Kind(
+        config=RunConfig,
+        name="{data}_distilled",
+        use="ebbflow sample --ckpt {folder} --output samples.png",
+    )
+    into = request.save_dir or run.with_name(f"{run.name}_distilled")
+    jumps = request.map is not None or request.pairs is None
+    return _run(kind, replace(request, save_dir=into), student_of(request.run, jumps=jumps))
 
 
 def train_classifier(request: TrainClassifierRequest) -> int:

@@ -175,6 +175,30 @@ class InitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Another run that is learned from, frozen: what it says of the data's noised states, or what it makes of noise.
+
+    Args:
+        run: the folder of a run or of a checkpoint, whose averaged weights teach; None for none.
+        guidance: w of u + w (c - u) that the teacher is guided with, and this run has built in. Of a teacher that has
+            guidance built in itself, that one.
+        pairs: 0 has a map (objective.map) learn the teacher's velocity where the data is noised. Above 0, the run
+            learns on so many pairs of a noise and where the teacher's ODE takes it, made before (reflow: Liu et al.,
+            2022, 2209.03003).
+        num_steps: of heun along that ODE, two evaluations each.
+    """
+
+    run: str | None = None
+    guidance: Finite = 1.0
+    pairs: Interval = 0
+    num_steps: Count = 20
+
+    def __post_init__(self) -> None:
+        if self.run is None and (self.guidance != 1 or self.pairs):
+            raise ValueError("nobody teaches. Give teacher.run the folder of a run, or leave the rest out.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where it runs: "auto", "cpu", "cuda", "cuda:1", "mps"; "auto" precision is bf16 where the hardware multiplies
     it; "auto" compiles on CUDA only, since on a CPU that does not earn its wait back."""
@@ -223,6 +247,7 @@ class RunConfig:
     conditioning: Conditioning = AutoConditioning()
     latent: LatentConfig = LatentConfig()
     init: InitConfig = InitConfig()
+    teacher: TeacherConfig = TeacherConfig()
     train: TrainConfig = TrainConfig()
     optimiser: OptimiserOptions = AdamWOptions()
     ema: EmaOptions = ExponentialOptions()

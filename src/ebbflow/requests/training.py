@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from ebbflow.errors import ConfigError
-from ebbflow.requests.base import Doc, Flag, Sets
+from ebbflow.requests.base import Doc, Flag, Place, Sets
 from ebbflow.requests.shared import Reporting
 
 
@@ -102,6 +102,32 @@ class TrainRequest(Settings):
         bool, Sets("init.partial"), Doc("Take the weights that fit, and leave the others as initialised.")
     ] = False
     patch_size: Annotated[int | None, Ge(1), Sets("net.patch_size"), Doc("Patch size of a DiT.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRequest(Settings):
+    """A model to train from one that is trained."""
+
+    run: Annotated[str, Place(), Doc("The folder of the run that teaches, or of one of its checkpoints.")]
+    save_dir: Annotated[
+        Path | None,
+        Flag("--into", "--save-dir"),
+        Doc("Where it is kept; the same command resumes it. Default: beside RUN, with _distilled after its name."),
+    ] = None
+    guidance: Annotated[
+        float | None, Sets("teacher.guidance"), Doc("Guidance that is built in. Default: what RUN has built in, or 1.")
+    ] = None
+    map: Annotated[
+        str | None,
+        Sets("objective.map"),
+        Doc("How jumps are learned; see `ebbflow list maps`. Default: midpoint, or none beside `pairs`."),
+    ] = None
+    pairs: Annotated[
+        int | None,
+        Ge(1),
+        Sets("teacher.pairs"),
+        Doc("Learn on so many pairs of a noise and where RUN takes it (reflow), in the place of the data."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

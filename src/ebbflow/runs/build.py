@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.couplings import Pairing
-from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
+from ebbflow.methods.denoise import Denoiser, NetDenoiser, NetFlowMap
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
@@ -78,8 +79,8 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
     return config
 
 
-def build_objective(config: RunConfig) -> Objective | MapObjective:
-    """The objective of a run."""
+def build_objective(config: RunConfig, teacher: Denoiser | None = None) -> Objective | MapObjective:
+    """The objective of a run, whose jumps `teacher` may teach."""
     o, plain = config.objective, plain_objective(config)
     if o.map is None:
         return plain
@@ -89,6 +90,7 @@ def build_objective(config: RunConfig) -> Objective | MapObjective:
         diagonal=o.diagonal,
         pairs=o.pairs,
         adaptive=o.adaptive,
+        teacher=teacher,
     )
 
 
@@ -192,6 +194,7 @@ class DatasetLoader:
         conditioner: drops conditions; None leaves them all.
         drop: probability of a dropped condition.
         pairing: which rows meet the noise that would be drawn for the drawn ones; None leaves them as they are.
+        noise: the noise that belongs to rows, (B, *dims); None has it drawn.
     """
 
     dataset: Dataset
@@ -201,6 +204,7 @@ class DatasetLoader:
     conditioner: Conditioner | None = None
     drop: float = 0.0
     pairing: Pairing | None = None
+    noise: Callable[[Tensor], Tensor] | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
@@ -213,7 +217,7 @@ class DatasetLoader:
                 for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
             ]
         )
-        eps = None
+        eps = None if self.noise is None else self.noise(rows)
         if self.pairing is not None:
             draw = Draw(seed=self.seed, step=step, rows=range(self.batch_size), num=self.batch_size)
             eps = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
@@ -228,3 +232,8 @@ class DatasetLoader:
 def drop_of(config: RunConfig) -> float:
     """The probability with which training drops conditions; 0 for kinds that have none."""
     return float(getattr(config.conditioning, "drop", 0.0))
+
+
+def built_in(config: RunConfig) -> float:
+    """The guidance that a run's model has in it, from its own training or from its teacher; 1 for none."""
+    return config.objective.guidance if config.teacher.run is None else config.teacher.guidance

@@ -71,6 +71,11 @@ class Run:
     facts: DataFacts
     checkpoint: Checkpoint
 
+    @property
+    def averaged(self) -> str:
+        """The part that holds the averaged weights, or the only ones."""
+        return "ema" if self.checkpoint.path("ema").is_file() else "model"
+
     def denoiser(
         self, weights: Weights = "ema", *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> NetDenoiser:

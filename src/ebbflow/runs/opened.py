@@ -21,7 +21,7 @@ from ebbflow.errors import ConfigError, DataError
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.requests.sampling import Weights
-from ebbflow.runs.build import conditioner_of, drop_of
+from ebbflow.runs.build import built_in, conditioner_of, drop_of
 from ebbflow.runs.folder import Run, open_run
 from ebbflow.runs.same_data import splits_of_run
 from ebbflow.training.engine import pick_device
@@ -120,7 +120,7 @@ class Opened:
             examples=config.conditioning.examples(facts),
             space=space,
             defaults=config.sample,
-            is_guidable=drop_of(config) > 0 and config.objective.guidance == 1,
+            is_guidable=drop_of(config) > 0 and built_in(config) == 1,
             device=device,
         )
 

@@ -17,6 +17,7 @@ from ebbflow.methods.samplers.best import AUTO, best_for
 from ebbflow.methods.sampling import check_sampler
 from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
 from ebbflow.requests.shared import Precision
+from ebbflow.runs.build import built_in
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.given import given_images, held_out_images
 from ebbflow.runs.guides import Guides, open_guides
@@ -314,10 +315,11 @@ def check(model: Opened, plan: Plan) -> None:
             "autoguidance is a rule of its own. Leave `guidance_rule`, `guidance_options`, `negative_label` and "
             "`rescale` out."
         )
-    built_in = 1.0 if model.run is None else model.run.config.objective.guidance
-    if built_in != 1 and guides.bad is None and plan.guidance not in (0, 1):
+    within = 1.0 if model.run is None else built_in(model.run.config)
+    if within != 1 and guides.bad is None and plan.guidance not in (0, 1):
+        where = "teacher" if model.run is not None and model.run.config.teacher.run else "objective"
         raise ConfigError(
-            f"guidance {built_in:g} was built into {model.name} in training (objective.guidance), and more would guide "
+            f"guidance {within:g} was built into {model.name} in training ({where}.guidance), and more would guide "
             "it twice. Use `guidance` 1, or 0 for the unconditional model."
         )
     if plan.guidance == 1:

@@ -26,8 +26,7 @@ def start_from(net: nn.Module, config: RunConfig) -> str:
     assert config.init.run is not None
     try:
         run = open_run(config.init.run)
-        part = "ema" if run.checkpoint.path("ema").is_file() else "model"
-        tensors = Joined.inner_of(run.checkpoint.tensors(part))
+        tensors = Joined.inner_of(run.checkpoint.tensors(run.averaged))
     except CheckpointError as error:
         raise ConfigError(f"`init_from`: {error}") from error
     kinds = [kind_of("net", one.net) for one in (run.config, config)]

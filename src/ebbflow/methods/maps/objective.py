@@ -138,8 +138,10 @@ class MapObjective:
         return self.plain.draw_times(num, generator)
 
     def losses(self, model: Any, x0: Tensor, cond: Cond | None, eps: Tensor, t: Tensor) -> Tensor:
-        """The ordinary loss of each sample, which held-out losses of models with and without jumps share."""
-        return self.plain.losses(model, x0, cond, eps, t)
+        """The ordinary loss of each sample, which held-out losses of models with and without jumps share; of a
+        `teacher`, by how far the net is from it."""
+        pair = self._pair(x0, cond, eps, t)
+        return self.plain.losses(model, pair.x0, cond, pair.eps, t)
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """t, s <= t and a number in (0, 1) for each row, float64 (num, 3); s = t in `diagonal` of the rows, spread
@@ -183,8 +185,7 @@ class MapObjective:
     def _still(
         self, model: Any, x0: Tensor, cond: Any, eps: Tensor, times: tuple[Tensor, ...], progress: float
     ) -> Tensor:
-        pair = self._pair(x0, cond, eps, times[0])
-        return self.losses(model, pair.x0, cond, pair.eps, times[0])
+        return self.losses(model, x0, cond, eps, times[0])
 
     def _jumping(
         self, model: MapOutputs, x0: Tensor, cond: Any, eps: Tensor, times: tuple[Tensor, ...], progress: float
@@ -197,7 +198,7 @@ class MapObjective:
             x_t=self.path.mix(x0, eps, t),
             t=t,
             s=s,
-            pair=self._pair(x0, cond, eps, t) if self.plain.guidance == 1 else self._guided(model, x0, cond, eps, t),
+            pair=self._target(model, x0, cond, eps, t),
             cut=cut,
             progress=progress,
             teacher=self._teaches(cond),
@@ -212,10 +213,12 @@ class MapObjective:
         return weight.to(error) * error.pow(2).mean(1)
 
     @torch.no_grad()
-    def _guided(self, model: Any, x0: Tensor, cond: Any, eps: Tensor, t: Tensor) -> Estimate:
-        """The pair of the target with guidance built in, for kinds that go by the data."""
+    def _target(self, model: Any, x0: Tensor, cond: Any, eps: Tensor, t: Tensor) -> Estimate:
+        """The pair that jumps are to learn, for kinds that go by one: the data's, guided or not, or the teacher's."""
         if not self.kind.has_data:
             return Estimate(x0=x0, eps=eps)
+        if self.plain.guidance == 1:
+            return self._pair(x0, cond, eps, t)
         x_t, (a, b) = self.path.mix(x0, eps, t), prediction_of(self.plain.prediction)(self.path.at(t))
         plain = per_sample(a, x0) * x0 + per_sample(b, x0) * eps
         target = plain + self.plain.built_in(model, x_t, t, model.output(x_t, t, cond))

@@ -25,7 +25,6 @@ from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
     build_denoiser,
-    build_objective,
     conditioner_of,
     drop_of,
     facts_of,
@@ -41,6 +40,7 @@ from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
 from ebbflow.runs.start import start_from
 from ebbflow.runs.tasks.base import RunTask
+from ebbflow.runs.teacher import Pairs, objective_of, open_teacher, paired, store_teacher, taught_by
 from ebbflow.training.ema import EmaOptions
 from ebbflow.training.engine import device_of
 from ebbflow.training.held_out import HeldOut
@@ -69,12 +69,14 @@ class ModelTask(DenoiserTask, RunTask):
         self.facts = facts_of(self.splits.train)
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
+        self.teacher = open_teacher(config, self.facts, self.space, folder)
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
         begins = config.init.run is not None and not checkpoints(folder)
         self._started = start_from(self.conditioned.net, config) if begins else ""  # type: ignore[arg-type]
-        super().__init__(self.conditioned, build_objective(config))
+        super().__init__(self.conditioned, objective_of(config, self.teacher))
         self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
         self._pairing: tuple[Pairing | None] | None = None
+        self._pairs: Pairs | None = None
         if isinstance(self.objective, MapObjective):
             caution = self.objective.caution(math.prod(self.facts.state_dims))
             if caution is not None:
@@ -85,18 +87,24 @@ class ModelTask(DenoiserTask, RunTask):
         return self.config.ema
 
     def prepare(self) -> Work[None]:
-        """The weights to start from are said, the coupling of data and noise is learned."""
+        """The weights to start from are said, a teacher makes its pairs, the coupling of data and noise is learned."""
         if self._started:
             yield Stage("start", 1, 1, note=self._started)
+        if self.teacher is not None and self.config.teacher.pairs:
+            self._pairs = yield from paired(
+                self.config, self.teacher, self.splits.train, conditioner_of(self.conditioned), self.folder
+            )
         self._pairing = ((yield from learned_pairing(self.config, self._pool, self.folder)),)
 
     def batches(self) -> DatasetLoader:
         if self._pairing is None:
             finish(self.prepare())
         assert self._pairing is not None
-        train, conditioner, data = self.config.train, conditioner_of(self.conditioned), self.splits.train
+        train, conditioner = self.config.train, conditioner_of(self.conditioned)
+        data = self.splits.train if self._pairs is None else self._pairs
         return DatasetLoader(
             dataset=data,
+            noise=None if self._pairs is None else self._pairs.noise,
             cond=None if conditioner is None else conditioner.conditions(data),
             conditioner=conditioner,
             drop=drop_of(self.config),
@@ -106,13 +114,14 @@ class ModelTask(DenoiserTask, RunTask):
         )
 
     def store_copies(self) -> Path | None:
+        store_teacher(self.teacher, self.folder)
         return store_copy(self.space, self.splits, self.folder)
 
     @cached_property
     def _held_out(self) -> HeldOut | None:
         data, conditioner = self.splits.held_out, conditioner_of(self.conditioned)
         num = min(len(data), self.config.train.held_out_size)
-        if num == 0:
+        if num == 0 or self.config.teacher.pairs:  # the data is not what pairs teach
             return None
         rows = torch.arange(num) * len(data) // num  # spread, since folders are listed class by class
         cond = None if conditioner is None else conditioner.conditions(data)
@@ -147,4 +156,5 @@ class ModelTask(DenoiserTask, RunTask):
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters that predicts {meant} "
             f"on path {type(config.path).__name__}."
             + (f" It started from {config.init.run}." if config.init.run else "")
+            + (f" {taught_by(config)}" if config.teacher.run else "")
         )
