@@ -17,11 +17,12 @@ ROOT = Path(__file__).parents[1]
 FEW = {
     "train": ["--max-steps", "3", "--batch-size", "8", "--set", "sample.num_steps=1", "--set", "train.held_out_size=8"],
     "evaluate": ["--num", "140", "--steps", "1"],
+    "distill": ["--max-steps", "3", "--batch-size", "8", "--set", "train.held_out_size=8"],
     "likelihood": ["--num", "2", "--steps", "2"],
     "reconstruct": ["--steps", "2", "--num", "2"],
     "compare": ["--num", "140", "--steps", "1"],
 }
-SLOW = ("verify", "evaluate", "evaluate-images", "compare", "claims")  # their own tests run them
+SLOW = ("verify", "evaluate", "evaluate-images", "compare", "claims", "studio", "serve")  # their own tests run them
 
 
 def blocks(name: str, language: str) -> list[str]:
