@@ -40,7 +40,8 @@ from ebbflow.studio.worker import Preview, as_images
 
 STATIC = Path(__file__).with_name("static")
 FREE = ("/healthz", "/", "/static/", "/studio/report")  # a report wants a ticket
-FILES = ("autoguide", "classifier", "target", "mask", "loss", "images", "batch_size")  # a page names no files of the server
+# A page names no files of the server.
+FILES = ("autoguide", "classifier", "target", "mask", "loss", "images", "batch_size")
 NEAREST = 6
 TICKET = 60.0  # seconds that a ticket is good for
 CHUNK = 4096  # pictures that are compared at once
