@@ -38,6 +38,9 @@ PATH_CASES: dict[str, Path] = {
 each_path = pytest.mark.parametrize("path", PATH_CASES.values(), ids=PATH_CASES)
 registered_path = pytest.mark.parametrize("path", [PATH_CASES[name] for name in PATHS], ids=PATHS)
 
+# What walks any denoiser; the others jump, and want a map (tests/test_maps.py).
+WALKERS = [name for name, sampler in SAMPLERS.items() if not sampler.jumps]
+
 # The options of a sampler that change its law; a sampler without a row is tested with its defaults.
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],

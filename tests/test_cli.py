@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import WALKERS
 from PIL import Image
 
 from ebbflow.cli.app import run_app
@@ -57,7 +58,7 @@ def test_training_leaves_a_run_that_describes_itself(run: Path) -> None:
     assert state["config"]["conditioning"]["kind"] == "label"
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", WALKERS)
 def test_every_sampler_samples_the_same_checkpoint(run: Path, tmp_path: Path, name: str) -> None:
     assert sample(run, tmp_path / "four.png", "--label", "4", "--sampler", name, "--steps", "3") == 0
     assert Image.open(tmp_path / "four.png").size[0] > 8
@@ -182,7 +183,7 @@ MISTAKES = {
     "out of range": (["train", "--lr=-1"], "--lr must be above 0, got -1.0."),
     "impossible pair": (["train", "--set", "objective.prediction=eps"], "cannot recover x0 where alpha = 0"),
     "two lengths": (["train", "--epochs", "1", "--max-steps", "2"], "Give one"),
-    "patch size of a U-Net": (["train", "--patch-size", "2"], "net.patch_size"),
+    "patch size of an MLP": (["train", "--set", "net.kind=mlp", "--patch-size", "2"], "net.patch_size"),
     "malformed setting": (["train", "--set", "depth"], "section.key=value"),
     "missing config": (["train", "--config", "nowhere.toml"], "does not exist"),
     "bad device": (["train", "--device", "cuda:99", "--max-steps", "1"], "device cpu"),

@@ -122,7 +122,8 @@ def test_the_three_trainings_have_one_shape() -> None:
     ]
     shared = flags[0] & flags[1] & flags[2]
     assert shared >= {"--config", "--set", "--skip-bad", "--dry-run", "--json", "--save-dir", "--save-freq", "--epochs"}
-    assert flags[0] - shared == {"--preset", "--patch-size"} and flags[1] - shared == {"--path"} and flags[2] == shared
+    assert flags[0] - shared == {"--preset", "--patch-size", "--init-from", "--init-partial"}
+    assert flags[1] - shared == {"--path"} and flags[2] == shared
 
 
 @pytest.mark.parametrize("name", ["train", "train-classifier", "train-autoencoder"])

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import F64, PATH_CASES, Counted, line, mixture, normal, registered_path
+from conftest import F64, PATH_CASES, WALKERS, Counted, line, mixture, normal, registered_path
 from torch import Tensor
 
 from ebbflow.core.kernels import renoise, transition
@@ -35,8 +35,8 @@ from ebbflow.methods.oracles import FiniteData, Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import walk
 
-DETERMINISTIC = [name for name, s in SAMPLERS.items() if not s.stochastic]
-each_name = pytest.mark.parametrize("name", SAMPLERS)
+DETERMINISTIC = [name for name in WALKERS if not SAMPLERS[name].stochastic]
+each_name = pytest.mark.parametrize("name", WALKERS)
 each_deterministic = pytest.mark.parametrize("name", DETERMINISTIC)
 
 

@@ -71,7 +71,8 @@ def test_a_sampler_of_ones_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_a_strangers_net_is_guided_by_every_rule(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert set(run("guide_a_strangers_net", monkeypatch)["guided"]) == set(ef.GUIDANCE)
+    restorations = {"pigdm", "ddnm"}  # these want a measurement
+    assert set(run("guide_a_strangers_net", monkeypatch)["guided"]) == set(ef.GUIDANCE) - restorations
     pattern = r"(\w+) +mean \((\S+), (\S+)\), spread (\S+)"
     found = {name: tuple(map(float, row)) for name, *row in re.findall(pattern, capsys.readouterr().out)}
     assert found["unguided"] == pytest.approx((2, 1, 0.5), abs=0.05), "the class that was asked for"

@@ -11,6 +11,7 @@ from conftest import (
     MODES,
     PATH_CASES,
     VALID_PAIRS,
+    WALKERS,
     line,
     mixture,
     normal,
@@ -27,7 +28,6 @@ from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.guidance import BATCH_LIMITS, CONDITION_RULES, ClassifierFree, classifier_free
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
-from ebbflow.methods.samplers import SAMPLERS
 
 FLOW = PATH_CASES["flow"]
 COND, NEGATIVE = torch.tensor([0, 1, 2, 1, 0, 2]), torch.tensor([2, 2, 0, 0, 1, 1])
@@ -85,7 +85,7 @@ def test_one_is_conditional_and_zero_unconditional_to_the_bit(rule: str, path: P
 
 
 @pytest.mark.parametrize("rule", CONDITION_RULES)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", WALKERS)
 def test_every_sampler_walks_a_guided_model(rule: str, name: str) -> None:
     """On images: on the line all directions are parallel, and apg and cfg_zero_star do nothing there."""
     x, inner, cond = normal(3, 4, 5, 5, seed=9), images(FLOW), torch.tensor([0, 1, 0])

@@ -113,7 +113,7 @@ VERBS: dict[str, Verb | click.Command] = {
         "Restore a degraded image without training for it.",
         "sampling",
         "restoring",
-        f"{DIGITS} --truth seven.png --operator downsample --operator-set factor=2 --output restored.png",
+        "--ckpt runs/a --truth 7.png --operator blur --output b.png",
     ),
     "invert": Verb("Find the noise that gives an image.", "sampling", "sampling", f"{SEVEN} --output noise.npz"),
     "reconstruct": Verb("Measure the way to noise and back.", "sampling", "sampling", f"{DIGITS} --steps 5,10,20"),

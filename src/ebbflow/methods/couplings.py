@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebbflow.core.noise import generator_for
+from ebbflow.core.shape import in_float64
 from ebbflow.progress import Stage, Work
 
 Pairing = Callable[[Tensor, Tensor], Tensor]  # rows (B,) and eps (B, *dims) -> the rows that meet this eps
@@ -87,7 +88,7 @@ class MinibatchOT(Coupling):
             found, classes = rows.clone(), pool.classes[rows]
             for c in classes.unique():
                 places = (classes == c).nonzero().flatten()
-                scores = eps[places].flatten(1).double() @ pool.x0(rows[places]).flatten(1).double().T
+                scores = in_float64(eps[places].flatten(1)) @ in_float64(pool.x0(rows[places]).flatten(1)).T
                 found[places] = rows[places[torch.from_numpy(assignment(-scores.numpy()))]]
             return found
 
@@ -167,8 +168,8 @@ class Cells:
 
     def __init__(self, x0: Tensor) -> None:
         self.flat = x0.flatten(1)
-        self.half_norms = self.flat.double().square().sum(1) / 2
-        spread = self.flat.double().var(0, correction=0).sum()
+        self.half_norms = in_float64(self.flat).square().sum(1) / 2
+        spread = in_float64(self.flat).var(0, correction=0).sum()
         self.distance = max(math.sqrt(2 * float(spread)), 1e-6)
 
     def noise(self, num: int, generator: torch.Generator) -> Tensor:
@@ -194,7 +195,7 @@ def effective(chosen: Tensor, num: int) -> float:
     The share of equal pairs among the draws estimates sum p_j^2 without bias.
     """
     draws = len(chosen)
-    counts = torch.bincount(chosen, minlength=num).double()
+    counts = in_float64(torch.bincount(chosen, minlength=num))
     equal = float((counts * (counts - 1)).sum()) / (draws * (draws - 1))
     return min(float(num), 1 / max(equal, 1e-12))
 

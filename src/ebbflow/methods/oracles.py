@@ -12,7 +12,7 @@ from torch import Tensor
 from ebbflow.core.condition import Cond
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate
-from ebbflow.core.shape import per_sample
+from ebbflow.core.shape import in_float64, per_sample
 from ebbflow.methods.denoise import Conditional, FlowMap
 from ebbflow.methods.guidance.branches import combine
 from ebbflow.methods.maps.solved import ODEMap, or_here, pair_of
@@ -57,7 +57,7 @@ class Gaussian(FlowMap):
         )
 
     def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
-        x = x_t.double()
+        x = in_float64(x_t)
         (c, mean, _, here), (c_s, _, _, there) = self._terms(x, t), self._terms(x, s)
         x_s = per_sample(c_s.alpha, x) * mean + (there / here).sqrt() * (x - per_sample(c.alpha, x) * mean)
         return or_here(pair_of(x, x_s, t, s, self.path), self(x, t), t, s, x).each(lambda values: values.to(x_t))
@@ -103,7 +103,7 @@ class GuidedGaussian(FlowMap):
         return combine(self._null(x_t, t), self._given(x_t, t), self.guidance)
 
     def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
-        x, w = x_t.double(), self.guidance
+        x, w = in_float64(x_t), self.guidance
         (c, mean, _, here), (c_s, _, _, there) = self._given._terms(x, t), self._given._terms(x, s)
         ratio, null_ratio = there / here, self._null._terms(x, s)[3] / self._null._terms(x, t)[3]
         moved = (ratio**w * null_ratio ** (1 - w)).sqrt() * (x - per_sample(c.alpha, x) * mean)
@@ -153,7 +153,7 @@ class MixtureProduct(FlowMap):
         return Estimate(x0=x0, eps=(r * sigma * residuals).sum(1), x0_variance=variance)
 
     def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
-        x = x_t.double()
+        x = in_float64(x_t)
         (alpha, sigma, means, variances, weights), (alpha_s, sigma_s, *_) = self._parts(x, t), self._parts(x, s)
         here, there = (alpha**2 * variances + sigma**2).sqrt(), (alpha_s**2 * variances + sigma_s**2).sqrt()
         x_s = same_quantile(x, (alpha * means, here), (alpha_s * means, there), weights)
@@ -244,9 +244,9 @@ class GaussianMixture(Conditional, FlowMap):
 
     def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
         if x_t[0].numel() > 1:
-            found = ODEMap(self, rtol=EXACT, atol=EXACT).jump(x_t.double(), t, s)
+            found = ODEMap(self, rtol=EXACT, atol=EXACT).jump(in_float64(x_t), t, s)
             return Estimate(x0=found.x0.to(x_t), eps=found.eps.to(x_t))
-        x = x_t.double()
+        x = in_float64(x_t)
         alpha, _, means, _, spreads, _ = self._components(x, t)
         alpha_s, _, _, _, spreads_s, _ = self._components(x, s)
         weights = self._log_weights(x).exp().reshape(-1, len(means), *[1] * (x.ndim - 1))
@@ -291,5 +291,5 @@ class FiniteData(FlowMap):
         return Estimate(x0=x0.view_as(x_t), eps=eps.view_as(x_t), x0_variance=variance.view_as(x_t))
 
     def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
-        found = ODEMap(self, rtol=EXACT, atol=EXACT).jump(x_t.double(), t, s)
+        found = ODEMap(self, rtol=EXACT, atol=EXACT).jump(in_float64(x_t), t, s)
         return Estimate(x0=found.x0.to(x_t), eps=found.eps.to(x_t))

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ebbflow.core.shape import in_float64
 from ebbflow.errors import ConfigError
 from ebbflow.files import link_or_copy, load_tensors, save_tensors, whole_folder
 from ebbflow.runs.folder import Run
@@ -74,7 +75,7 @@ def _add(total: dict[str, Tensor], tensors: dict[str, Tensor], factor: float) ->
     """Add `factor` times the floating ones of `tensors` to those in `total`, in float64."""
     for name, value in tensors.items():
         if value.is_floating_point():
-            part = value.double() * factor
+            part = in_float64(value) * factor
             total[name] = total[name] + part if name in total else part
 
 
