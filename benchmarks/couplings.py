@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--features", default="auto")
     parser.add_argument("--pairs", action="store_true", help="measure the pairs alone, without training")
     parser.add_argument("--set", action="append", default=[], help="section.key=value")
-    parser.add_argument("--output", type=Path, default=Path("/tmp/couplings"))
+    parser.add_argument("--output", type=Path, default=Path("runs/couplings"))
     asked = parser.parse_args()
     settings = {key: read_value(value) for key, _, value in (one.partition("=") for one in asked.set)}
     for seed in map(int, asked.seeds.split(",")):

@@ -214,6 +214,7 @@ def test_samples_come_with_their_way_and_what_remakes_them(client: TestClient) -
     ("body", "says"),
     [
         ({"classifier": "/etc"}, "not taken from a page"),
+        ({"images": ["/etc"]}, "not taken from a page"),
         ({"target": "/etc/passwd", "loss": "blur"}, "not taken from a page"),
         ({"num": 41}, "at most 40"),
         ({"steps": 61}, "at most 60"),

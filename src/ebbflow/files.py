@@ -161,6 +161,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return load_described(path)[0]
 
 
+def remember(tensors: dict[str, Tensor], path: Path, key: str) -> None:
+    """Keep what can be made again, under a hash of all that it depends on."""
+    save_tensors(tensors, path, {"of": key})
+
+
+def remembered(path: Path, key: str) -> dict[str, Tensor] | None:
+    """What `remember` kept; None where the file is absent, damaged or of another key."""
+    try:
+        tensors, facts = load_described(path)
+    except CheckpointError:
+        return None
+    return tensors if facts.get("of") == key else None
+
+
 def load_described(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file and its metadata.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Flag
-from ebbflow.requests.shared import MOST, Device, Precision, Reporting, RunData, Seed
+from ebbflow.requests.shared import MOST, Device, Precision, Reporting, RunData, Seed, Strength
 
 Weights = Literal["ema", "raw"]
 
@@ -184,12 +184,7 @@ class SampleCommand(Reporting, SampleRequest, Where):
 class EditRequest(Sampling, Conditions):
     """What to make of an image that is already there."""
 
-    strength: Annotated[
-        float | None,
-        Doc("In (0, 1]: the share of the steps that is walked; 1 keeps nothing. Default: 0.6, or 1 with a mask."),
-        Gt(0),
-        Le(1),
-    ] = None
+    strength: Strength | None = None
     mask: Annotated[
         Path | Any | None,
         Doc(

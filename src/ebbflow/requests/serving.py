@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Interval, Le
+from annotated_types import Ge, Gt, Interval
 
 from ebbflow.requests.base import Doc, Place
 from ebbflow.requests.sampling import Opening
+from ebbflow.requests.shared import Strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +94,7 @@ class GenerationRequest(Images):
 class ImageEditRequest(Images):
     """Images out of an image: the fields of the form of POST /v1/images/edits, beside the files `image` and `mask`."""
 
-    strength: Annotated[
-        float | None,
-        Doc("In (0, 1]: the share of the steps that is walked; 1 keeps nothing. Default: 0.6, or 1 with a mask."),
-        Gt(0),
-        Le(1),
-    ] = None
+    strength: Strength | None = None
     resample: Annotated[
         int, Interval(ge=1, le=100), Doc("With a mask: walk every piece of the way so often, which blends better.")
     ] = 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from ebbflow.requests.base import Doc, Ending
 
@@ -16,6 +16,12 @@ Precision = Literal["fp32", "bf16", "auto"]
 Steps = tuple[Annotated[int, Ge(1)], ...]
 Names = tuple[str, ...]
 Seed = Annotated[int, Ge(0), Doc("Seed of the first sample; the next ones count up.")]
+Strength = Annotated[
+    float,
+    Doc("In (0, 1]: the share of the steps that is walked; 1 keeps nothing. Default: 0.6, or 1 with a mask."),
+    Gt(0),
+    Le(1),
+]
 Page = Annotated[Path, Ending(".html", ".htm")]
 Picture = Annotated[Path, Ending(".png", ".jpg", ".jpeg", ".webp"), Doc("A picture (.png .jpg .webp).")]
 DataDir = Annotated[Path | None, Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA.")]

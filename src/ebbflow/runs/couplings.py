@@ -6,14 +6,13 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ebbflow.conditioning import Conditioner, LabelConditioner
 from ebbflow.config import RunConfig
 from ebbflow.core.entries import entry, spelt
 from ebbflow.data import Dataset
-from ebbflow.errors import CheckpointError, ConfigError
-from ebbflow.files import load_described, save_tensors
+from ebbflow.errors import ConfigError
+from ebbflow.files import remember, remembered
 from ebbflow.methods.couplings import COUPLINGS, Coupling, Pairing, Pool
 from ebbflow.progress import Work
 
@@ -49,11 +48,11 @@ def learned_pairing(config: RunConfig, pool: Pool, folder: Path) -> Work[Pairing
     if not coupling.by_cost:
         return None
     key, path = _key(config, coupling, pool), folder / FILE
-    learned = _stored(path, key)
+    learned = (remembered(path, key) or {}).get("learned")
     if learned is None:
         learned = yield from coupling.learn(pool, config.train.seed)
         if learned is not None and folder.is_dir():  # a cost is measured without one
-            save_tensors({"learned": learned}, path, {"of": key})
+            remember({"learned": learned}, path, key)
     return coupling.pairing(pool, learned)
 
 
@@ -64,11 +63,3 @@ def _key(config: RunConfig, coupling: Coupling, pool: Pool) -> str:
         digest.update(pool.x0(rows).contiguous().numpy().data)
     digest.update(pool.classes.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _stored(path: Path, key: str) -> Tensor | None:
-    try:
-        tensors, facts = load_described(path)
-    except CheckpointError:
-        return None
-    return tensors.get("learned") if facts.get("of") == key else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import CheckpointError, ConfigError
-from ebbflow.files import load_described, save_tensors
+from ebbflow.files import load_described, remember, remembered, save_tensors
 from ebbflow.hub import must_be_local, unreachable
 from ebbflow.latent import (
     DiffusersAutoencoder,
@@ -102,19 +102,10 @@ def encode(splits: Splits, space: LatentSpace | None, folder: Path) -> Splits:
     """
     if space is None:
         return splits
-    latents = _stored(folder, _key(space, splits))
+    latents = remembered(folder / LATENTS, _key(space, splits))
     if latents is None:
         return Splits(train=encoded(splits.train, space), held_out=encoded(splits.held_out, space))
     return Splits(**{name: Encoded(**vars(data), latents=latents[name]) for name, data in vars(splits).items()})
-
-
-def _stored(folder: Path, key: str) -> dict[str, Tensor] | None:
-    """The latents that a folder keeps, where they are those of `key`."""
-    try:
-        latents, facts = load_described(folder / LATENTS)
-    except CheckpointError:
-        return None
-    return latents if facts.get("of") == key else None
 
 
 def _key(space: LatentSpace, splits: Splits) -> str:
@@ -130,9 +121,10 @@ def store_copy(space: LatentSpace | None, splits: Splits, folder: Path) -> Path 
         return None
     if not (folder / FILE).is_file():
         save_space(space, folder / FILE)
-    if _stored(folder, key := _key(space, splits)) is None:
+    path, key = folder / LATENTS, _key(space, splits)
+    if remembered(path, key) is None:
         latents = {name: data.latents for name, data in vars(splits).items() if isinstance(data, Encoded)}
-        save_tensors(latents, folder / LATENTS, {"of": key})
+        remember(latents, path, key)
     return folder / FILE
 
 

@@ -19,13 +19,14 @@ from ebbflow.core.noise import Noise, derive_seed
 from ebbflow.core.predictions import path_name
 from ebbflow.data import Dataset
 from ebbflow.errors import CheckpointError, ConfigError
-from ebbflow.files import link_or_copy, load_described, save_tensors, whole_folder
+from ebbflow.files import link_or_copy, remember, remembered, whole_folder
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import Denoiser, conditional
 from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.sampling import grid_times, pure_noise, walk_from
+from ebbflow.metrics.cache import tensor_hash
 from ebbflow.progress import Stage, Work
 from ebbflow.runs.build import build_objective, built_in, clock_of, drop_of
 from ebbflow.runs.folder import Run, open_run
@@ -236,11 +237,11 @@ def paired(
     rows = data.select(torch.arange(num) % len(data))
     cond = None if conditioner is None else conditioner.conditions(rows)
     key, path = _key(config, teacher, cond), folder / PAIRS
-    ends = _stored(path, key)
+    ends = (remembered(path, key) or {}).get("ends")
     if ends is None:
         ends = yield from _made(config, teacher.denoiser, cond, tuple(data.x0(torch.zeros(1, dtype=torch.long)).shape))
         if folder.is_dir():  # a cost is measured without one
-            save_tensors({"ends": ends}, path, {"of": key})
+            remember({"ends": ends}, path, key)
     known = {name: value for name, value in vars(rows).items() if name in Dataset.__dataclass_fields__}
     return Pairs(**known, ends=ends, seed=seed)
 
@@ -262,18 +263,7 @@ def _made(config: RunConfig, denoiser: Denoiser, cond: Tensor | None, shape: tup
 def _key(config: RunConfig, teacher: Teacher, cond: Tensor | None) -> str:
     """A hash of all that the pairs depend on."""
     it, checkpoint = config.teacher, teacher.run.checkpoint
-    digest = hashlib.sha256(repr((it.guidance, it.pairs, it.num_steps, config.train.seed)).encode())
-    for name, value in sorted(checkpoint.tensors(teacher.run.averaged).items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
-    if cond is not None:
-        digest.update(cond.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _stored(path: Path, key: str) -> Tensor | None:
-    try:
-        tensors, facts = load_described(path)
-    except CheckpointError:
-        return None
-    return tensors.get("ends") if facts.get("of") == key else None
+    weights = dict(sorted(checkpoint.tensors(teacher.run.averaged).items()))
+    content = tensor_hash(*weights.values(), *(() if cond is None else (cond,)))
+    settings = it.guidance, it.pairs, it.num_steps, config.train.seed
+    return hashlib.sha256(repr((settings, list(weights), content)).encode()).hexdigest()
