@@ -12,6 +12,7 @@ import torch
 from ebbflow.config import RunConfig, to_dict
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
+from ebbflow.runs.build import require_batch
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.training import engine
 from ebbflow.training.loop import fit
@@ -23,6 +24,7 @@ def measure_cost(config: RunConfig, splits: Splits) -> dict[str, Any]:
     """Resolved configuration, parameters, forward FLOPs a sample, and measured seconds a step, an epoch and in all."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    require_batch(config, splits.train)
     size, num = config.train.batch_size, len(splits.train)
     first = splits.train.select(torch.arange(size) % num)
     keep_large_blocks()

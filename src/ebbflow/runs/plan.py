@@ -11,6 +11,7 @@ from ebbflow.conditioning import ImageConditioner, label_indices
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import Choice
 from ebbflow.errors import ConfigError
+from ebbflow.memory import require
 from ebbflow.methods.denoise import flow_map
 from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
 from ebbflow.methods.samplers.best import AUTO, best_for
@@ -256,7 +257,11 @@ def _seeds(model: Opened, request: SampleRequest, rows: Sequence[Condition]) -> 
         default = (
             1 if single else (len(rows) or FEW) if few else 8 * len(rows) or (64 if model.facts.is_image else POINTS)
         )
-        return tuple(range(request.seed, request.seed + (request.num or default)))
+        num = request.num or default
+        require(
+            num * (4 * math.prod(model.dims) + 64), f"{num:,} samples", "Lower `num`, and give the rest other seeds."
+        )
+        return tuple(range(request.seed, request.seed + num))
     if request.seed:
         raise ConfigError("`seed` and `seeds` both choose seeds. Give one.")
     if request.num is not None and request.num != len(request.seeds):

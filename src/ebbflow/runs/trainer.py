@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ebbflow.core.memory import keep_large_blocks
+from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.folder import (
@@ -321,10 +322,11 @@ class Trainer:
         spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
         held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
         commands = {"Use it with": self.use, "Made by": self.command}
-        shown = "".join(f"\n{what}\n\n```\n{command}\n```\n" for what, command in commands.items() if command)
+        shown = "".join(f"\n{what}\n\n{fenced(command)}" for what, command in commands.items() if command)
+        name, what, data = map(in_markdown, (self.folder.name, self.task.card(), self.config.data.name))
         return (
-            f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step}{length}{spent} on "
-            f"{self.config.data.name}, {self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
+            f"# {name}\n\n{what}\n\nTrained for {step}{length}{spent} on {data}, "
+            f"{self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
         )
 
 
