@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.errors import at_batch_size
-from ebbflow.cli.progress import follow, stop_on_interrupt, tell
+from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
 from ebbflow.documents import read_json
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import entries
@@ -210,7 +210,7 @@ def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bo
         ready, began = trainer.is_finished, time.monotonic()
         finished = ready or follow(trainer)
     if not finished:
-        print(f"stopped; the same command goes on from {folder}.", file=sys.stderr)
+        warn(f"stopped; the same command goes on from {folder}.")
         return 130
     done = trainer.spent
     if as_json:

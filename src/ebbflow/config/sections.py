@@ -120,6 +120,8 @@ class TrainConfig:
         save_every, keep: checkpoints; the newest `keep` and the best are kept.
         sample_every, held_out_every, log_every: sample grids, held-out loss, lines of metrics.jsonl.
         held_out_size: samples of the held-out loss.
+        skip_nonfinite: how many steps of the run whose loss or gradient is not finite are passed over, each of them
+            said, before it stops with the cause.
     """
 
     num_steps: Count | None = 1000
@@ -140,6 +142,7 @@ class TrainConfig:
     held_out_every: Every = 250
     log_every: Count = 10
     held_out_size: Count = 512
+    skip_nonfinite: Interval = 0
 
     def __post_init__(self) -> None:
         if self.minutes is not None:

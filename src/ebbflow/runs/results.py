@@ -154,7 +154,6 @@ def write(
 
     Raises:
         ConfigError: a suffix that cannot be written, or points into a folder.
-        FloatingPointError: samples that are not finite, of which a picture would show nothing.
     """
     names, frames = names_of(model, plan), []
     with sink(model, plan, output, command) as put:
@@ -162,7 +161,6 @@ def write(
             if trajectory is not None and batch.plan.seeds[0] == plan.seeds[0]:
                 frames.append(picture(batch.shown, batch.plan.conditions, names))
             if batch.done:
-                require_finite(batch)
                 put(batch)
     if trajectory is not None:
         canvas.save_animation(frames, trajectory)
@@ -184,15 +182,6 @@ def sink(model: Opened, plan: Plan, output: Path, command: str) -> Iterator[Call
         yield lambda batch: save_singles(batch.images, batch.plan.seeds, output, command)
     else:
         raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
-
-
-def require_finite(batch: Samples) -> None:
-    """Raise a FloatingPointError where samples are not finite."""
-    if not bool(batch.state.isfinite().all()):
-        raise FloatingPointError(
-            f"samples of seed {batch.plan.seeds[0]} and on are not finite. Lower `guidance`, or choose another "
-            "sampler, grid or number of steps."
-        )
 
 
 def as_tensor(labels: Sequence[int] | None) -> Tensor | None:
