@@ -43,6 +43,9 @@ class DataConfig:
         size: resize images to this side.
         channels: convert images to 1, 3 or 4 channels.
         skip_bad: leave unreadable images out instead of stopping.
+        held_out: the share of a folder or an .npz file that is not trained on, below 1; by default a tenth.
+        flip: mirror images at random, left for right, in training.
+        crop: cut images in training to a random square that has lost at most this share of its side.
     """
 
     name: str = "digits"
@@ -50,6 +53,9 @@ class DataConfig:
     size: Count | None = None
     channels: Literal[1, 3, 4] | None = None
     skip_bad: bool = False
+    held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
+    flip: bool = False
+    crop: Annotated[float, Field(ge=0, le=0.9)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +163,8 @@ class LatentConfig:
 
     Args:
         autoencoder: a folder of `ebbflow train-autoencoder`, or "hf:" and the folder or hub name of a diffusers
-            AutoencoderKL; None works on the data itself.
+            AutoencoderKL; "train" trains one first, in the folder named as the run's with _autoencoder after it; None
+            works on the data itself.
     """
 
     autoencoder: str | None = None
