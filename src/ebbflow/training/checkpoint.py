@@ -110,14 +110,27 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is not one.
     """
+    file = folder / ("config.json" if exported(folder) else "state.json")
     try:
-        state = json.loads((folder / "state.json").read_text())
+        state = json.loads(file.read_text())
         int(state["step"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is no checkpoint: it has no state.json.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'} is not the state of a checkpoint: {error}.") from error
+        raise CheckpointError(f"{file} is not the state of a checkpoint: {error}.") from error
     return Checkpoint(folder=folder, state=state, files=_opened(folder))
+
+
+def exported(folder: Path) -> list[Path]:
+    """The folder, where it is an export of a run: weights, and a config.json that holds the state of their
+    checkpoint."""
+    if (folder / "state.json").is_file() or not (folder / "model.safetensors").is_file():
+        return []
+    try:
+        state = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [folder] if isinstance(state, dict) and "exported" in state else []
 
 
 def _opened(folder: Path) -> dict[str, Any]:
