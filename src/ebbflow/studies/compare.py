@@ -214,11 +214,16 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
     plan, counted = setting.plan, Counted(model.denoiser)
     seen: list[dict[str, Tensor]] = []
     first, seconds, made, failed = [], 0.0, 0, None
-    next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
+    with suppress(FloatingPointError):  # said of the cell itself
+        next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
     batches = generate(model.with_denoiser(counted), plan)
     while True:
         began = time.perf_counter()
-        batch = next(batches, None)
+        try:
+            batch = next(batches, None)
+        except FloatingPointError:
+            made, failed = made + min(plan.batch_size, len(plan.seeds) - made), "samples are not finite"
+            break
         x = None if batch is None or not batch.done else batch.shown
         seconds += time.perf_counter() - began
         if batch is None:
@@ -227,9 +232,6 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
         if x is None:
             continue
         made += len(x)
-        if not bool(torch.isfinite(batch.state).all()):
-            failed = "samples are not finite"
-            break
         seen.append(yardstick.features.of(batch.for_features))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
