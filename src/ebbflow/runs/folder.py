@@ -85,7 +85,7 @@ class Run:
         Raises:
             CheckpointError: the weights are missing or do not fit the configuration.
         """
-        part = {"ema": "ema", "raw": "model"}[weights]
+        part = "model" if "exported" in self.checkpoint.state else {"ema": "ema", "raw": "model"}[weights]
         denoiser = build_denoiser(self.config, self.facts)
         assert isinstance(denoiser.net, ConditionedNet)
         tensors = Joined.inner_of(self.checkpoint.tensors(part))
@@ -194,7 +194,7 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
         raise CheckpointError(f"{folder} does not exist. Give the folder of a run, such as runs/demo.")
     if folder.is_file():
         folder = folder.parent
-    found = [folder] if (folder / "state.json").is_file() else checkpoints(folder)
+    found = [folder] if (folder / "state.json").is_file() else checkpoints(folder) or checkpoint.exported(folder)
     if not found:
         raise CheckpointError(f"{folder} is not a run of ebbflow: there is no checkpoint in it.")
     opened = _newest(folder, found)

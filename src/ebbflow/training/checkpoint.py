@@ -161,7 +161,7 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is not one.
     """
-    file = folder / "state.json"
+    file = folder / ("config.json" if exported(folder) else "state.json")
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
         if type(state["step"]) is not int or state["step"] < 0:
@@ -178,6 +178,18 @@ def read(folder: Path) -> Checkpoint:
             f"{file} is of step {state['step']}, and its folder of another. Restore the folder's name."
         )
     return Checkpoint(folder=folder, state=state, files=_opened(folder))
+
+
+def exported(folder: Path) -> list[Path]:
+    """The folder, where it is an export of a run: weights, and a config.json that holds the state of their
+    checkpoint."""
+    if (folder / "state.json").is_file() or not (folder / "model.safetensors").is_file():
+        return []
+    try:
+        state = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [folder] if isinstance(state, dict) and "exported" in state else []
 
 
 def _opened(folder: Path) -> dict[str, Any]:
