@@ -113,8 +113,8 @@ def follow(trainer: Any) -> bool:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """A question that answers True after SIGINT, SIGTERM or SIGHUP, but for those that whoever started this has ignored;
-    a second signal ends the process at once."""
+    """A question that answers True after SIGINT, SIGTERM or SIGHUP, but for those that were ignored when this began; a
+    second signal ends the process at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
