@@ -148,7 +148,7 @@ class TrainConfig:
     held_out_every: Every = 250
     log_every: Count = 10
     held_out_size: Count = 512
-    skip_nonfinite: Interval = 0
+    skip_nonfinite: Every = 0
 
     def __post_init__(self) -> None:
         if self.minutes is not None:

@@ -28,6 +28,7 @@ T = TypeVar("T")
 NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points when no number is said
 EXAMPLES = 8  # held-out pictures that a run conditioned on them is shown by when none are said
+MOST_ROWS = 100  # classes that are sampled when none is named
 FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
 LARGE = 3 * 64 * 64  # values of such a sample
 UNSAID = 20  # evaluations of sampler auto where the run's own sampler chooses how many
@@ -234,7 +235,7 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
     if not named and isinstance(model.reader, ImageConditioner):
         return held_out_images(model, EXAMPLES)
     if not named:
-        return model.examples if model.is_conditional else tuple(range(len(label_names)))
+        return model.examples[:MOST_ROWS] if model.is_conditional else tuple(range(len(label_names)))
     asked = given[named[0]]
     if not asked or (asked == (NONE,) and NONE not in names):
         return ()

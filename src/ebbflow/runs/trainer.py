@@ -146,8 +146,8 @@ class Trainer:
             if not self.is_finished:
                 for stage in self.task.prepare():
                     yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
-            if self.start and self.measured.get("step") != self.start:
-                yield from self._look(here)  # it was stopped right after it had saved
+            if self.start:
+                yield from self._look(here, again=True)  # it may have been stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
                 if self.ema is not None and self.task.averaging is not None:
@@ -178,7 +178,8 @@ class Trainer:
             else:
                 window.append(step)
             stopped = not self._is_last and self.should_stop()
-            if window and (is_due(step.step, self.train.log_every) or stopped or self._is_last):
+            due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
+            if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
                 self._require_folder()
                 log_metrics(self.folder, self._summary(window, 60 * (self.minutes - before)))
                 window, before = [], self.minutes
@@ -226,18 +227,20 @@ class Trainer:
     def _is_last(self) -> bool:
         return self.share >= 1
 
-    def _look(self, here: Progress) -> Iterator[Progress]:
-        """Held-out quantities and a picture, where they are due."""
+    def _look(self, here: Progress, *, again: bool = False) -> Iterator[Progress]:
+        """Held-out quantities and a picture, where they are due; `again` those of them alone that are not there."""
         step, net = here.step, self.task.net if self.ema is None else self.ema.module
-        if is_due(step, self.train.held_out_every) or self._is_last:
+        measured = again and self.measured.get("step") == step
+        if not measured and (is_due(step, self.train.held_out_every) or self._is_last):
             found = self._measure(net)
             if found:
                 self._measured.append({**self.spent, **found})
                 log_metrics(self.folder, self.measured)
                 self._tidy(step)
                 yield replace(here, held_out=found.get("held_out"), note=_said(found))
-        if is_due(step, self.train.sample_every) or self._is_last:
-            yield replace(here, note=self._draw(net, step))
+        path = self.folder / "samples" / f"step_{step:06d}.png"
+        if not (again and path.exists()) and (is_due(step, self.train.sample_every) or self._is_last):
+            yield replace(here, note=self._draw(net, path))
 
     def _tidy(self, step: int) -> None:
         """Let old checkpoints go, and bring the card up to date with a saved step."""
@@ -255,9 +258,8 @@ class Trainer:
         return found
 
     @torch.no_grad()
-    def _draw(self, net: torch.nn.Module, step: int) -> str:
+    def _draw(self, net: torch.nn.Module, path: Path) -> str:
         """Save a picture; a failure is told, and costs no more."""
-        path = self.folder / "samples" / f"step_{step:06d}.png"
         try:
             with engine.mode(net, training=False), self.engine.autocast(self.device):
                 picture = self.task.picture(net)
