@@ -381,7 +381,9 @@ def test_the_printed_table_names_the_features_and_the_file(
     [
         (["--num", "20"], "too few for the covariance of 24 features"),
         (["--weights", "best"], "--weights must be ema or raw"),
-        (["--features", "inception"], "unknown features 'inception'"),
+        (["--features", "inception"], "are written inception:FILE"),
+        (["--features", "inception:/nowhere.safetensors"], "Make it of the weights of pytorch-fid"),
+        (["--features", "resnet"], "unknown features 'resnet'"),
         (["--features", "pac"], "Did you mean 'pca'"),
         (["--features", "clip"], "are written clip:FOLDER"),
         (["--features", "dinov2:/nowhere/at/all"], "no dinov2 model could be read"),

@@ -21,9 +21,9 @@ GOES_BY = {
 }
 
 
-def below(preset: str | None, above: Layer, folder: Path) -> Chosen:
-    """What lies under everything that the user says: the preset, or what the folder's run was begun with, or what suits
-    the data."""
+def below(preset: str | None, file: Path | None, above: Layer, folder: Path) -> Chosen:
+    """What lies under everything that the user says: the preset, or what the folder's run was begun with, or nothing
+    under a file that says all, or what suits the data."""
     from ebbflow.cli.train import DEFAULT_PRESET, read_layer
     from ebbflow.config import read_preset
     from ebbflow.runs.choice import Chosen, choose_for
@@ -31,12 +31,14 @@ def below(preset: str | None, above: Layer, folder: Path) -> Chosen:
 
     if preset is not None:
         return Chosen(preset=preset, layer=read_preset(preset))
-    if description(folder).get("kind") == "model":
+    if (begun := description(folder)) and begun.get("kind", "model") == "model":
         return Chosen(layer=read_layer(folder / CONFIG), said=("as it was begun",))
+    if file is not None and file.suffix.lower() == ".json":
+        return Chosen(said=(f"as in {file}",))
     found = _found(above)
     if found is None:
         return Chosen(preset=DEFAULT_PRESET, layer=read_preset(DEFAULT_PRESET))
-    return choose_for(*found)
+    return choose_for(*found).under(above)
 
 
 def fitting(above: Layer) -> Chosen:
