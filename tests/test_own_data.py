@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ebbflow.cli.app import run_app
+from ebbflow.cli.app import app, run_app
+from ebbflow.cli.command import RequestCommand
 from ebbflow.conditioning import label_indices
 from ebbflow.config import DataConfig, RunConfig, merge, parse
 from ebbflow.data import Dataset, Found, Splits, load_dataset, look
@@ -35,6 +40,7 @@ from ebbflow.runs.build import DatasetLoader
 from ebbflow.runs.choice import autoencoder_for, choose_for
 from ebbflow.runs.same_data import in_order_of, splits_of_run
 
+ROOT = Path(__file__).parents[1]
 QUICK = {"min_steps": 20, "max_steps": 20}
 TINY: dict[str, Any] = {
     "net": {"channels": [8, 8], "clock_dim": 8},
@@ -376,6 +382,22 @@ def test_pairs_are_told_from_classes(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run_app(["train", "--data", "mine", *FLAGS]) == 0
     said = capsys.readouterr().out
     assert "6 pictures of 3x16x16" in said and "conditioned on pictures" in said and "not mirrored" in said
+
+
+def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "own_pictures.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    for verb, *arguments in (shlex.split(line) for line in lines):
+        if verb == "python":
+            monkeypatch.setattr(sys, "argv", [*arguments[:2], "8", "16"])
+            runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        elif arguments[0] in ("evaluate", "compare"):
+            named = app.get_command(click.Context(app), arguments[0])
+            assert isinstance(named, RequestCommand) and named.read(arguments[1:]) is not None
+        else:
+            few = FLAGS if arguments[0] == "train" else ["--steps", "1"]
+            assert run_app([*arguments, *few]) == 0, arguments
+    assert {path.name for path in tmp_path.glob("*.png")} == {"mine.png", "circle.png", "red.png"}
 
 
 # -- measuring ----------------------------------------------------------------------------------------------------
