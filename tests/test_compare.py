@@ -371,7 +371,7 @@ def test_samples_that_are_not_finite_fail_their_cell_alone(
         ({"guidance": "strong"}, "--guidance must be a list such as 1,2.5; each entry must be a number, got 'strong'"),
         ({"num": "10"}, "too few for the covariance"),
         ({"reference": "test"}, "--reference must be"),
-        ({"features": "inception"}, "unknown features"),
+        ({"features": "resnet"}, "unknown features"),
         ({"weights": "best"}, "--weights must be ema or raw"),
     ],
 )

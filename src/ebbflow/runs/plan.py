@@ -76,6 +76,12 @@ class Plan:
         return found if found and len(found) == len(self.seeds) else None
 
     @property
+    def prompts(self) -> tuple[str, ...] | None:
+        """The text of each sample; None where they are not all texts."""
+        found = tuple(one for one in self.conditions or () if isinstance(one, str))
+        return found if found and len(found) == len(self.seeds) else None
+
+    @property
     def is_learned(self) -> bool:
         """Whether its grid was searched for the model."""
         return isinstance(self.grid, str) and self.grid == LEARNED
