@@ -319,8 +319,8 @@ def test_the_last_column_of_the_denoising_strip_is_the_sample(digits_run: str, t
     how = ["--num", 1, "--label", 3, "--steps", 5, "--seed", 2]
     assert ask("plot denoising", digits_run, *how, "--output", strip) == 0
     assert ask("sample", digits_run, *how, "--output", out) == 0
-    shown = np.asarray(Image.open(strip))[-2 - 56 : -2, -2 - 56 : -2]
-    sample = np.asarray(Image.fromarray(pixels(out)[0, ..., 0]).resize((56, 56), Image.Resampling.NEAREST))
+    shown = np.asarray(Image.open(strip))[-10 - 128 : -10, -10 - 128 : -10]
+    sample = np.asarray(Image.fromarray(pixels(out)[0, ..., 0]).resize((128, 128), Image.Resampling.NEAREST))
     assert np.array_equal(shown, sample)
 
 
