@@ -171,7 +171,6 @@ def write(
 
     Raises:
         ConfigError: a suffix that cannot be written, or points into a folder.
-        FloatingPointError: samples that are not finite, of which a picture would show nothing.
     """
     way = [] if trajectory is None else [start_of(model, plan)]
     with sink(model, plan, output, command) as put:
@@ -179,7 +178,6 @@ def write(
             if way and batch.plan.seeds[0] == plan.seeds[0]:
                 way.append(batch)
             if batch.done:
-                require_finite(batch)
                 put(batch)
     if trajectory is not None:
         names, behind = names_of(model, plan), data_behind(model)
@@ -203,15 +201,6 @@ def sink(model: Opened, plan: Plan, output: Path, command: str) -> Iterator[Call
         yield lambda batch: save_singles(batch.images, batch.plan.seeds, output, command)
     else:
         raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
-
-
-def require_finite(batch: Samples) -> None:
-    """Raise a FloatingPointError where samples are not finite."""
-    if not bool(batch.state.isfinite().all()):
-        raise FloatingPointError(
-            f"samples of seed {batch.plan.seeds[0]} and on are not finite. Lower `guidance`, or choose another "
-            "sampler, grid or number of steps."
-        )
 
 
 def as_tensor(labels: Sequence[int] | None) -> Tensor | None:
