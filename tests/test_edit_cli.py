@@ -85,7 +85,7 @@ def test_an_edit_says_where_it_started_and_shows_the_input_first(
     digits_run: str, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.png"
-    assert ask("edit", digits_run, "--input", digit, "--labels", "3,5", "--num", 2, "--output", out, "--json") == 0
+    assert ask("edit", digits_run, "--input", digit, "--labels", "3,5", "--num", 4, "--output", out, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["num"], said["strength"], said["num_steps"]) == (4, 0.6, 10)
     assert said["start"] == pytest.approx(0.6)

@@ -159,7 +159,7 @@ def _cheapest(cells: Sequence[Cell], best: Cell, within: float) -> str:
     saved = (
         f", {best.evaluations / found.evaluations:.2g} times cheaper" if found.evaluations < best.evaluations else ""
     )
-    return f"The lowest number is that of {_of(best)}; the cheapest within {within:g} % of it, {_of(found)}{saved}."
+    return f"The lowest number is that of {_of(best)}; the cheapest within {within:g} % of it is {_of(found)}{saved}."
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:

@@ -277,3 +277,4 @@ METRICS: dict[str, Metric] = {
     "label_accuracy": _label_accuracy,
     "class_distance": _class_distance,
 }
+HIGHER = frozenset(("precision", "recall", "density", "coverage", "label_accuracy"))  # better; of the others, lower is
