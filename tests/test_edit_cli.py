@@ -402,7 +402,7 @@ def test_a_text_run_is_edited_by_prompts(digit: Path, tmp_path: Path, capsys: py
     assert run_app(["train", *TINY, *text, *TRAIN, "--save-dir", run]) == 0
     before = ["--input", digit, "--output", out]
     prompts = ["--prompt", "a handwritten 4", "--prompt", "a handwritten 7"]
-    assert ask("edit", run, *before, *prompts, "--num", 2, "--guidance", 2) == 0
+    assert ask("edit", run, *before, *prompts, "--num", 4, "--guidance", 2) == 0
     assert pixels(out).shape == (4, 8, 8, 1)
     assert ask("reconstruct", run, "--steps", "4", "--num", 4, "--json") == 0
     capsys.readouterr()

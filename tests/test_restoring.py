@@ -13,7 +13,8 @@ from torch import Tensor
 
 import ebbflow as ef
 from ebbflow.cli.app import run_app
-from ebbflow.core.operators import OPERATORS, Blur, Downsample, LinearOperator, Mask, Operator
+from ebbflow.conditioning.base import DataFacts
+from ebbflow.core.operators import OPERATORS, Blur, Downsample, LinearOperator, Mask, Operator, regions
 from ebbflow.core.paths import Path as NoisePath
 from ebbflow.data import load_dataset
 from ebbflow.errors import ConfigError
@@ -21,6 +22,8 @@ from ebbflow.methods.editing import Inpainting
 from ebbflow.methods.guidance import DDNM, RESTORATIONS, Measurement, PiGDM
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.runs.guides import open_loss
+from ebbflow.runs.pictures import read_mask
 
 DIMS = (3, 4, 4)
 
