@@ -300,6 +300,18 @@ def repeat_in_blocks(items: Sequence[T], num: int) -> tuple[T, ...] | None:
     return tuple(items[i * len(items) // num] for i in range(num)) if items else None
 
 
+def rows_of_equal_length(num: int | None, rows: Sequence[Condition], each: int) -> int:
+    """How many samples are made beside an image: `num` in all, or else `each` for every condition.
+
+    Raises:
+        ConfigError: they cannot be dealt alike to the conditions, which a picture shows row by row.
+    """
+    count = num or each * max(1, len(rows))
+    if count % max(1, len(rows)):
+        raise ConfigError(f"`num` counts all samples: a multiple of the {len(rows)} conditions is wanted, got {num}.")
+    return count
+
+
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
