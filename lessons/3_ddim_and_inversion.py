@@ -72,7 +72,7 @@ samples = {
 
 # %% [markdown]
 # Is there a law of 500 steps? No: which of the two is better depends on data, net and grid. On a well-trained net for
-# these digits the library measured DDPM ahead at 10, 20 and 50 steps ([claims](../claims.md)). Measure your own.
+# these digits the library measured DDPM ahead at 10, 20 and 50 steps ([claims](../docs/claims.md)). Measure your own.
 #
 # ## The way back
 #

@@ -66,7 +66,7 @@ print("distance from where 64 steps lead:", dict(zip(counts, errors, strict=True
 # minus the *mean* of the data, and a single step of length 1 ends in that mean: the average digit of the class,
 # whatever the noise. Four or eight steps are needed to follow the curve; that is few, and the praise was for this.
 # (There are ways to one step: straighten by training on one's own pairs, or teach a net to jump; see [few
-# steps](../few_steps.md).)
+# steps](../docs/few_steps.md).)
 
 # %%
 means = torch.stack([images[labels == k].mean(0) for k in range(8)])

@@ -91,7 +91,7 @@ found["classifier, γ = 4"] = sample(lambda x, t: by_classifier(x, t, 4.0))
 # and how far the pictures leave the range [-1, 1] of data: guided velocities overshoot, and at 7.5 that is plain to
 # see. For a number to trust, measure diversity too: `ebbflow evaluate --guidance 2` finds recall falling while accuracy
 # rises. And what guided samples follow is *not* $p(x)^{1-w}\,p(x|c)^w$, though one reads that often
-# ([concepts](../concepts.md)).
+# ([concepts](../docs/concepts.md)).
 
 # %%
 rows = {}

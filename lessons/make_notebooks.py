@@ -60,7 +60,8 @@ def page(name: str, language: str = "en") -> str:
     """The lesson as a page of the documentation, its picture under the first words."""
     parts = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells(name, language)]
     first, *rest = parts
-    return "\n\n".join([first, f"![{name}](../images/lessons/{name}.png)", *rest]) + "\n"
+    text = "\n\n".join([first, f"![{name}](../images/lessons/{name}.png)", *rest]) + "\n"
+    return text.replace("](../docs/", "](../")
 
 
 def main(folder: Path = HERE) -> None:
