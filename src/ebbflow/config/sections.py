@@ -14,7 +14,7 @@ from ebbflow.core.paths import PATHS, Flow, Path
 from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
-from ebbflow.errors import ConfigError
+from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.couplings import COUPLINGS
 from ebbflow.methods.maps import MAPS
 from ebbflow.methods.samplers.best import AUTO
@@ -25,6 +25,7 @@ from ebbflow.nets.classifier import ClassifierOptions
 from ebbflow.nets.unet import UNetOptions
 from ebbflow.training.ema import EMAS, EmaOptions, ExponentialOptions
 from ebbflow.training.optim import OPTIMISERS, AdamWOptions, OptimiserOptions
+from ebbflow.training.trackers import TRACKERS
 
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
@@ -121,6 +122,7 @@ class TrainConfig:
         save_every, keep: checkpoints; the newest `keep` and the best are kept.
         sample_every, held_out_every, log_every: sample grids, held-out loss, lines of metrics.jsonl.
         held_out_size: samples of the held-out loss.
+        trackers: that are given metrics and pictures too: tensorboard, wandb.
     """
 
     num_steps: Count | None = 1000
@@ -141,8 +143,11 @@ class TrainConfig:
     held_out_every: Interval = 250
     log_every: Count = 10
     held_out_size: Count = 512
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.trackers:
+            choose(TRACKERS, name, "tracker")
         if self.minutes is not None:
             object.__setattr__(self, "num_steps", None)
         elif self.num_steps is None:

@@ -27,7 +27,9 @@ class Opening:
 class Where(Opening):
     """Model."""
 
-    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints, an export of it, or hf: and a name on the hub.")]
+    ckpt: Annotated[
+        str, Doc("The folder of a run or of one of its checkpoints, an export of it, or hf: and a name on the hub.")
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
