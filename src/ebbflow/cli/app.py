@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -231,5 +231,6 @@ def _hyphened(argument: str) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"ebbflow: {message}", file=sys.stderr)
+    with suppress(OSError):  # where the terminal went away
+        print(f"ebbflow: {message}", file=sys.stderr)
     return code
