@@ -134,7 +134,8 @@ def export(model: Model, request: ExportRequest, *, command: str = "", repo: str
         picture = sample_picture(run.folder, model)
         if picture is not None:
             (partial / "samples.png").write_bytes(picture)
-        use = f"{_found(request.to, repo or folder.name, bool(repo))}\n{made.use}"
+        imports, _, body = made.use.partition("\n\n")
+        use = f"{imports}\n{_found(request.to, repo or folder.name, bool(repo))}\n{body}"
         card = Card(run=run, name=repo or folder.name, library=made.library, use=use, command=command)
         write_text(partial / "README.md", card.text(request.license, is_pictured=picture is not None))
     return folder
@@ -164,12 +165,10 @@ def _without_places(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
 
 
 def _found(to: str, name: str, on_hub: bool) -> str:
-    """The lines that say where an export lies."""
-    if not on_hub:
-        return f"folder = {name!r}"
-    if to == "safetensors":
-        return f"folder = {f'hf:{name}'!r}"
-    return f"from huggingface_hub import snapshot_download\n\nfolder = snapshot_download({name!r})"
+    """The lines, below imports, that say where an export lies."""
+    if on_hub and to != "safetensors":
+        return f"from huggingface_hub import snapshot_download\n\nfolder = snapshot_download({name!r})"
+    return f"\nfolder = {(f'hf:{name}' if on_hub else name)!r}"
 
 
 def _asked(model: Model) -> str:
