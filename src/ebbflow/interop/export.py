@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -223,11 +224,13 @@ def _onnx(program: Any, inputs: list[str], outputs: list[str], path: Path) -> No
 
 @contextmanager
 def _in_silence(name: str) -> Iterator[None]:
-    """Without the warnings of a logger, which speak of packages that nobody asked for."""
+    """Without warnings, those of a logger too, which speak of packages that nobody asked for."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(before)
