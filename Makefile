@@ -8,6 +8,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/ebbflow train --preset demo --save-dir runs/demo
 	$(BIN)/ebbflow sample --ckpt runs/demo --output runs/demo/digits.png
+	@echo 'see it: runs/demo/digits.png. Play with it: $(BIN)/python -m pip install -c constraints.txt -e ".[studio]" && $(BIN)/ebbflow studio runs'
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 -m "not long"
