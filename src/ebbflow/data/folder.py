@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ebbflow.data.dataset import Dataset, Splits
-from ebbflow.data.listing import list_folder
+from ebbflow.data.listing import Listing, list_folder, some_of
 from ebbflow.data.split import hashed
+from ebbflow.documents import regular
 from ebbflow.errors import DataError
+from ebbflow.memory import require
+from ebbflow.values import Wrong
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels: Pillow's mode
 GREY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N")
 MAX_THREADS = 8
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # other decoders of Pillow start programs, or are rarely looked at
+LARGEST = 64_000_000  # pixels of one picture: four bytes each, and some times as much to convert them
+LARGE = 4_000_000  # pixels from which one picture at a time is read
 NUM_NAMED = 3  # bad files that a warning names
+
+_large = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +52,15 @@ class Unreadable:
     reason: str
 
 
-def image_folder(root: Path, *, size: int | None = None, channels: int | None = None, skip_bad: bool = False) -> Splits:
+def image_folder(
+    root: Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    held_out: float | None = None,
+    few: int | None = None,
+) -> Splits:
     """The pictures (png, jpg, jpeg, webp, bmp, first frame of a gif) under `root`, about a tenth of them held out.
 
     Pictures lie in `root` itself (no labels), or in one sub-folder per class, or `root`/metadata.jsonl has a row
@@ -54,12 +73,14 @@ def image_folder(root: Path, *, size: int | None = None, channels: int | None = 
         size: side in pixels, at least 1; None where all pictures are equally large, and then their smaller side.
         channels: 1 (grey), 3 or 4 (with opacity); None takes what the first picture has.
         skip_bad: leave out the pictures that cannot be read, with one warning.
+        held_out: the share that is held out, in [0, 1); None is a tenth.
+        few: read no more than so many, spread over the folder.
 
     Raises:
         DataError: a picture is missing or cannot be read (with `skip_bad`: all of them), pictures differ in size and
             `size` is None, or the folder is empty or laid out otherwise.
     """
-    listing = list_folder(root)
+    listing = some_of(list_folder(root), few)
     pictures, bad = _read_all([root / name for name in listing.names], size, channels, skip_bad)
     data = Dataset(
         name=root.resolve().name,
@@ -69,13 +90,20 @@ def image_folder(root: Path, *, size: int | None = None, channels: int | None = 
         captions=listing.captions,
     )
     good = torch.tensor([i for i in range(len(data)) if i not in bad])
-    held_out = hashed([listing.names[i] for i in good.tolist()])
+    away = hashed([listing.names[i] for i in good.tolist()], held_out)
     if bad:
         _warn(root, {listing.names[i]: file.reason for i, file in bad.items()}, len(data))
-    return Splits(train=data.select(good[~held_out]), held_out=data.select(good[held_out]))
+    return Splits(train=data.select(good[~away]), held_out=data.select(good[away]))
 
 
-def image_pairs(root: Path, *, size: int | None = None, channels: int | None = None) -> Splits:
+def image_pairs(
+    root: Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    held_out: float | None = None,
+    few: int | None = None,
+) -> Splits:
     """Pairs of pictures of equal names: `root`/b/NAME is the data, `root`/a/NAME what it is conditioned on, which
     stays of its own size and colours; both are otherwise read as those of `image_folder`, without labels.
 
@@ -91,12 +119,12 @@ def image_pairs(root: Path, *, size: int | None = None, channels: int | None = N
         alone = sorted(names[side] - names[other])
         if alone:
             raise DataError(f"{parts[side] / alone[0]} has no partner {parts[other] / alone[0]}. Pairs share a name.")
-    ordered = sorted(names["b"])
+    ordered = some_of(Listing(names=tuple(sorted(names["b"]))), few).names
     x, _ = _read_all([parts["b"] / name for name in ordered], size, channels, skip_bad=False)
     pictures, _ = _read_all([parts["a"] / name for name in ordered], None, None, skip_bad=False)
     data = Dataset(name=root.resolve().name, x=x, labels=None, label_names=(), pictures=pictures)
-    held_out = hashed(ordered)
-    return Splits(train=data.select(~held_out), held_out=data.select(held_out))
+    away = hashed(ordered, held_out)
+    return Splits(train=data.select(~away), held_out=data.select(away))
 
 
 def read_picture(path: Path, *, size: int | None = None, channels: int | None = None) -> Picture:
@@ -116,6 +144,7 @@ def _read_all(
 ) -> tuple[Tensor, dict[int, Unreadable]]:
     """All pictures as uint8 (N, C, side, side), and by their numbers those that could not be read."""
     first = _first_good(paths, size, channels, skip_bad)
+    require(len(paths) * first.pixels.size, f"{len(paths):,} images", "Give a smaller `size`.", DataError)
     x = torch.empty((len(paths), *first.pixels.shape), dtype=torch.uint8)
     bad: dict[int, Unreadable] = {}
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
@@ -165,17 +194,24 @@ def _warn(root: Path, reasons: dict[str, str], num_images: int) -> None:
 
 def _read(path: Path, size: int | None, channels: int | None) -> Picture | Unreadable:
     try:
-        with Image.open(path) as image:
-            return _decode(image, size, channels)
+        with regular(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if (pixels := math.prod(image.size)) > LARGEST:
+                return Unreadable(path=path, reason=f"it has {pixels:,} pixels, and at most {LARGEST:,} are read")
+            with _large if pixels > LARGE else nullcontext():
+                return _decode(image, size, channels)
     except FileNotFoundError:
         return Unreadable(path=path, reason="no such file")
+    except UnidentifiedImageError:
+        return Unreadable(path=path, reason=f"it is none of {', '.join(FORMATS)}")
+    except Wrong as wrong:
+        return Unreadable(path=path, reason=f"it {wrong}".rstrip("."))
     except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
         return Unreadable(path=path, reason=str(error) or type(error).__name__)
 
 
 def _decode(image: Image.Image, size: int | None, channels: int | None) -> Picture:
     image = ImageOps.exif_transpose(image)
-    square = _square(_recolour(image, channels or _channels(image)))
+    square = _square(_recolour(image, channels or channels_of(image)))
     side = size or square.width
     scaled = square if side == square.width else square.resize((side, side), Image.Resampling.BICUBIC)
     pixels = np.asarray(scaled).reshape(side, side, -1).transpose(2, 0, 1)
@@ -189,7 +225,8 @@ def _square(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def _channels(image: Image.Image) -> int:
+def channels_of(image: Image.Image) -> int:
+    """The channels that a picture is read with when nothing is asked for: 1, 3 or 4."""
     if image.has_transparency_data:
         return 4
     return 1 if image.mode in GREY_MODES else 3

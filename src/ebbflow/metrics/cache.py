@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ebbflow import __version__
 from ebbflow.data import Dataset
-from ebbflow.files import load_tensors, save_tensors, write_text
+from ebbflow.documents import read_json
+from ebbflow.files import file_hash, load_tensors, save_tensors, write_text
+from ebbflow.values import Wrong
 
 SHOWING = ("cli", "studio", "show", "proof")  # rooms that make no numbers of samples
 
@@ -38,11 +40,11 @@ def store(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict
 def cached(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What `store` wrote to `path`; None where it is absent, damaged or changed."""
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        facts = read_json(path.with_suffix(".json"), dict[str, Any])
         if facts["sha256"] != file_hash(path):
             return None
         return load_tensors(path), facts | {"file": str(path)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, Wrong):
         return None
 
 
@@ -63,12 +65,6 @@ def source_of(thing: Any) -> str:
         return inspect.getsource(inspect.getmodule(thing) or thing)
     except (OSError, TypeError):
         return ""
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_hash(data: Dataset) -> str:

@@ -16,7 +16,7 @@ from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.runs.derived import learned_times, variance_table
-from ebbflow.runs.opened import Opened
+from ebbflow.runs.opened import Opened, require_finite
 from ebbflow.runs.plan import Plan
 from ebbflow.training.engine import in_precision, pick_precision
 
@@ -72,6 +72,7 @@ def generate(model: Opened, plan: Plan) -> Iterator[Samples]:
     Raises:
         ConfigError: an unknown sampler, grid or option, a learned grid that was not searched.
         ValueError: an option out of range.
+        FloatingPointError: results that are not finite, of which a picture would show nothing.
     """
     ready = prepared(model, plan)
     times = grid_of(model, plan).tolist()
@@ -93,6 +94,8 @@ def generate(model: Opened, plan: Plan) -> Iterator[Samples]:
 def results(model: Opened, plan: Plan, steps: Iterator[Step], num_steps: int) -> Iterator[Samples]:
     """The steps of one batch as samples; the last of `num_steps` is done."""
     for i, step in enumerate(steps, start=1):
+        if i == num_steps:
+            require_finite(model, step.x, f"the samples of seeds {plan.seeds[0]} to {plan.seeds[-1]}")
         yield Samples(state=step.x, state_x0=step.estimate.x0, plan=plan, step=i, done=i == num_steps, model=model)
 
 

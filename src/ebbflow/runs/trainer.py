@@ -94,8 +94,8 @@ class Trainer:
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
         with ExitStack() as held:
-            self._remarks = held.enter_context(take_folder(self.folder, self.config, self.facts))
-            self._beside = task.store_copies()
+            self._remarks, self._still = held.enter_context(take_folder(self.folder, self.config, self.facts))
+            self._beside, self.skipped = task.store_copies(), 0
             self.start, self.minutes = self._restore()
             self.step = self.start
             rows = metrics(self.folder)
@@ -169,13 +169,27 @@ class Trainer:
                 raise FloatingPointError(f"{error} {self._last_good()}") from None
             if step is None:
                 return
-            window.append(step)
             self.step, self.minutes = step.step, step.minutes
+            here = self._progress(step.loss, step.lr)
+            if step.skipped:
+                self.skipped += 1
+                here = replace(here, note=f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite")
+            else:
+                window.append(step)
             stopped = not self._is_last and self.should_stop()
-            if is_due(step.step, self.train.log_every) or stopped or self._is_last:
+            if window and (is_due(step.step, self.train.log_every) or stopped or self._is_last):
+                self._require_folder()
                 log_metrics(self.folder, self._summary(window, 60 * (self.minutes - before)))
                 window, before = [], self.minutes
-            yield self._progress(step.loss, step.lr), stopped
+            yield here, stopped
+
+    def _require_folder(self) -> None:
+        """Raise where the folder is not the one that was taken: another run may live there now."""
+        if not self._still():
+            raise CheckpointError(
+                f"{self.folder} was removed or replaced while it was trained, at step {self.step}. Run the command "
+                "again to start anew."
+            )
 
     def _progress(self, loss: float, lr: float) -> Progress:
         return Progress(
@@ -204,6 +218,7 @@ class Trainer:
                 decay_rate=train.lr_decay_rate,
             ),
             seed=train.seed,
+            skip_nonfinite=max(0, train.skip_nonfinite - self.skipped),
         )
 
     @property
@@ -261,6 +276,7 @@ class Trainer:
         last, num = window[-1], len(window)
         row = {
             **self.spent,
+            **({"skipped": self.skipped} if self.skipped else {}),
             "loss": sum(s.loss for s in window) / num,
             "lr": last.lr,
             "grad_norm": sum(s.grad_norm for s in window) / num,
@@ -282,6 +298,7 @@ class Trainer:
                 checkpoint.restore(found, self.task.net, self.ema, self.optimiser)
                 if self.task.state():
                     self.task.load_state(found.tensors("task"))
+                minutes, self.skipped = found.number("minutes"), int(found.number("skipped"))
             except CheckpointError as error:
                 first = first or error
                 continue
@@ -290,7 +307,7 @@ class Trainer:
                     self._remarks.append(f"{first} It is now {set_aside(later)}; going on from step {found.step}.")
             forget_after(self.folder, found.step)
             forget_snapshots_after(self.folder, found.step)
-            return found.step, float(found.state.get("minutes", 0.0))
+            return found.step, minutes
         if first is not None:
             raise first
         (self.folder / METRICS).unlink(missing_ok=True)
@@ -303,17 +320,32 @@ class Trainer:
 
     def _save(self, step: int) -> Path:
         folder = checkpoint_of(self.folder, step)
+        self._require_folder()
+        self._require_finite()
         checkpoint.save(
             folder,
             model=self.task.net,
             ema=self.ema,
             optimiser=self.optimiser,
-            state={**self.spent, "minutes": self.minutes, **describe(self.config, self.facts)},
+            state={
+                **self.spent,
+                "minutes": self.minutes,
+                "skipped": self.skipped,
+                **describe(self.config, self.facts),
+            },
             beside=self._beside,
             parts={"task": self.task.state()},
         )
         self._tidy(step)
         return folder
+
+    def _require_finite(self) -> None:
+        """Raise where weights have become something that no checkpoint should replace a good one with."""
+        if not all(bool(p.isfinite().all()) for p in self.task.net.parameters()):
+            raise FloatingPointError(
+                f"the weights are not finite after step {self.step}: a step was too large. Lower the learning rate. "
+                f"{self._last_good()}"
+            )
 
     def _card(self, step: int) -> str:
         found = self.measured

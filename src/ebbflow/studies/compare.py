@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ebbflow.core.entries import spelt
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import Splits
+from ebbflow.documents import parsed, read_lines
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.denoise import FlowMap, Wrapped, flow_map
 from ebbflow.methods.samplers import SAMPLERS, sampler_of
@@ -46,6 +48,7 @@ from ebbflow.studies.compare_facts import (
 )
 from ebbflow.studies.evaluate import features_for, plan_for, sides_of, splits_of, weights_hash
 from ebbflow.studies.report import Report
+from ebbflow.values import Wrong
 
 STRIP = 10  # samples of a cell that are shown
 STRIP_POINTS = 1000
@@ -211,11 +214,16 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
     plan, counted = setting.plan, Counted(model.denoiser)
     seen: list[dict[str, Tensor]] = []
     first, seconds, made, failed = [], 0.0, 0, None
-    next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
+    with suppress(FloatingPointError):  # said of the cell itself
+        next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
     batches = generate(model.with_denoiser(counted), plan)
     while True:
         began = time.perf_counter()
-        batch = next(batches, None)
+        try:
+            batch = next(batches, None)
+        except FloatingPointError:
+            made, failed = made + min(plan.batch_size, len(plan.seeds) - made), "samples are not finite"
+            break
         x = None if batch is None or not batch.done else batch.shown
         seconds += time.perf_counter() - began
         if batch is None:
@@ -224,9 +232,6 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
         if x is None:
             continue
         made += len(x)
-        if not bool(torch.isfinite(batch.state).all()):
-            failed = "samples are not finite"
-            break
         seen.append(yardstick.features.of(batch.for_features))
         if made - len(x) < STRIP_POINTS:
             first.append(x)
@@ -261,16 +266,11 @@ def _strip(samples: Tensor, is_image: bool) -> str:
 
 def read_cells(store: Path) -> dict[str, Cell]:
     """The cells kept in a file, by key; a line that was not written whole is passed over."""
-    if not store.is_file():
-        return {}
-    found = {}
-    for line in store.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            cell = Cell(**{**row, "times": None if row["times"] is None else tuple(row["times"])})
-        except (ValueError, TypeError, KeyError):
-            continue
-        found[cell.key] = cell
+    found: dict[str, Cell] = {}
+    for line in read_lines(store) if store.is_file() else ():
+        with suppress(Wrong):
+            cell = parsed(line, Cell)
+            found[cell.key] = cell
     return found
 
 

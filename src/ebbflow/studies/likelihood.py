@@ -30,7 +30,7 @@ from ebbflow.metrics.measure import mean_and_error
 from ebbflow.progress import Stage, Work
 from ebbflow.requests.studies import LikelihoodRequest
 from ebbflow.runs.derived import variance_table
-from ebbflow.runs.opened import Opened, held_out_of
+from ebbflow.runs.opened import Opened, held_out_of, require_finite
 
 ODE_STEPS = 32
 
@@ -52,6 +52,7 @@ def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[s
         parts.append(_batch(model, data, cond, rows, request))
         yield Stage("likelihood", int(rows[-1]) + 1, len(data))
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    require_finite(model, nats["total"], "the likelihoods")
     return _report(model, nats, request)
 
 
