@@ -8,7 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Interval
 
-from ebbflow.requests.base import Doc, Place
+from ebbflow.requests.base import Doc, Flag, Place
 from ebbflow.requests.shared import MOST_STEPS, SHOWN, DataDir, Picture, Reporting, Seed
 
 
@@ -44,7 +44,7 @@ class WeightsRequest(Reporting):
 class RunRequest(Reporting):
     """A picture of what runs wrote down."""
 
-    runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs, finished or not.")]
+    runs: Annotated[tuple[Path, ...], Place("RUN"), Flag("--ckpt", each=True), Doc("Folders of runs, finished or not.")]
     output: Picture = Path("run.png")
 
 

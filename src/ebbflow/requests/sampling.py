@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, Le
 
-from ebbflow.requests.base import Doc, Flag
+from ebbflow.requests.base import Doc, Flag, Place
 from ebbflow.requests.shared import MOST, MOST_STEPS, SHOWN, Device, Precision, Reporting, RunData, Seed, Strength
 
 Weights = Literal["ema", "raw"]
@@ -29,7 +29,10 @@ class Where(Opening):
     """Model."""
 
     ckpt: Annotated[
-        str, Doc("The folder of a run or of one of its checkpoints, an export of it, or hf: and a name on the hub.")
+        str,
+        Place("RUN"),
+        Flag("--ckpt"),
+        Doc("The folder of a run or of one of its checkpoints, an export of it, or hf: and a name on the hub."),
     ]
 
 
@@ -37,7 +40,7 @@ class Where(Opening):
 class WhereRun(Opening):
     """Model."""
 
-    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints.")]
+    ckpt: Annotated[str, Place("RUN"), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,7 @@ class Guiding:
     ] = None
     mask: Annotated[
         str | None,
-        Doc("What of the target is known to inpaint: an image, white where known, or left, right, top, bottom."),
+        Doc("With loss inpaint: generate where this picture is white; or left, right, top, bottom or centre."),
     ] = None
 
 
@@ -199,7 +202,9 @@ class EditRequest(Sampling, Conditions):
     resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), STEPS] = 1
     jump: Annotated[int, Doc("Steps of a piece that is resampled."), STEPS] = 1
     num: Annotated[
-        int | None, Doc("How many edits a label, or images of an interpolation."), Interval(ge=1, le=MOST)
+        int | None,
+        Doc("How many edits in all, or images of an interpolation. Default: 8, 1 of one label, 4 of each of several."),
+        Interval(ge=1, le=MOST),
     ] = None
     seed: Seed = 0
 
@@ -233,15 +238,15 @@ class RestoreRequest(Sampling, Conditions):
         Doc("Option of the operator, such as factor=4 (downsample), sigma=2 (blur), region=left (mask)."),
         Flag("--operator-set"),
     ] = None
-    known: Annotated[
-        Path | None, Doc("For operator mask: a picture, white where the image is known, in the place of a region.")
+    mask: Annotated[
+        Path | None, Doc("For operator mask: generate where this picture is white, in the place of a region.")
     ] = None
     noise: Annotated[float, Doc("Standard deviation of the noise in it, of images in [-1, 1]."), Ge(0)] = 0.0
     method: Annotated[
         str, Doc("pigdm (by the model's slope, three times the cost) or ddnm; see `ebbflow list guidance`.")
     ] = "pigdm"
     sigma_data: Annotated[float, Doc("Standard deviation of the model's data."), Gt(0)] = 0.5
-    num: Annotated[int | None, Doc("How many restorations. Default: 8."), Interval(ge=1, le=MOST)] = None
+    num: Annotated[int | None, Doc("How many restorations in all. Default: 8 a label."), Interval(ge=1, le=MOST)] = None
     seed: Seed = 0
 
 

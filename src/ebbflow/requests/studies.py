@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from ebbflow.errors import ConfigError
-from ebbflow.requests.base import Doc, Ending, Place
+from ebbflow.requests.base import Doc, Ending, Flag, Place
 from ebbflow.requests.sampling import Opening, Sampling, Where, WhereRun
 from ebbflow.requests.shared import (
     FEATURES,
@@ -78,7 +78,8 @@ class CompareCommand(Reporting, CompareRequest):
 
     runs: Annotated[
         tuple[str, ...],
-        Place(),
+        Place("RUN"),
+        Flag("--ckpt", each=True),
         Doc("Folders of runs or of checkpoints, or hf: and diffusers models, of the same data."),
     ]
 
