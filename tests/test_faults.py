@@ -380,7 +380,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(digits: Splits, tmp_p
     ):
         list(events)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step_000002"]
-    with pytest.raises(FloatingPointError, match=r"weights are not finite after step 2.*The last checkpoint is"):
+    with pytest.raises(FloatingPointError, match=r"weights are not finite after step 3.*The last checkpoint is"):
         trainer._require_finite()
 
 
