@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ebbflow.cli.command import spelled
+from ebbflow.requests.training import TrainRequest
 
 if TYPE_CHECKING:
     from ebbflow.config import AnyConfig, DataConfig, Layer
@@ -89,7 +93,8 @@ def told(found: Found, config: AnyConfig, data: Dataset, chosen: Chosen) -> list
         ]
         lines.append("; ".join([f"conditioned on {GOES_BY.get(kind, kind)}", *unused]))
     named = [f"preset {chosen.preset} (others: ebbflow list presets)"] if chosen.preset else []
-    return [*lines, *(["; ".join([*named, *chosen.said])] if named or chosen.said else [])]
+    said = "; ".join([*named, *chosen.said])
+    return [*lines, *([re.sub(r"\((?=[a-z]+\.)", "(--set ", spelled(said, TrainRequest))] if said else [])]
 
 
 def _many(num: int, what: str) -> str:

@@ -135,7 +135,7 @@ def _above(request: Settings) -> Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ToTrain:
     """What a request comes to.
 
     Args:
@@ -156,7 +156,7 @@ class Asked:
         return told(self.found, self.config, self.splits.train, self.chosen)
 
 
-def asked(kind: Kind, request: Settings, chosen: Chosen) -> Asked:
+def asked(kind: Kind, request: Settings, chosen: Chosen) -> ToTrain:
     """The configuration, from what was chosen and what the user says over it, and its data."""
     from ebbflow.config import merge, parse_as
     from ebbflow.data import found_in, look
@@ -171,7 +171,7 @@ def asked(kind: Kind, request: Settings, chosen: Chosen) -> Asked:
     if request.epochs is not None:
         steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
-    return Asked(config=config, splits=splits, found=found, chosen=chosen)
+    return ToTrain(config=config, splits=splits, found=found, chosen=chosen)
 
 
 def read_layer(path: Path) -> Layer:
@@ -239,7 +239,7 @@ def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
         return 130 if config is None else _train(kind, replace(what, config=config), folder, as_json=request.json)
 
 
-def _with_autoencoder(what: Asked, folder: Path) -> Any:
+def _with_autoencoder(what: ToTrain, folder: Path) -> Any:
     """The configuration, with the autoencoder that it wants trained first in the place of "train"; None where that was
     stopped."""
     from ebbflow.runs.choice import TRAIN, autoencoder_for
@@ -261,7 +261,7 @@ def _with_autoencoder(what: Asked, folder: Path) -> Any:
     return replace(config, latent=replace(config.latent, autoencoder=str(own if own.is_file() else first)))
 
 
-def _train(kind: Kind, what: Asked, folder: Path, *, as_json: bool) -> int:
+def _train(kind: Kind, what: ToTrain, folder: Path, *, as_json: bool) -> int:
     from ebbflow.runs import Trainer, task_of
     from ebbflow.runs.same_data import in_order_of
 
@@ -304,7 +304,7 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
     )
 
 
-def _describe(what: Asked, *, as_json: bool) -> int:
+def _describe(what: ToTrain, *, as_json: bool) -> int:
     """Print the resolved configuration and, of a model, its parameters, FLOPs and the time of a step, measured."""
     from ebbflow.config import RunConfig, to_dict
     from ebbflow.runs.cost import measure_cost
