@@ -294,3 +294,4 @@ METRICS: dict[str, Metric] = {
     "class_distance": _class_distance,
     "caption_agreement": _caption_agreement,
 }
+HIGHER = frozenset(("precision", "recall", "density", "coverage", "label_accuracy"))  # better; of the others, lower is

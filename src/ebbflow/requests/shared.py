@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Ending
 
 MOST = 10_000_000  # samples of one command
+MOST_STEPS = 100_000  # of a sampler
+SHOWN = 1000  # pieces of one picture
 Device = Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")]
 Reference = Literal["auto", "held_out", "train"]
 Precision = Literal["fp32", "bf16", "auto"]
-Steps = tuple[Annotated[int, Ge(1)], ...]
+Steps = tuple[Annotated[int, Interval(ge=1, le=MOST_STEPS)], ...]
 Names = tuple[str, ...]
 Seed = Annotated[int, Ge(0), Doc("Seed of the first sample; the next ones count up.")]
 Strength = Annotated[

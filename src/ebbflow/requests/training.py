@@ -123,7 +123,9 @@ class TrainRequest(Settings):
 class DistillRequest(Settings):
     """A model to train from one that is trained."""
 
-    run: Annotated[str, Place(), Doc("The folder of the run that teaches, or of one of its checkpoints.")]
+    run: Annotated[
+        str, Place("RUN"), Flag("--ckpt"), Doc("The folder of the run that teaches, or of one of its checkpoints.")
+    ]
     save_dir: Annotated[
         Path | None,
         Flag("--into", "--save-dir"),

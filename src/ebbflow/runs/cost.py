@@ -13,6 +13,7 @@ import torch
 from ebbflow.config import LatentConfig, RunConfig, to_dict
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
+from ebbflow.runs.build import require_batch
 from ebbflow.runs.choice import TRAIN, autoencoder_for
 from ebbflow.runs.tasks import AutoencoderTask, ModelTask
 from ebbflow.training import engine
@@ -30,6 +31,7 @@ def measure_cost(config: RunConfig, splits: Splits, num: int | None = None) -> d
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    require_batch(config, splits.train)
     size, num = config.train.batch_size, num or len(splits.train)
     few = splits.train.select(torch.arange(size) % len(splits.train))
     first = Splits(train=few, held_out=few)

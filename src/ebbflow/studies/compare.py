@@ -262,7 +262,7 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
 def _strip(samples: Tensor, is_image: bool) -> str:
     """The first samples in a row, or the first thousand points, as a PNG in base64."""
     file = io.BytesIO()
-    picture = canvas.grid(samples[:STRIP], columns=STRIP) if is_image else thumbnail(samples[:STRIP_POINTS])
+    picture = canvas.strip(samples[:STRIP]) if is_image else thumbnail(samples[:STRIP_POINTS])
     picture.save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
