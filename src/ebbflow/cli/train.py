@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebbflow.cli.chosen import below, fitting, told
+from ebbflow.cli.chosen import DEFAULT_PRESET, below, fitting, read_layer, told
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.errors import at_batch_size
 from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
-from ebbflow.documents import read_json
-from ebbflow.errors import ConfigError
 from ebbflow.requests.base import entries
 from ebbflow.requests.training import (
     DistillRequest,
@@ -26,14 +24,11 @@ from ebbflow.requests.training import (
     TrainClassifierRequest,
     TrainRequest,
 )
-from ebbflow.values import Wrong
 
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Found, Splits
     from ebbflow.runs.choice import Chosen
-
-DEFAULT_PRESET = "digits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,25 +167,6 @@ def asked(kind: Kind, request: Settings, chosen: Chosen) -> ToTrain:
         steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
     return ToTrain(config=config, splits=splits, found=found, chosen=chosen)
-
-
-def read_layer(path: Path) -> Layer:
-    """The sections of a TOML file, or of the config.json that a run keeps.
-
-    Raises:
-        ConfigError: missing or malformed.
-    """
-    from ebbflow.config import read_toml
-
-    if path.suffix.lower() != ".json":
-        return read_toml(path)
-    try:
-        found = read_json(path)["config"]
-        return {name: {key: v for key, v in section.items() if v is not None} for name, section in found.items()}
-    except FileNotFoundError as error:
-        raise ConfigError(f"configuration file {path} does not exist.") from error
-    except (Wrong, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"configuration file {path} is no config.json of a run.") from error
 
 
 def flags_of(request: Settings) -> Layer:
