@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -24,14 +25,32 @@ class DataError(ValueError):
 
 def missing(what: str, package: str, extra: str) -> ImportError:
     """The error for `what`, which needs a package that is not installed, with the command that installs it."""
-    return ImportError(f"{what} needs the package {package}: pip install 'ebbflow[{extra}]'")
+    return ImportError(f"{what} needs the package {package}: {install(extra)}")
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra of ebbflow's wants, from any folder."""
+    wanted = [line.partition(";")[0].strip() for line in _requirements() if re.search(rf"extra == .{extra}\b", line)]
+    return "pip install " + " ".join(f"'{one}'" for one in wanted)
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import requires
+
+    return requires("ebbflow") or []
 
 
 def nearest(name: str, known: list[str]) -> str:
     """The sentence that helps after an unknown name: the closest spellings, then the whole list."""
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    alike = {_letters(one): one for one in known}
+    close = [alike[one] for one in difflib.get_close_matches(_letters(name), alike, n=2, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     return f"{hint}Known: {', '.join(sorted(known))}."
+
+
+def _letters(name: str) -> str:
+    """A name as it is said: no case, one kind of joint, a plus as the p that names have for it."""
+    return name.lower().replace("+", "p").replace("-", "_").replace(" ", "_")
 
 
 def has(registry: Mapping[str, T], name: str) -> bool:

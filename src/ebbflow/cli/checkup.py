@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ebbflow.errors import install
+
 EXTRAS = {"diffusers": "hf", "transformers": "text", "fastapi": "studio"}
 Row = dict[str, Any]
 
@@ -64,9 +66,7 @@ def _extras() -> list[Row]:
     return [
         _row(
             name,
-            "present"
-            if importlib.util.find_spec(name)
-            else f"absent; pip install 'ebbflow[{extra}]' where it is wanted",
+            "present" if importlib.util.find_spec(name) else f"absent; {install(extra)} where it is wanted",
         )
         for name, extra in EXTRAS.items()
     ]
