@@ -11,7 +11,7 @@ import click
 import pytest
 
 from ebbflow.cli.app import VERBS, Verb, Verbs, _hyphened
-from ebbflow.errors import install, nearest
+from ebbflow.errors import nearest
 from ebbflow.requests.base import Entry, entries
 
 ROOT = Path(__file__).parents[1]
@@ -67,14 +67,6 @@ def test_a_message_tells_only_commands_that_there_are() -> None:
             flag = _hyphened(word).partition("=")[0]
             if flag.startswith("--") and flag not in ("--help", "--import", "--debug"):
                 assert flag in flags, f"`{text}`: {verb} has no {flag}"
-
-
-@pytest.mark.parametrize("extra", ["text", "hf", "studio"])
-def test_an_extra_is_installed_by_what_it_wants(extra: str) -> None:
-    """ebbflow itself is on no index, so its own name in a command would install nothing, or a stranger."""
-    packages = {"text": "transformers", "hf": "diffusers", "studio": "fastapi"}
-    assert install(extra).startswith("pip install '") and packages[extra] in install(extra)
-    assert "ebbflow" not in install(extra)
 
 
 def of(name: str) -> dict[str, Entry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -25,19 +24,7 @@ class DataError(ValueError):
 
 def missing(what: str, package: str, extra: str) -> ImportError:
     """The error for `what`, which needs a package that is not installed, with the command that installs it."""
-    return ImportError(f"{what} needs the package {package}: {install(extra)}")
-
-
-def install(extra: str) -> str:
-    """The command that installs what an extra of ebbflow's wants, from any folder."""
-    wanted = [line.partition(";")[0].strip() for line in _requirements() if re.search(rf"extra == .{extra}\b", line)]
-    return "pip install " + " ".join(f"'{one}'" for one in wanted)
-
-
-def _requirements() -> list[str]:
-    from importlib.metadata import requires
-
-    return requires("ebbflow") or []
+    return ImportError(f"{what} needs the package {package}: pip install -e '.[{extra}]' in the folder of ebbflow")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -63,6 +63,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.nets import NETS
     from ebbflow.training.ema import EMAS
     from ebbflow.training.optim import OPTIMISERS
+    from ebbflow.training.trackers import TRACKERS
 
     return {
         "samplers": SAMPLERS,
@@ -84,6 +85,7 @@ def _catalogue() -> dict[str, Any]:
         "datasets": DATASETS,
         "metrics": METRICS,
         "exporters": EXPORTERS,
+        "trackers": TRACKERS,
         "presets": presets(),
     }
 

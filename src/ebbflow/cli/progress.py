@@ -117,7 +117,8 @@ def follow(trainer: Any) -> bool:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """A question that answers True after SIGINT, SIGTERM or SIGHUP; a second signal ends the process at once."""
+    """A question that answers True after SIGINT, SIGTERM or SIGHUP, but for those that were ignored when this began; a
+    second signal ends the process at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
@@ -127,7 +128,9 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if number != HANGUP:  # after which there is no terminal to print to
             warn("\nstopping after this step; again to stop at once")
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
+    known = [number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number]
+    heard = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
+    previous = {number: signal.signal(number, ask) for number in heard}
     try:
         yield lambda: bool(asked)
     finally:

@@ -75,6 +75,7 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     judge = result["classifier"] or {}
     error = judge.get("held_out_error")
     says = "" if error is None else f"; classifier wrong on {error:.2%} of the held-out data"
+    print("", *(f"{note}." for note in result["notes"]), sep="\n" if result["notes"] else "")
     spent = f" in {result['seconds']} s" if "seconds" in result else ""
     print(f"\n{num} samples{spent}{_way(result)}, features {result['features']}{says}")
     print(

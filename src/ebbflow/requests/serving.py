@@ -49,7 +49,7 @@ class ServeRequest(Limits, Listening, Opening):
         tuple[str, ...],
         Place("RUN"),
         Flag("--ckpt", each=True),
-        Doc("Folders of runs or of checkpoints, or hf: and a diffusers model; each is served by its folder's name."),
+        Doc("Folders of runs or of checkpoints, or hf: and a name on the hub; each is served by its folder's name."),
     ]
 
 

@@ -25,7 +25,12 @@ class Data:
         Sets("data.dir"),
         Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA."),
     ] = None
-    img_size: Annotated[int | None, Ge(1), Sets("data.size"), Doc("Resize images to this side.")] = None
+    img_size: Annotated[
+        int | None,
+        Ge(1),
+        Sets("data.size"),
+        Doc("Resize images to this side. Default: as they are, or where they are large or differ, what suits them."),
+    ] = None
     channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
         None
     )
