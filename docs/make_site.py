@@ -72,7 +72,8 @@ def api() -> str:
         for name in names:
             found = getattr(ebbflow, name)
             kind = "class" if isinstance(found, type) else "function"
-            parts.append(f".. auto{kind}:: ebbflow.{module}.{found.__name__}\n   :members:\n")
+            members = "   :members:\n" if kind == "class" else ""
+            parts.append(f".. auto{kind}:: ebbflow.{module}.{found.__name__}\n{members}")
         parts.append("```")
     return "\n".join(part if part.startswith("..") else f"\n{part}\n" for part in parts)
 
