@@ -98,7 +98,7 @@ with torch.no_grad():
 seen.append(x)
 
 # %%
-figure, axes = plt.subplots(4, 1, figsize=(8, 5.2), height_ratios=[1, 1, 1, 1.25], layout="constrained")
+figure, axes = plt.subplots(4, 1, figsize=(8, 4.4), height_ratios=[1, 1, 1, 1.25], layout="constrained")
 for axis, first, name in zip(axes, (0, 8, 16), ("right", "α for $\\bar\\alpha$", "x - ε, repeated"), strict=False):
     way = torch.cat([s[first + digit : first + digit + 1] for digit in (3, 7) for s in seen])
     kit.strip(axis, way, name, [f"t = {t}" for t in marks[: len(seen)]] * 2 if first == 0 else ())

@@ -100,7 +100,7 @@ for name, x in found.items():
         right = (log_p(x, torch.zeros(20)).argmax(1) == wanted).double().mean()
     rows[f"{name}\n{right:.0%} right, {(x.abs() > 1.2).double().mean():.0%} outside"] = x
     print(*list(rows)[-1].split("\n"), sep=": ")
-figure, axes = plt.subplots(len(rows), 1, figsize=(8, 6.4), layout="constrained")
+figure, axes = plt.subplots(len(rows), 1, figsize=(8, 5.8), layout="constrained")
 for axis, (name, x) in zip(axes, rows.items(), strict=True):
     kit.strip(axis, x[:10], name)
 kit.save(figure, "6_guidance")
