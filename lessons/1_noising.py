@@ -24,7 +24,7 @@ x0 = images[: kit.few(400)]
 #
 # A step keeps a bit less of the picture and adds a bit of fresh standard normal noise $z_t$:
 #
-# $$x_t = \sqrt{1 - \beta_t}\; x_{t-1} + \sqrt{\beta_t}\; z_t , \qquad t = 1, \dots, T .$$
+# $$x_t = \sqrt{1 - \beta_t}\; x_{t-1} + \sqrt{\beta_t}\; z_t , \qquad t = 1, \ldots, T .$$
 #
 # The root is over β alone. The note draws it over $\beta_t z_t$, where it would have no value for every second pixel,
 # because $z$ is negative as often as not. Another note has the noise "scaled by β"; then its variance would be β², and

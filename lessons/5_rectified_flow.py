@@ -22,7 +22,7 @@ images, labels = kit.digits()
 # Lipman et al., 2022, arXiv 2210.02747):
 #
 # $$x_t = (1 - t)\,x_0 + t\,\varepsilon , \qquad \frac{dx_t}{dt} = \varepsilon - x_0 , \qquad
-# L = E\,\big\| u_\theta(x_t, t) - (\varepsilon - x_0) \big\|^2 .$$
+# L = E\,\| u_\theta(x_t, t) - (\varepsilon - x_0) \|^2 .$$
 #
 # For one pair the velocity is constant, true. But *which* pair? Many lines run through one point $x_t$, and the net
 # hears of none of them; it can learn only their mean, $u = E[\varepsilon - x_0 \mid x_t]$. So there is probability in

@@ -3,12 +3,11 @@
 #
 # A note: *in training the prompt is left out with p = 0.1; in sampling*
 #
-# $$\varepsilon = \varepsilon_\varnothing + w\,(\varepsilon_c - \varepsilon_\varnothing), \quad
-# \textit{w > 1 strengthens the condition, w = 7.5 by default, and the results are better.}$$
+# $$\varepsilon = \varepsilon_\varnothing + w\,(\varepsilon_c - \varepsilon_\varnothing) ,$$
 #
-# The formula is right. Its program has the two halves of the batch swapped, so that it guides *away* from the prompt;
-# it leaves the prompt out for a whole batch or not at all; and 7.5 is a number of Stable Diffusion. Better, at what
-# price?
+# *where w > 1 strengthens the condition for better results, 7.5 by default.* The formula is right. Its program has the
+# two halves of the batch swapped, so that it guides *away* from the prompt; it leaves the prompt out for a whole batch
+# or not at all; and 7.5 is a number of Stable Diffusion. Better, at what price?
 
 # %%
 import kit
