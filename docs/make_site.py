@@ -19,9 +19,9 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LANGUAGES = {"en": "en", "zh": "zh_CN"}
 GROUPS = {
-    "begin": ["concepts", "choosing", "your_own", "examples"],
+    "begin": ["concepts", "own_pictures", "choosing", "your_own", "examples"],
     "lessons": [],
-    "more": ["diffusers", "few_steps", "recipes", "recipe"],
+    "more": ["diffusers", "export", "serving", "few_steps", "recipes", "recipe"],
     "facts": ["notes", "claims", "experiments", "reliability", "changelog"],
     "names": ["reference", "api"],
 }

@@ -87,6 +87,13 @@ def test_its_notebook_is_the_lesson(lesson: Path, notebooks: ModuleType, tmp_pat
     assert made["nbformat"] == 4 and all(cell["metadata"] == {} for cell in made["cells"])
 
 
+def test_the_index_leads_to_every_page_in_both_languages() -> None:
+    names = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"} | {path.name for path in LESSONS}
+    for page in ("index.md", "zh/index.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert {Path(target).name for target in re.findall(r"\]\(([\w./-]+)\)", text)} == names, page
+
+
 def test_links_of_the_chinese_pages_lead_somewhere() -> None:
     for page in (ROOT / "docs" / "zh").glob("*.md"):
         own = (ROOT / "docs" / page.name).read_text(encoding="utf-8")
