@@ -17,7 +17,7 @@ import torch
 
 torch.manual_seed(0)
 images, labels = kit.digits()
-x0 = images[: kit.few(400)]
+x0 = images[: 20 * kit.few(20)]
 
 # %% [markdown]
 # ## One step

@@ -37,7 +37,7 @@ def notebooks() -> ModuleType:
 @each_lesson
 def test_it_runs_and_the_library_says_the_same(lesson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends with comparisons of its own numbers with the library's, which raise where they differ."""
-    monkeypatch.setenv("LESSON_STEPS", "2")
+    monkeypatch.setenv("LESSON_STEPS", "4")
     monkeypatch.setenv("LESSON_PICTURES", str(tmp_path))
     monkeypatch.syspath_prepend(str(lesson.parent))
     monkeypatch.setattr(plt, "show", None)
