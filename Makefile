@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo studio test test-browser test-long check bench docs clean
+.PHONY: demo studio test test-browser test-long check bench docs lessons clean
 
 demo: .venv/installed
 	$(BIN)/ebbflow train --preset demo --save-dir runs/demo
@@ -28,16 +28,22 @@ test-long: .venv/installed-test
 	$(BIN)/python -m pytest -m long
 
 check: .venv/installed-dev
-	$(BIN)/ruff check src tests benchmarks examples docs
-	$(BIN)/ruff format --check src tests benchmarks examples docs/make_reference.py
+	$(BIN)/ruff check src tests benchmarks examples docs lessons
+	$(BIN)/ruff format --check src tests benchmarks examples docs lessons/kit.py lessons/make_notebooks.py
 	$(BIN)/mypy
 
 bench: .venv/installed-test
 	$(BIN)/python -m benchmarks --only limit,step,sampling,growth --threads 1
 	$(BIN)/python -m benchmarks --only wall --threads 2
 
-docs: .venv/installed
+# The page of reference, then the whole site in English and Chinese: build/site/index.html.
+docs: .venv/installed-docs
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_site.py
+
+# The eight lessons in full, some minutes, with the pictures that the documentation shows.
+lessons: .venv/installed
+	for lesson in lessons/[0-9]_*.py; do LESSON_PICTURES=docs/images/lessons OMP_NUM_THREADS=1 $(BIN)/python $$lesson || exit 1; done
 
 # CPU torch goes in first and alone, so that nothing else pulls another build of it.
 .venv/installed: pyproject.toml constraints.txt
@@ -56,6 +62,10 @@ docs: .venv/installed
 
 .venv/installed-browser: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 .venv/installed-dev: .venv/installed-test

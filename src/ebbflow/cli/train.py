@@ -65,7 +65,8 @@ def train(request: TrainRequest) -> int:
         name=name if request.preset else own,
         use="ebbflow sample --ckpt {folder} --output samples.png",
     )
-    return _run(kind, request, below(request.preset, _above(request), request.save_dir or Path("runs") / kind.name))
+    folder = request.save_dir or Path("runs") / kind.name
+    return _run(kind, request, below(request.preset, request.config, _above(request), folder))
 
 
 def distill(request: DistillRequest) -> int:
@@ -166,7 +167,7 @@ def asked(kind: Kind, request: Settings, chosen: Chosen) -> Asked:
     splits = load_splits(config, few=config.train.batch_size if request.dry_run else None)
     found = found_in(splits)
     if request.dry_run and splits.train.is_image:
-        found = look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out)
+        found = chosen.found or look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out)
     if request.epochs is not None:
         steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from ebbflow.config import to_dict
 from ebbflow.core.memory import keep_large_blocks
+from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.folder import (
@@ -34,13 +36,14 @@ from ebbflow.training import checkpoint, engine
 from ebbflow.training.held_out import bins_by_log_snr
 from ebbflow.training.loop import Budget, TrainStep, fit
 from ebbflow.training.optim import LearningRate
+from ebbflow.training.trackers import Trackers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """What the caller may show after a step: how many are done of `num_steps` (None where minutes say the length), in
     how many minutes of work, which share of the training is `done`; `note` is a line about something written or
-    found."""
+    found, `row` the line of metrics and `picture` the file that were written."""
 
     step: int
     num_steps: int | None
@@ -50,6 +53,8 @@ class Progress:
     done: float = 0.0
     held_out: float | None = None
     note: str | None = None
+    row: Mapping[str, Any] | None = None
+    picture: Path | None = None
 
 
 class Trainer:
@@ -101,6 +106,9 @@ class Trainer:
             rows = metrics(self.folder)
             self._loss = next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan)
             self._measured = [row for row in rows if any(key.startswith("held_out") for key in row)]
+            names = () if self.is_finished else self.train.trackers
+            self._trackers = Trackers(names=names, folder=self.folder, config=to_dict(self.config), step=self.start)
+            held.callback(self._trackers.close)
             self._held = held.pop_all()
 
     @property
@@ -136,6 +144,17 @@ class Trainer:
 
     def events(self) -> Iterator[Progress]:
         """Train from where the folder stands to the end, or until `should_stop`; then the folder is let go."""
+        here = self._progress(self._loss, 0.0)
+        for here in self._events():
+            yield here
+            yield from self._told(here, self._trackers.take(here.step, here.row, here.picture))
+        yield from self._told(here, self._trackers.take(here.step, None, None))
+
+    @staticmethod
+    def _told(here: Progress, said: Iterable[str]) -> Iterator[Progress]:
+        return (replace(here, note=one, row=None, picture=None) for one in said)
+
+    def _events(self) -> Iterator[Progress]:
         with self._held:
             for name in self.task.products:
                 (self.folder / name).unlink(missing_ok=True)
@@ -145,10 +164,11 @@ class Trainer:
             if not self.is_finished:
                 for stage in self.task.prepare():
                     yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
-            if self.start and self.measured.get("step") != self.start:
-                yield from self._look(here)  # it was stopped right after it had saved
+            if self.start:
+                yield from self._look(here, again=True)  # it may have been stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
+                here = replace(here, row=None)
                 if self.ema is not None and self.task.averaging is not None:
                     keep_snapshot(self.folder, here.step, self.ema, self.task.averaging.num_snapshots)
                 if is_due(here.step, self.train.save_every) or stopped or self._is_last:
@@ -177,9 +197,12 @@ class Trainer:
             else:
                 window.append(step)
             stopped = not self._is_last and self.should_stop()
-            if window and (is_due(step.step, self.train.log_every) or stopped or self._is_last):
+            due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
+            if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
                 self._require_folder()
-                log_metrics(self.folder, self._summary(window, 60 * (self.minutes - before)))
+                row = self._summary(window, 60 * (self.minutes - before))
+                log_metrics(self.folder, row)
+                here = replace(here, row=row)
                 window, before = [], self.minutes
             yield here, stopped
 
@@ -225,18 +248,20 @@ class Trainer:
     def _is_last(self) -> bool:
         return self.share >= 1
 
-    def _look(self, here: Progress) -> Iterator[Progress]:
-        """Held-out quantities and a picture, where they are due."""
+    def _look(self, here: Progress, *, again: bool = False) -> Iterator[Progress]:
+        """Held-out quantities and a picture, where they are due; `again` those of them alone that are not there."""
         step, net = here.step, self.task.net if self.ema is None else self.ema.module
-        if is_due(step, self.train.held_out_every) or self._is_last:
+        measured = again and self.measured.get("step") == step
+        if not measured and (is_due(step, self.train.held_out_every) or self._is_last):
             found = self._measure(net)
             if found:
                 self._measured.append({**self.spent, **found})
                 log_metrics(self.folder, self.measured)
                 self._tidy(step)
-                yield replace(here, held_out=found.get("held_out"), note=_said(found))
-        if is_due(step, self.train.sample_every) or self._is_last:
-            yield replace(here, note=self._draw(net, step))
+                yield replace(here, held_out=found.get("held_out"), note=_said(found), row=self.measured)
+        path = self.folder / "samples" / f"step_{step:06d}.png"
+        if not (again and path.exists()) and (is_due(step, self.train.sample_every) or self._is_last):
+            yield self._draw(net, here, path)
 
     def _tidy(self, step: int) -> None:
         """Let old checkpoints go, and bring the card up to date with a saved step."""
@@ -254,18 +279,17 @@ class Trainer:
         return found
 
     @torch.no_grad()
-    def _draw(self, net: torch.nn.Module, step: int) -> str:
+    def _draw(self, net: torch.nn.Module, here: Progress, path: Path) -> Progress:
         """Save a picture; a failure is told, and costs no more."""
-        path = self.folder / "samples" / f"step_{step:06d}.png"
         try:
             with engine.mode(net, training=False), self.engine.autocast(self.device):
                 picture = self.task.picture(net)
             if picture is None:
-                return "nothing to draw"
+                return replace(here, note="nothing to draw")
             canvas.save_picture(picture, path, self.command)
         except Exception as error:
-            return f"no picture: {type(error).__name__}: {error}"
-        return f"picture: {path}"
+            return replace(here, note=f"no picture: {type(error).__name__}: {error}")
+        return replace(here, note=f"picture: {path}", picture=path)
 
     def _finish(self, here: Progress) -> Iterator[Progress]:
         self.task.finish(self.task.net)
@@ -353,10 +377,11 @@ class Trainer:
         spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
         held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
         commands = {"Use it with": self.use, "Made by": self.command}
-        shown = "".join(f"\n{what}\n\n```\n{command}\n```\n" for what, command in commands.items() if command)
+        shown = "".join(f"\n{what}\n\n{fenced(command)}" for what, command in commands.items() if command)
+        name, what, data = map(in_markdown, (self.folder.name, self.task.card(), self.config.data.name))
         return (
-            f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step}{length}{spent} on "
-            f"{self.config.data.name}, {self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
+            f"# {name}\n\n{what}\n\nTrained for {step}{length}{spent} on {data}, "
+            f"{self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
         )
 
 
