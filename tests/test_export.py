@@ -303,7 +303,7 @@ def test_the_page_runs(
 CARDS = [(to, kind) for to in EXPORTERS for kind in ("label", "text") if (to, kind) != ("diffusers", "text")]
 
 
-@pytest.mark.parametrize(("to", "kind"), some(CARDS, ("safetensors", "label"), ("torch-export", "text")))
+@pytest.mark.parametrize(("to", "kind"), some(CARDS, ("safetensors", "label")))
 def test_the_card_says_how_it_is_used(
     to: str, kind: str, folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
