@@ -193,7 +193,7 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
         CheckpointError: nothing there, nothing of ours, of another kind, or of a later version.
     """
     if str(path).startswith("hf:"):
-        raise CheckpointError(f"{path} names a model of diffusers, and a run of ebbflow is wanted here.")
+        raise CheckpointError(f"{path} names a model on the hub, and the folder of a run is wanted here.")
     folder = Path(path).expanduser()
     if not folder.exists():
         raise CheckpointError(f"{folder} does not exist. Give the folder of a run, such as runs/demo.")
