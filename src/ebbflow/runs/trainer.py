@@ -156,12 +156,13 @@ class Trainer:
 
     def _events(self) -> Iterator[Progress]:
         with self._held:
-            for name in self.task.products:
+            whole = self.is_finished  # but for what was due at its end, before which it may have been killed
+            for name in () if whole else self.task.products:
                 (self.folder / name).unlink(missing_ok=True)
             here = self._progress(self._loss, 0.0)
             if self.start:
                 yield from (replace(here, note=remark) for remark in self._remarks)
-            if not self.is_finished:
+            if not whole or self.measured.get("step") != self.start:
                 for stage in self.task.prepare():
                     yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
             if self.start:
@@ -176,7 +177,7 @@ class Trainer:
                 if stopped:
                     break
                 yield from self._look(here)
-            if self._is_last:
+            if self._is_last and not whole:
                 yield from self._finish(here)
 
     def _trained(self) -> Iterator[tuple[Progress, bool]]:
@@ -261,7 +262,9 @@ class Trainer:
                 yield replace(here, held_out=found.get("held_out"), note=_said(found), row=self.measured)
         path = self.folder / "samples" / f"step_{step:06d}.png"
         if not (again and path.exists()) and (is_due(step, self.train.sample_every) or self._is_last):
-            yield self._draw(net, here, path)
+            drawn = self._draw(net, here, path)
+            if not again or drawn.picture is not None:
+                yield drawn
 
     def _tidy(self, step: int) -> None:
         """Let old checkpoints go, and bring the card up to date with a saved step."""
