@@ -23,7 +23,7 @@ GROUPS = {
     "lessons": [],
     "more": ["diffusers", "export", "serving", "few_steps", "recipes", "recipe"],
     "facts": ["notes", "claims", "experiments", "reliability", "changelog"],
-    "names": ["reference", "api"],
+    "names": ["words", "reference", "api"],
 }
 CAPTIONS = {
     "en": {"begin": "Begin", "lessons": "Lessons", "more": "More", "facts": "Facts", "names": "Names"},
