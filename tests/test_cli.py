@@ -90,11 +90,11 @@ def test_a_sample_depends_on_its_seed_alone(run: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "many").iterdir())) == 5
 
 
-def test_trajectory_is_an_animation_with_a_frame_a_step(run: Path, tmp_path: Path) -> None:
+def test_trajectory_is_an_animation_from_noise_with_a_frame_a_step(run: Path, tmp_path: Path) -> None:
     assert (
         sample(run, tmp_path / "x.png", "--label", "1", "--steps", "5", "--trajectory", str(tmp_path / "x.webp")) == 0
     )
-    assert Image.open(tmp_path / "x.webp").n_frames == 5
+    assert Image.open(tmp_path / "x.webp").n_frames == 6
 
 
 def test_guidance_and_the_negative_label_change_samples(run: Path, tmp_path: Path) -> None:
@@ -142,6 +142,19 @@ def test_json_of_every_reporting_verb(run: Path, tmp_path: Path, capsys: pytest.
     cost = answer("train", "--dry-run", "--json", "--max-steps", "6", *TINY)
     assert cost["num_parameters"] > 1000
     assert cost["forward_flops_per_sample"] > 0
+
+
+def test_info_of_a_folder_of_runs_lists_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["info", str(run.parent), "--json"]) == 0
+    rows = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows[run.name]["data"] == "digits" and rows[run.name]["step"] > 0
+    assert run_app(["info", "--ckpt", str(run.parent)]) == 0 and run.name in capsys.readouterr().out
+
+
+def test_lists_show_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["list", "samplers"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "eta=0.0" in lines["ddim"] and "[" not in lines["heun"]
 
 
 def test_plots_and_listings_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -502,6 +502,7 @@ def test_text_is_learned(tmp_path: Path) -> None:
         "conditioning.kind=text",
         "conditioning.dim=32",
         "conditioning.depth=1",
+        "optimiser.kind=adamw",
         "train.batch_size=32",
     ]
     settings += [

@@ -13,10 +13,17 @@ from ebbflow.requests.tools import DoctorRequest, InfoRequest, ListRequest
 
 
 def info(request: InfoRequest) -> None:
-    """Say what a run is: configuration, data, steps, held-out loss, versions."""
+    """Say what a run is: configuration, data, steps, held-out loss, versions; of a folder of runs, which there are."""
     from ebbflow.runs import open_run
     from ebbflow.runs.folder import best_of, metrics
     from ebbflow.training.task import Joined
+
+    if runs := _runs_in(Path(request.ckpt)):
+        if request.json:
+            print_json(runs)
+        else:
+            print_rows([{key: key for key in runs[0]}, *runs])
+        return
 
     opened = open_run(request.ckpt)
     tensors = Joined.inner_of(opened.checkpoint.tensors("model"))
@@ -42,6 +49,27 @@ def info(request: InfoRequest) -> None:
     for section, values in facts["config"].items():
         print(f"\n[{section}]")
         print_rows([{"key": key, "value": value} for key, value in values.items()])
+
+
+def _runs_in(folder: Path) -> list[dict[str, Any]]:
+    """A row for each run in a folder that is none itself: its name, data, net and last step."""
+    from ebbflow.runs.folder import description, metrics
+
+    if (folder / "config.json").is_file() or not folder.is_dir():
+        return []
+    found = []
+    for one in sorted(path.parent for path in folder.glob("*/config.json")):
+        config = description(one).get("config", {})
+        rows = metrics(one)
+        found.append(
+            {
+                "run": one.name,
+                "data": config.get("data", {}).get("name", "-"),
+                "net": config.get("net", {}).get("kind", "-"),
+                "step": max((row["step"] for row in rows if "step" in row), default=0),
+            }
+        )
+    return found
 
 
 def _catalogue() -> dict[str, Any]:
@@ -111,7 +139,13 @@ def list_names(request: ListRequest) -> None:
     elif request.name is not None:
         print_rows([{"key": key, "value": value} for key, value in _flat(rows[0])])
     else:
-        print_rows([{"name": row["name"], "description": row["description"]} for row in rows])
+        print_rows([{"name": row["name"], "description": row["description"] + _options(row)} for row in rows])
+
+
+def _options(row: dict[str, Any]) -> str:
+    """What can be set of an entry, with its defaults."""
+    found = row.get("options") or {}
+    return f" [{', '.join(f'{name}={value}' for name, value in found.items())}]" if found else ""
 
 
 def _flat(row: dict[str, Any]) -> list[tuple[str, Any]]:

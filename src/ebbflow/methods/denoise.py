@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.conditioning import ConditionedNet
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.condition import Cond, expand_rows, to_device
-from ebbflow.core.entries import Choice, entry
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.entries import Choice, entry, spelt
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.told import CLOCKS, SCALES, Clock, Scale, gap, same_to_the_net
@@ -203,7 +204,7 @@ class OutputDenoiser(Conditional):
 Net = Callable[[Tensor, Tensor, Any], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NetDenoiser(OutputDenoiser):
     """A net as a denoiser: it is shown scale * x_t and told a clock, and its output is solved for x0 and eps.
 
@@ -234,6 +235,12 @@ class NetDenoiser(OutputDenoiser):
         super().__post_init__()
         entry(SCALES, self.scale, "scale")
         entry(CLOCKS, self.clock, "clock")
+
+    def __repr__(self) -> str:
+        num = sum(p.numel() for p in self.net.parameters()) if isinstance(self.net, nn.Module) else 0
+        net = f"{type(self.net).__name__} of {num:,} parameters" if num else type(self.net).__name__
+        bound = ", given a condition" if self.cond is not None else ""
+        return f"{type(self).__name__}({net}, predicts {spelt(self.prediction)} on {self.path}{bound})"
 
     def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
         """The net's raw output at (x_t, t), in the dtype of `x_t`."""
@@ -298,7 +305,7 @@ class NetDenoiser(OutputDenoiser):
         return replace(self, path=path)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NetFlowMap(NetDenoiser, FlowMap):
     """A net that is told the gap t - s of a jump beside its clock, as a denoiser that jumps.
 

@@ -25,7 +25,12 @@ class Data:
         Sets("data.dir"),
         Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA."),
     ] = None
-    img_size: Annotated[int | None, Ge(1), Sets("data.size"), Doc("Resize images to this side.")] = None
+    img_size: Annotated[
+        int | None,
+        Ge(1),
+        Sets("data.size"),
+        Doc("Resize images to this side. Default: as they are, or where they are large or differ, what suits them."),
+    ] = None
     channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
         None
     )
@@ -118,7 +123,9 @@ class TrainRequest(Settings):
 class DistillRequest(Settings):
     """A model to train from one that is trained."""
 
-    run: Annotated[str, Place(), Doc("The folder of the run that teaches, or of one of its checkpoints.")]
+    run: Annotated[
+        str, Place("RUN"), Flag("--ckpt"), Doc("The folder of the run that teaches, or of one of its checkpoints.")
+    ]
     save_dir: Annotated[
         Path | None,
         Flag("--into", "--save-dir"),

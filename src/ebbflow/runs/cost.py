@@ -13,12 +13,13 @@ import torch
 from ebbflow.config import LatentConfig, RunConfig, to_dict
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
+from ebbflow.runs.build import require_batch
 from ebbflow.runs.choice import TRAIN, autoencoder_for
 from ebbflow.runs.tasks import AutoencoderTask, ModelTask
 from ebbflow.training import engine
 from ebbflow.training.loop import fit
 
-TIMED_STEPS = 3
+TIMED_STEPS, PATIENCE = 3, 4.0  # steps after the first, and seconds after which no further one is timed
 
 
 def measure_cost(config: RunConfig, splits: Splits, num: int | None = None) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def measure_cost(config: RunConfig, splits: Splits, num: int | None = None) -> d
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    require_batch(config, splits.train)
     size, num = config.train.batch_size, num or len(splits.train)
     few = splits.train.select(torch.arange(size) % len(splits.train))
     first = Splits(train=few, held_out=few)
@@ -48,13 +50,15 @@ def measure_cost(config: RunConfig, splits: Splits, num: int | None = None) -> d
     batch = task.batches().batch(0).rows(range(1), engine.device_of(task.net))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         task.conditioned.output(batch.x0, 0.5, batch.cond)  # type: ignore[arg-type]
-    optimiser, seconds = config.optimiser.build(task.net, lr=config.train.lr, weight_decay=0.0), []
+    optimiser = config.optimiser.build(task.net, lr=config.train.lr, weight_decay=0.0)
+    seconds: list[float] = []
     steps = fit(task, task.batches(), optimiser, num_steps=TIMED_STEPS + 1, engine=runs)
-    for _ in range(TIMED_STEPS + 1):
+    while len(seconds) <= TIMED_STEPS and sum(seconds) < PATIENCE:
         began = time.perf_counter()
         next(steps)
         seconds.append(time.perf_counter() - began)
-    each, train = sorted(seconds[1:])[TIMED_STEPS // 2], config.train
+    warm = sorted(seconds[1:] or seconds)
+    each, train = warm[len(warm) // 2], config.train
     steps_in_all = train.num_steps or max(1, round(60 * (train.minutes or 0) / each))
     return {
         "config": to_dict(replace(task.config, latent=latent)),

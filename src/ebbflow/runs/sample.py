@@ -9,11 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ebbflow.core.noise import Noise
 from ebbflow.data import to_uint8
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.samplers import Step
-from ebbflow.methods.sampling import grid_times, walk
+from ebbflow.methods.sampling import grid_times, pure_noise, walk
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.runs.derived import learned_times, variance_table
 from ebbflow.runs.opened import Opened, require_finite
@@ -89,6 +90,14 @@ def generate(model: Opened, plan: Plan) -> Iterator[Samples]:
             device=model.device,
         )
         yield from results(model, part, steps, part.num_steps)
+
+
+def start_of(model: Opened, plan: Plan) -> Samples:
+    """The noise that the first batch of a plan starts from, as the step before its first."""
+    part, times = next(plan.batches()), grid_of(model, plan)
+    noise = Noise(part.seeds).draw(model.facts.state_dims).to(model.device)
+    x = pure_noise(model.denoiser, noise, times)
+    return Samples(state=x, state_x0=x, plan=part, step=0, done=False, model=model)
 
 
 def results(model: Opened, plan: Plan, steps: Iterator[Step], num_steps: int) -> Iterator[Samples]:

@@ -13,6 +13,7 @@ import torch
 
 from ebbflow.config import to_dict
 from ebbflow.core.memory import keep_large_blocks
+from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.folder import (
@@ -163,8 +164,8 @@ class Trainer:
             if not self.is_finished:
                 for stage in self.task.prepare():
                     yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
-            if self.start and self.measured.get("step") != self.start:
-                yield from self._look(here)  # it was stopped right after it had saved
+            if self.start:
+                yield from self._look(here, again=True)  # it may have been stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
                 here = replace(here, row=None)
@@ -196,7 +197,8 @@ class Trainer:
             else:
                 window.append(step)
             stopped = not self._is_last and self.should_stop()
-            if window and (is_due(step.step, self.train.log_every) or stopped or self._is_last):
+            due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
+            if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
                 self._require_folder()
                 row = self._summary(window, 60 * (self.minutes - before))
                 log_metrics(self.folder, row)
@@ -246,18 +248,20 @@ class Trainer:
     def _is_last(self) -> bool:
         return self.share >= 1
 
-    def _look(self, here: Progress) -> Iterator[Progress]:
-        """Held-out quantities and a picture, where they are due."""
+    def _look(self, here: Progress, *, again: bool = False) -> Iterator[Progress]:
+        """Held-out quantities and a picture, where they are due; `again` those of them alone that are not there."""
         step, net = here.step, self.task.net if self.ema is None else self.ema.module
-        if is_due(step, self.train.held_out_every) or self._is_last:
+        measured = again and self.measured.get("step") == step
+        if not measured and (is_due(step, self.train.held_out_every) or self._is_last):
             found = self._measure(net)
             if found:
                 self._measured.append({**self.spent, **found})
                 log_metrics(self.folder, self.measured)
                 self._tidy(step)
                 yield replace(here, held_out=found.get("held_out"), note=_said(found), row=self.measured)
-        if is_due(step, self.train.sample_every) or self._is_last:
-            yield self._draw(net, here)
+        path = self.folder / "samples" / f"step_{step:06d}.png"
+        if not (again and path.exists()) and (is_due(step, self.train.sample_every) or self._is_last):
+            yield self._draw(net, here, path)
 
     def _tidy(self, step: int) -> None:
         """Let old checkpoints go, and bring the card up to date with a saved step."""
@@ -275,9 +279,8 @@ class Trainer:
         return found
 
     @torch.no_grad()
-    def _draw(self, net: torch.nn.Module, here: Progress) -> Progress:
+    def _draw(self, net: torch.nn.Module, here: Progress, path: Path) -> Progress:
         """Save a picture; a failure is told, and costs no more."""
-        path = self.folder / "samples" / f"step_{here.step:06d}.png"
         try:
             with engine.mode(net, training=False), self.engine.autocast(self.device):
                 picture = self.task.picture(net)
@@ -374,10 +377,11 @@ class Trainer:
         spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
         held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
         commands = {"Use it with": self.use, "Made by": self.command}
-        shown = "".join(f"\n{what}\n\n```\n{command}\n```\n" for what, command in commands.items() if command)
+        shown = "".join(f"\n{what}\n\n{fenced(command)}" for what, command in commands.items() if command)
+        name, what, data = map(in_markdown, (self.folder.name, self.task.card(), self.config.data.name))
         return (
-            f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step}{length}{spent} on "
-            f"{self.config.data.name}, {self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
+            f"# {name}\n\n{what}\n\nTrained for {step}{length}{spent} on {data}, "
+            f"{self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
         )
 
 

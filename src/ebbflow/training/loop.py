@@ -223,7 +223,7 @@ def _steps(
             else:
                 skip_nonfinite -= 1
                 _require_may_skip(task.net, batch, loss, skip_nonfinite >= 0, step=step, rate=rate)
-            step, spent = step + 1, spent + (clock() - began) / 60
+            step, spent = step + 1, spent + max(0.0, clock() - began) / 60  # clocks may be set back
             yield TrainStep(
                 step=step,
                 loss=total,
