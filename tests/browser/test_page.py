@@ -197,6 +197,7 @@ def test_two_sliders_move_through_strips_that_were_made_ahead(page: Any, studio:
     assert page.locator(".rows .stale").count() == 0, "it was made ahead"
     page.get_by_label("Sampler").select_option("flow_map")
     page.wait_for_selector(".rows .wrong")
+    until(page, "() => Number(document.querySelector('.progress progress').value) === 1")
     page.said.clear()
 
 
