@@ -97,6 +97,11 @@ def test_a_run_is_distilled_and_a_damaged_one_is_said_to_be(page: Any, studio: A
     page.wait_for_selector(".chip.finished")
     go(page, studio, "runs?name=broken")
     page.wait_for_selector("[role=alert]:has-text('damaged')")
+    go(page, studio, "runs")
+    page.get_by_role("button", name="New run").click()
+    go(page, studio, "reports")
+    page.wait_for_selector("h1:has-text('Reports')")
+    assert page.get_by_role("dialog").count() == 0, "a form outlived its view"
     page.said.clear()
 
 
