@@ -15,6 +15,7 @@ import click
 
 from ebbflow.cli.command import SETTINGS, Failed, RequestCommand
 from ebbflow.cli.errors import explained
+from ebbflow.cli.together import launched, run_together
 from ebbflow.errors import nearest
 
 
@@ -176,7 +177,13 @@ app = Verbs(
 
 
 def run_app(arguments: Sequence[str]) -> int:
-    """Run the command line with `arguments`; returns the exit code."""
+    """Run the command line with `arguments`, in all processes that a launcher started; returns the exit code."""
+    if launched():
+        return run_together(_run, arguments, _say)
+    return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     rest, modules, debug = everywhere([_hyphened(a) for a in arguments])
     try:
         with _imported(modules):

@@ -185,7 +185,10 @@ def _toml(value: Any) -> str:
 
 def _run(kind: Kind, request: Settings, *below: Layer) -> int:
     """Train to the end or until it is stopped, or only describe it."""
-    config, splits = resolved(kind, request, *below)
+    from ebbflow.training.world import here
+
+    with here().leader_first():
+        config, splits = resolved(kind, request, *below)
     with at_batch_size(config.train.batch_size):
         if request.dry_run:
             return _describe(config, splits, as_json=request.json)
@@ -195,12 +198,14 @@ def _run(kind: Kind, request: Settings, *below: Layer) -> int:
 
 def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bool) -> int:
     from ebbflow.runs import Trainer, task_of
+    from ebbflow.training.world import here
 
     with redirect_stdout(sys.stderr if as_json else sys.stdout), stop_on_interrupt() as should_stop:
         shape = "x".join(map(str, splits.train.dims))
         tell(f"{folder}: {config.data.name}, {len(splits.train):,} samples of {shape} to train on")
         use = kind.use.format(folder=shlex.quote(str(folder)), data=shlex.quote(config.data.name))
-        task = task_of(config, splits, folder)
+        with here().leader_first():
+            task = task_of(config, splits, folder)
         trainer = Trainer(task, command=this_command(), use=use, should_stop=should_stop)
         start = f"; going on from step {trainer.start}" if trainer.start else ""
         what = trainer.task.card().partition("\n")[0].rstrip(".")

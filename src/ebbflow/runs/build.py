@@ -23,6 +23,7 @@ from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.training.batches import Batch, permutation
 from ebbflow.training.task import Draw
+from ebbflow.training.world import here
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
@@ -184,7 +185,7 @@ def conditioner_of(denoiser: NetDenoiser) -> Conditioner | None:
 @dataclass(frozen=True, kw_only=True)
 class DatasetLoader:
     """Batches of a data set as a pure function of the step: permutations of the data, one after the other, each from
-    (seed, epoch).
+    (seed, epoch). Of several processes each has its own rows of a batch, and reads no others.
 
     Args:
         dataset: the data.
@@ -217,16 +218,25 @@ class DatasetLoader:
                 for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
             ]
         )
-        eps = None if self.noise is None else self.noise(rows)
+        share = here().share(self.batch_size)
         if self.pairing is not None:
             draw = Draw(seed=self.seed, step=step, rows=range(self.batch_size), num=self.batch_size)
             eps = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
             rows = self.pairing(rows, eps)
-        x0 = self.dataset.x0(rows)
+            eps = eps[share.start : share.stop]
         cond = None if self.cond is None else self.cond[rows]
         if cond is not None and self.conditioner is not None:
             cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
-        return Batch(x0=x0, cond=cond, eps=eps)
+        rows = rows[share.start : share.stop]
+        if self.pairing is None:
+            eps = None if self.noise is None else self.noise(rows)
+        return Batch(
+            x0=self.dataset.x0(rows),
+            cond=None if cond is None else cond[share.start : share.stop],
+            eps=eps,
+            whole=self.batch_size,
+            first=share.start,
+        )
 
 
 def drop_of(config: RunConfig) -> float:

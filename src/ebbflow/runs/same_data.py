@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.runs.build import facts_of, load_splits
 from ebbflow.runs.folder import Run, read_facts
+
+ROWS = 256  # of large data that a fingerprint reads
 
 
 def splits_of_run(run: Run, data_dir: Path | None = None) -> Splits:
@@ -50,3 +55,15 @@ def require_same_data(run: Run, other: Run | Dataset) -> None:
             f"{run.config.data.name!r} of {mine}, {other.folder} on {other.config.data.name!r} of {yours}. Give runs "
             "on the same data."
         )
+
+
+def fingerprint(splits: Splits) -> str:
+    """A hash of the data: of the whole of what is small, of rows spread over what is large."""
+    digest = hashlib.sha256()
+    for data in (splits.train, splits.held_out):
+        rows = torch.arange(0, len(data), max(1, len(data) // ROWS))
+        digest.update(repr((len(data), data.dims, data.label_names)).encode())
+        digest.update(data.x0(rows).contiguous().numpy().data)
+        if data.labels is not None:
+            digest.update(data.labels[rows].contiguous().numpy().data)
+    return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ebbflow.config import to_dict
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
@@ -26,7 +27,9 @@ from ebbflow.runs.folder import (
     prune,
     set_aside,
     take_folder,
+    versions,
 )
+from ebbflow.runs.same_data import fingerprint
 from ebbflow.runs.snapshots import forget_snapshots_after, keep_snapshot
 from ebbflow.runs.tasks import RunTask
 from ebbflow.show import canvas
@@ -34,6 +37,7 @@ from ebbflow.training import checkpoint, engine
 from ebbflow.training.held_out import bins_by_log_snr
 from ebbflow.training.loop import Budget, TrainStep, fit
 from ebbflow.training.optim import LearningRate
+from ebbflow.training.world import here, require_joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,9 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        engine.require_one_process()
+        require_joined()
+        self.world = here()
+        self.world.share(task.config.train.batch_size)
         keep_large_blocks()
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
@@ -94,11 +100,13 @@ class Trainer:
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
         with ExitStack() as held:
-            self._remarks = held.enter_context(take_folder(self.folder, self.config, self.facts))
-            self._beside = task.store_copies()
-            self.start, self.minutes = self._restore()
+            self._remarks, self._beside = [], None
+            if self.world.leads:
+                self._remarks = held.enter_context(take_folder(self.folder, self.config, self.facts))
+                self._beside = task.store_copies()
+            self.start, self.minutes = self._shared(self._restore() if self.world.leads else (0, 0.0))
             self.step = self.start
-            rows = metrics(self.folder)
+            rows = self.world.first(metrics(self.folder) if self.world.leads else [])
             self._loss = next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan)
             self._measured = [row for row in rows if any(key.startswith("held_out") for key in row)]
             self._held = held.pop_all()
@@ -132,24 +140,27 @@ class Trainer:
     @property
     def is_finished(self) -> bool:
         """Whether the folder already holds the task, trained to the end."""
-        return self.share >= 1 and all((self.folder / name).is_file() for name in self.task.products)
+        made = all((self.folder / name).is_file() for name in self.task.products)
+        return self.share >= 1 and self.world.first(made)
 
     def events(self) -> Iterator[Progress]:
         """Train from where the folder stands to the end, or until `should_stop`; then the folder is let go."""
         with self._held:
-            for name in self.task.products:
-                (self.folder / name).unlink(missing_ok=True)
+            if self.world.leads:
+                for name in self.task.products:
+                    (self.folder / name).unlink(missing_ok=True)
             here = self._progress(self._loss, 0.0)
             if self.start:
                 yield from (replace(here, note=remark) for remark in self._remarks)
             if not self.is_finished:
-                for stage in self.task.prepare():
-                    yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
+                with self.world.leader_first():
+                    for stage in self.task.prepare():
+                        yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
             if self.start and self.measured.get("step") != self.start:
                 yield from self._look(here)  # it was stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
-                if self.ema is not None and self.task.averaging is not None:
+                if self.ema is not None and self.task.averaging is not None and self.world.leads:
                     keep_snapshot(self.folder, here.step, self.ema, self.task.averaging.num_snapshots)
                 if is_due(here.step, self.train.save_every) or stopped or self._is_last:
                     yield replace(here, note=f"checkpoint: {self._save(here.step)}")
@@ -171,9 +182,9 @@ class Trainer:
                 return
             window.append(step)
             self.step, self.minutes = step.step, step.minutes
-            stopped = not self._is_last and self.should_stop()
+            stopped = self.world.any(self.should_stop()) and not self._is_last
             if is_due(step.step, self.train.log_every) or stopped or self._is_last:
-                log_metrics(self.folder, self._summary(window, 60 * (self.minutes - before)))
+                self._log(self._summary(window, 60 * (self.minutes - before)))
                 window, before = [], self.minutes
             yield self._progress(step.loss, step.lr), stopped
 
@@ -217,14 +228,20 @@ class Trainer:
             found = self._measure(net)
             if found:
                 self._measured.append({**self.spent, **found})
-                log_metrics(self.folder, self.measured)
+                self._log(self.measured)
                 self._tidy(step)
                 yield replace(here, held_out=found.get("held_out"), note=_said(found))
         if is_due(step, self.train.sample_every) or self._is_last:
             yield replace(here, note=self._draw(net, step))
 
+    def _log(self, row: dict[str, Any]) -> None:
+        if self.world.leads:
+            log_metrics(self.folder, row)
+
     def _tidy(self, step: int) -> None:
         """Let old checkpoints go, and bring the card up to date with a saved step."""
+        if not self.world.leads:
+            return
         prune(self.folder, keep=self.train.keep, rows=self._measured)
         if checkpoint_of(self.folder, step).exists():
             write_text(self.folder / "README.md", self._card(step))
@@ -241,6 +258,8 @@ class Trainer:
     @torch.no_grad()
     def _draw(self, net: torch.nn.Module, step: int) -> str:
         """Save a picture; a failure is told, and costs no more."""
+        if not self.world.leads:
+            return ""
         path = self.folder / "samples" / f"step_{step:06d}.png"
         try:
             with engine.mode(net, training=False), self.engine.autocast(self.device):
@@ -253,7 +272,8 @@ class Trainer:
         return f"picture: {path}"
 
     def _finish(self, here: Progress) -> Iterator[Progress]:
-        self.task.finish(self.task.net)
+        if self.world.leads:
+            self.task.finish(self.task.net)
         for name in self.task.products:
             yield replace(here, note=f"made: {self.folder / name}")
 
@@ -297,12 +317,30 @@ class Trainer:
         forget_snapshots_after(self.folder, 0)
         return 0, 0.0
 
+    def _shared(self, begun: tuple[int, float]) -> tuple[int, float]:
+        """Where rank 0 begins, and its weights, averages, optimiser and task on every process.
+
+        Raises:
+            ConfigError: a process with another configuration, other data or another version.
+        """
+        if self.world.size == 1:
+            return begun
+        self.world.require_same(
+            {"configuration": to_dict(self.config), "data": fingerprint(self.task.splits), "version": versions()}
+        )
+        checkpoint.share(self.world, self.task.net, self.ema, self.optimiser)
+        if state := self.world.copy(self.task.state()):
+            self.task.load_state(state)
+        return self.world.first(begun)
+
     def _last_good(self) -> str:
         found = checkpoints(self.folder)
         return f"The last checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
 
     def _save(self, step: int) -> Path:
         folder = checkpoint_of(self.folder, step)
+        if not self.world.leads:
+            return folder
         checkpoint.save(
             folder,
             model=self.task.net,

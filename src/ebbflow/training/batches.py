@@ -28,6 +28,8 @@ class Batch:
         cond: a tensor or a dict of tensors, or None.
         eps: the noise that each x0 is paired with, of its shape; drawn where None.
         weight: factor of each sample's loss (B,), or None.
+        whole: where these are one process's rows of a larger batch, the rows that that has; None where this is all.
+        first: the first of these among them.
 
     Raises:
         ValueError: their numbers of rows differ, or there are none.
@@ -37,6 +39,8 @@ class Batch:
     cond: Cond | None = None
     eps: Tensor | None = None
     weight: Tensor | None = None
+    whole: int | None = None
+    first: int = 0
 
     def __post_init__(self) -> None:
         rows = {"cond": None if self.cond is None else num_rows(self.cond)}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ebbflow.errors import CheckpointError
 from ebbflow.files import link_or_copy, load_described, load_tensors, save_tensors, whole_folder
 from ebbflow.training.ema import EMA
+from ebbflow.training.world import World
 
 FIRST_NAMES = {"task": "times"}  # what parts were called in the first format
 
@@ -146,6 +147,18 @@ def restore(checkpoint: Checkpoint, model: nn.Module, ema: EMA | None, optimiser
             for key, value in tensors.items()
             if key.startswith(f"{i}.")
         }
+
+
+def share(world: World, model: nn.Module, ema: EMA | None, optimiser: torch.optim.Optimizer) -> None:
+    """Put what rank 0 has of weights, averages and optimiser state in place on every process."""
+    modules = [model, *(() if ema is None else ema.modules)]
+    for module in modules:
+        world.copy(module.state_dict())
+    if ema is not None:
+        ema.num_updates = world.first(ema.num_updates)
+    for p in (p for group in optimiser.param_groups for p in group["params"]):
+        if found := world.copy({key: torch.as_tensor(value) for key, value in optimiser.state[p].items()}):
+            optimiser.state[p] = {key: value if value.ndim == 0 else value.to(p.device) for key, value in found.items()}
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:

@@ -17,6 +17,7 @@ from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
 from ebbflow.training.optim import LearningRate
 from ebbflow.training.task import DenoiserTask, Joined, Loss, Task, Trainable
+from ebbflow.training.world import here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +208,8 @@ def _steps(
             if average is not None:
                 average()
             task.observe(loss)
-            step, spent = step + 1, spent + (clock() - began) / 60
+            took = (clock() - began) / 60
+            step, spent = step + 1, spent + (here().first(took) if budget.minutes else took)
             yield TrainStep(
                 step=step,
                 loss=total,
