@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -44,6 +45,8 @@ def run_together(run: Callable[[Sequence[str]], int], arguments: Sequence[str], 
             return _ended(store, run(arguments))
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as kept:
             code = run(arguments)
+        if code:  # a launcher ends the others when one fails, and this one has something to say
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     finally:
         with suppress(RuntimeError):
             world.leave()

@@ -219,20 +219,19 @@ class DatasetLoader:
             ]
         )
         share = here().share(self.batch_size)
+        mine, eps = slice(share.start, share.stop), None
         if self.pairing is not None:
             draw = Draw(seed=self.seed, step=step, rows=range(self.batch_size), num=self.batch_size)
-            eps = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
-            rows = self.pairing(rows, eps)
-            eps = eps[share.start : share.stop]
+            drawn = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
+            rows, eps = self.pairing(rows, drawn), drawn[mine]
+        elif self.noise is not None:
+            eps = self.noise(rows[mine])
         cond = None if self.cond is None else self.cond[rows]
         if cond is not None and self.conditioner is not None:
             cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
-        rows = rows[share.start : share.stop]
-        if self.pairing is None:
-            eps = None if self.noise is None else self.noise(rows)
         return Batch(
-            x0=self.dataset.x0(rows),
-            cond=None if cond is None else cond[share.start : share.stop],
+            x0=self.dataset.x0(rows[mine]),
+            cond=None if cond is None else cond[mine],
             eps=eps,
             whole=self.batch_size,
             first=share.start,
