@@ -12,7 +12,7 @@ from typing import Any
 
 from ebbflow.cli.errors import LOST
 
-TOGETHER = ("train", "train-classifier", "train-autoencoder", "distill")
+TOGETHER = ("train", "train-classifier", "train-autoencoder", "distill", "sample", "evaluate", "compare", "likelihood")
 PATIENCE = 1.0  # seconds in which rank 0 may say the same first
 
 

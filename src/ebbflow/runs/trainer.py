@@ -325,9 +325,8 @@ class Trainer:
         """
         if self.world.size == 1:
             return begun
-        self.world.require_same(
-            {"configuration": to_dict(self.config), "data": fingerprint(self.task.splits), "version": versions()}
-        )
+        keys = {f"{section}.{k}": v for section, part in to_dict(self.config).items() for k, v in part.items()}
+        self.world.require_same({**versions(), **keys, "data": fingerprint(self.task.splits)})
         checkpoint.share(self.world, self.task.net, self.ema, self.optimiser)
         if state := self.world.copy(self.task.state()):
             self.task.load_state(state)

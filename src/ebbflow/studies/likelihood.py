@@ -31,6 +31,7 @@ from ebbflow.progress import Stage, Work
 from ebbflow.requests.studies import LikelihoodRequest
 from ebbflow.runs.derived import variance_table
 from ebbflow.runs.opened import Opened, held_out_of
+from ebbflow.training.world import here
 
 ODE_STEPS = 32
 
@@ -47,10 +48,12 @@ def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[s
     if model.space is not None:
         raise ConfigError("this model works in a latent space, whose decoder gives images no likelihood.")
     data = held_out_of(model, request.data_dir, request.num)
-    cond, parts = model.conditions_of(data), []
-    for rows in torch.arange(len(data)).split(request.batch_size):
+    cond, parts, world = model.conditions_of(data), [], here()
+    batches = torch.arange(len(data)).split(request.batch_size)
+    for rows in batches[world.rank :: world.size]:
         parts.append(_batch(model, data, cond, rows, request))
         yield Stage("likelihood", int(rows[-1]) + 1, len(data))
+    parts = world.in_turn(parts, len(batches))
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return _report(model, nats, request)
 

@@ -63,6 +63,5 @@ class HeldOut:
             losses.append(
                 self.objective.losses(model, self.x0[rows].to(device), cond, eps[rows].to(device), t[rows]).cpu()
             )
-        found = world.everyone(losses)
-        every = torch.cat([found[i % world.size][i // world.size] for i in range(len(batches))])
+        every = torch.cat(world.in_turn(losses, len(batches)))
         return float(every.mean()), bins_by_log_snr(self.objective.path.log_snr(t), every)

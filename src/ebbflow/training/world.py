@@ -105,6 +105,21 @@ class World:
                 dist.broadcast_object_list(said, src=0)
         return said[0]
 
+    def passed(self, value: T | None, source: int) -> T | None:
+        """What rank `source` says, on rank 0; None elsewhere. Between others than these two nothing is sent."""
+        said, cpu = [value], torch.device("cpu")
+        with self._answered():
+            if self.rank == source != 0:
+                dist.send_object_list(said, dst=0, device=cpu)
+            elif self.leads and source != 0:
+                dist.recv_object_list(said, src=source, device=cpu)
+        return said[0] if self.leads else None
+
+    def in_turn(self, found: Sequence[T], num: int) -> list[T]:
+        """All `num` things in order, of which this process has made number rank, rank + size, ..."""
+        every = self.everyone(list(found))
+        return [every[i % self.size][i // self.size] for i in range(num)]
+
     def any(self, value: bool) -> bool:
         """Whether one of them says yes."""
         if self.size == 1:
