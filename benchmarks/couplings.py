@@ -18,7 +18,7 @@ import ebbflow as ef
 from ebbflow.config import merge, parse, preset_folder, read_settings, read_toml
 from ebbflow.core.noise import Noise
 from ebbflow.progress import finish
-from ebbflow.requests.reading import read_value
+from ebbflow.values import read_value
 from ebbflow.runs import Trainer, load_splits, task_of
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.studies.claims.quality import bend

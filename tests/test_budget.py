@@ -196,7 +196,7 @@ def test_two_lengths_in_one_place_are_refused(both: dict[str, Any]) -> None:
         (["--max-steps", "5", "--set", "train.minutes=2"], "--minutes (2) and --max-steps (5) both say how long"),
         (["--epochs", "5", "--set", "train.minutes=2"], "--minutes (2) and --epochs (5) both say how long"),
         (["--minutes", "0"], "--minutes must be above 0, got 0"),
-        (["--set", "train.minutes=-1"], "train.minutes: input should be greater than 0, got -1"),
+        (["--set", "train.minutes=-1"], "--minutes must be above 0, got -1.0"),
     ],
 )
 def test_the_command_line_says_which(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

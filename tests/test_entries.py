@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from copy import copy
@@ -13,7 +14,7 @@ import torch
 from conftest import F64, PATH_CASES, interior, mixture, normal
 
 from ebbflow.config import ObjectiveConfig, RunConfig, SampleConfig, merge, parse, read_preset, read_settings, to_dict
-from ebbflow.core.entries import as_choice, checked_value, entry, spelt
+from ebbflow.core.entries import as_choice, entry, spelt
 from ebbflow.core.predictions import EDM, PREDICTIONS, solve
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS, KarrasGrid, LogitNormal, LogNormalSigma, Mode, ShiftedGrid
 from ebbflow.core.weights import P2, WEIGHTS, MinSNR, Sigmoid, effective_weight
@@ -22,8 +23,8 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import check_sampler, walk
-from ebbflow.requests.reading import read_value
 from ebbflow.runs.build import build_objective
+from ebbflow.values import checked_value, read_value
 
 FLOW = PATH_CASES["flow"]
 REGISTRIES: dict[str, tuple[Mapping[str, Any], str]] = {
@@ -113,10 +114,15 @@ def test_what_is_no_entry_is_refused_with_what_there_is() -> None:
 
 
 def test_options_keep_the_type_of_their_default() -> None:
-    assert checked_value("`a`", 3, 1.0) == 3.0 and isinstance(checked_value("`a`", 3, 1.0), float)
-    for value, default in ((True, 1.0), (1.5, 1), (True, 1), ("x", False), (1, "x"), (1, False)):
-        with pytest.raises(ConfigError, match="`a` must be"):
-            checked_value("`a`", value, default)
+    def bare(a=1.0, b=1, c=False, d="x"): ...  # type: ignore[no-untyped-def]
+
+    def of(name: str, value: object) -> object:
+        return checked_value(bare, name, value, default=inspect.signature(bare).parameters[name].default)
+
+    assert of("a", 3) == 3.0 and isinstance(of("a", 3), float)
+    for name, value in (("a", True), ("b", 1.5), ("b", True), ("c", "x"), ("d", 1), ("c", 1), ("a", float("nan"))):
+        with pytest.raises(ConfigError, match=f"`{name}` must be"):
+            of(name, value)
     assert spelt({"kind": "p2", "k": 2.0}) == "p2(k=2.0)" and spelt("p2") == "p2" == spelt({"kind": "p2"})
 
 
@@ -229,7 +235,7 @@ def test_a_configuration_of_before_loads_and_is_the_same() -> None:
         ("sample.options.eta=1", "sampler 'heun' has no option 'eta'"),
         ("sample.grid.rho=1", "time grid 'uniform' has no option 'rho'"),
         ("objective.weight.gamma=1", "weighting 'uniform' has no option 'gamma'"),
-        ("objective.times.std=-1", "`std` must be a finite number above 0"),
+        ("objective.times.std=-1", r"`std` of time sampling 'logit_normal' must be in \(0, 100\], got -1"),
         ("train=3", "a setting is section.key=value, for example train.lr=3e-4"),
         ("train..lr=3", "a setting is section.key=value"),
     ],
@@ -243,13 +249,13 @@ def test_what_cannot_work_is_refused_when_the_configuration_is_parsed(setting: s
 @pytest.mark.parametrize(
     ("sampler", "options", "message"),
     [
-        ("ddim", {"eta": 1.5}, r"`eta` must be in \[0, 1\], got 1.5"),
+        ("ddim", {"eta": 1.5}, r"`eta` of sampler 'ddim' must be in \[0, 1\], got 1.5"),
         ("ddim", {"eta": "yes"}, "`eta` of sampler 'ddim' must be a number, got 'yes'"),
-        ("ddpm", {"variance": "optimum"}, "`variance` must be small, large, optimal or learned"),
+        ("ddpm", {"variance": "optimum"}, "`variance` of sampler 'ddpm' must be small, large, optimal or learned"),
         ("pc", {"corrector_steps": 1.5}, "must be a whole number"),
-        ("sde", {"diffusion": "foreward"}, "`diffusion` must be 'sigma' or 'forward'"),
+        ("sde", {"diffusion": "foreward"}, "`diffusion` of sampler 'sde' must be sigma or forward"),
         ("edm", {"s_min": 2.0, "s_max": 1.0}, "must satisfy 0 <= s_min <= s_max"),
-        ("dopri5", {"rtol": 2.0}, "`rtol` must be in"),
+        ("dopri5", {"rtol": 2.0}, "`rtol` of sampler 'dopri5' must be in"),
     ],
 )
 def test_options_of_samplers_are_tried_before_anything_depends_on_them(

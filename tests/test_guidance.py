@@ -248,7 +248,7 @@ def test_a_guided_net_is_guided_alike_in_every_prediction(pair: str) -> None:
     ("options", "message"),
     [
         ({"rescale": 1.5}, r"`rescale` must be in \[0, 1\], got 1.5"),
-        ({"rescale": math.nan}, r"`rescale` must be in \[0, 1\], got nan"),
+        ({"rescale": math.nan}, "`rescale` must be finite, got nan"),
         ({"interval": (2.0, -2.0)}, r"`interval` must be \(low, high\) in log-SNR with low < high"),
     ],
     ids=str,

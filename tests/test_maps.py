@@ -273,9 +273,12 @@ def test_what_no_map_can_be_trained_with_is_refused() -> None:
         ({"map": "lsd", "diagonal": 1.0}, r"`diagonal` must be in \[0, 1\)"),
         ({"map": "lsd", "adaptive": 1.5}, r"`adaptive` must be in \[0, 1\]"),
         ({"map": "midpoit"}, "midpoint"),
-        ({"map": {"kind": "lsd", "step": 0.5}}, "`step` must be in"),
+        ({"map": {"kind": "lsd", "step": 0.5}}, "`step` of objective of maps .lsd. must be in"),
         ({"map": {"kind": "mean_flow", "derivative": "exact"}}, "difference or jvp"),
-        ({"map": {"kind": "consistency", "last": 0.0}}, r"`last` must be in \(0, 1\]"),
+        (
+            {"map": {"kind": "consistency", "last": 0.0}},
+            r"`last` of objective of maps .consistency. must be in \(0, 1\]",
+        ),
         ({"teacher": Gaussian(0.0, 1.0, PATHS["cosine"]())}, "teacher is on another path"),
     ):
         with pytest.raises(ValueError, match=message):

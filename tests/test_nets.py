@@ -144,12 +144,12 @@ def test_labels_without_labelled_data_are_refused() -> None:
     ("name", "options", "message"),
     [
         ("unet", {"channels": (6, 9)}, "multiple of `num_heads`"),
-        ("unet", {"channels": ()}, "widths above 0"),
-        ("unet", {"patch_size": 0}, "at least 1, got"),
-        ("unet", {"channels": (8, 16), "num_blocks": (1, 0)}, "at least 1, got"),
+        ("unet", {"channels": ()}, "one width or more"),
+        ("unet", {"patch_size": 0}, r"`patch_size` must be in \[1, 65536\], got 0"),
+        ("unet", {"channels": (8, 16), "num_blocks": (1, 0)}, r"`num_blocks` .* in \[1, 1024\], got \(1, 0\)"),
         ("unet", {"channels": (8, 16), "num_blocks": (1, 2, 3)}, "one for each of the 2 resolutions"),
         ("dit", {"dim": 10, "num_heads": 4}, "multiple of `num_heads`"),
-        ("mlp", {"depth": 0}, "at least 1"),
+        ("mlp", {"depth": 0}, r"`depth` must be in \[1, 1024\], got 0"),
     ],
 )
 def test_impossible_nets_are_refused(name: str, options: dict[str, object], message: str) -> None:

@@ -225,12 +225,12 @@ def test_the_ddpm_table_tends_to_the_continuous_path() -> None:
         (lambda: SubVP(beta_max=math.nan), "`beta_max` must be"),
         (lambda: VE(sigma_min=0.0), "`sigma_min` must be"),
         (lambda: VE(sigma_min=1.0, sigma_max=1.0), "`sigma_max` must be above `sigma_min` = 1.0, got 1.0"),
-        (lambda: VPDiscrete(num_steps=3), "at least 4, got 3"),
+        (lambda: VPDiscrete(num_steps=3), r"`num_steps` must be in \[4, 100000\], got 3"),
         (lambda: VPDiscrete(num_steps=10), r"every beta must lie in \(0, 1\).*use more steps or smaller betas"),
         (lambda: VPDiscrete(beta_start=0.0), "`beta_start` must be"),
-        (lambda: VPDiscrete(beta_end=2.0), r"every beta must lie in \(0, 1\)"),
-        (lambda: VPDiscrete(spacing="quadratic"), "`spacing` must be 'linear' or 'scaled_linear', got 'quadratic'"),
-        (lambda: CosineDiscrete(beta_limit=1.0), r"every beta must lie in \(0, 1\)"),
+        (lambda: VPDiscrete(beta_end=2.0), r"`beta_end` must be in \(0, 1\), got 2.0"),
+        (lambda: VPDiscrete(spacing="quadratic"), "`spacing` must be linear or scaled_linear, got 'quadratic'"),
+        (lambda: CosineDiscrete(beta_limit=1.0), r"`beta_limit` must be in \(0, 1\), got 1.0"),
     ],
 )
 def test_bad_parameters_are_refused(make: object, message: str) -> None:

@@ -144,14 +144,17 @@ def test_a_slope_is_taken_of_the_model_and_no_graph_is_kept() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Downsample(factor=1), "`factor` must be 2 or more, got 1"),
+        (lambda: Downsample(factor=1), "`factor` must be at least 2, got 1"),
         (lambda: Downsample(factor=3).dims(DIMS), "`factor` must divide the image's sides 4x4, got 3"),
         (lambda: OPERATORS["grey"].dims((1, 4, 4)), "'grey' wants images of several channels, got 1"),
-        (lambda: Mask(region="middle"), "`region` must be one of left, right, top, bottom, centre, got 'middle'"),
+        (lambda: Mask(region="middle"), "`region` must be left, right, top, bottom or centre, got 'middle'"),
         (lambda: Mask(known=torch.ones(2, 2)).dims(DIMS), "`known` must be of the image's size 4x4, got 2x2"),
-        (lambda: Blur(sigma=0.0), "`sigma` must be above 0, got 0.0"),
-        (lambda: Measurement(operator=Blur(), y=torch.zeros(1), noise=-1.0), "`noise` must be 0 or more, got -1.0"),
-        (lambda: Measurement(operator=Blur(), y=torch.zeros(1), sigma_data=0.0), "`sigma_data` must be above 0"),
+        (lambda: Blur(sigma=0.0), r"`sigma` must be in \[0.01, 1000000.0\], got 0.0"),
+        (
+            lambda: Measurement(operator=Blur(), y=torch.zeros(1), noise=-1.0),
+            r"`noise` must be in \[0, 1000000.0\], got -1.0",
+        ),
+        (lambda: Measurement(operator=Blur(), y=torch.zeros(1), sigma_data=0.0), r"`sigma_data` must be in \[1e-06"),
     ],
 )
 def test_bad_numbers_are_refused(make: object, words: str) -> None:

@@ -294,7 +294,7 @@ def test_a_walk_ends_at_its_limit_of_steps_with_the_cure() -> None:
     assert torch.equal(
         walk("dopri5", mixture(FLOW), x, times, max_steps=needed)[-1].x, walk("dopri5", mixture(FLOW), x, times)[-1].x
     ), "the limit counts attempts and stops no walk that needs no more"
-    with pytest.raises(ValueError, match="`max_steps` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"`max_steps` of sampler .dopri5. must be in \[1, 1000000\], got 0"):
         walk("dopri5", mixture(FLOW), x, times, max_steps=0)
 
 
@@ -358,14 +358,14 @@ def test_more_noise_than_was_removed_widens_the_law() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("pc", {"snr": 1.0}, r"`snr` must be in \(0, 1\), got 1.0"),
-        ("pc", {"corrector_steps": -1}, "`corrector_steps` must be 0 or more, got -1"),
-        ("pc", {"norms": "batch"}, "`norms` must be 'typical' or 'sample', got 'batch'"),
-        ("edm", {"s_churn": -1.0}, "`s_churn` must be 0 or more, got -1.0"),
-        ("edm", {"s_noise": 0.0}, "`s_noise` must be above 0, got 0.0"),
+        ("pc", {"snr": 1.0}, r"`snr` of sampler .pc. must be in \(0, 1\), got 1.0"),
+        ("pc", {"corrector_steps": -1}, r"`corrector_steps` of sampler .pc. must be in \[0, 10000\], got -1"),
+        ("pc", {"norms": "batch"}, "`norms` of sampler .pc. must be typical or sample, got 'batch'"),
+        ("edm", {"s_churn": -1.0}, r"`s_churn` of sampler .edm. must be in \[0, 1000000.0\], got -1.0"),
+        ("edm", {"s_noise": 0.0}, r"`s_noise` of sampler .edm. must be in \(0, 100\], got 0.0"),
         ("edm", {"s_min": 2.0, "s_max": 1.0}, "0 <= s_min <= s_max, got 2.0 and 1.0"),
-        ("dopri5", {"rtol": 0.0}, r"`rtol` must be in \(0, 1\), got 0.0"),
-        ("dopri5", {"atol": math.nan}, r"`atol` must be in \(0, 1\), got nan"),
+        ("dopri5", {"rtol": 0.0}, r"`rtol` of sampler .dopri5. must be in \(0, 1\), got 0.0"),
+        ("dopri5", {"atol": math.nan}, "`atol` of sampler .dopri5. must be finite, got nan"),
     ],
     ids=str,
 )

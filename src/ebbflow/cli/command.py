@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Entry, complete, entries, read_request, values
-from ebbflow.requests.reading import members, read_value
+from ebbflow.values import members, read_value
 
 EVERYWHERE = [
     ("--request FILE", "A TOML file of these options, such as seed = 3; flags lie on top of it."),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.errors import at_batch_size
 from ebbflow.cli.progress import follow, stop_on_interrupt, tell
+from ebbflow.documents import read_json
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import entries
 from ebbflow.requests.training import (
@@ -24,6 +25,7 @@ from ebbflow.requests.training import (
     TrainClassifierRequest,
     TrainRequest,
 )
+from ebbflow.values import Wrong
 
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
@@ -142,11 +144,11 @@ def read_layer(path: Path) -> Layer:
     if path.suffix.lower() != ".json":
         return read_toml(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["config"]
+        found = read_json(path)["config"]
         return {name: {key: v for key, v in section.items() if v is not None} for name, section in found.items()}
     except FileNotFoundError as error:
         raise ConfigError(f"configuration file {path} does not exist.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (Wrong, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"configuration file {path} is no config.json of a run.") from error
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ebbflow.core.condition import Cond, Condition, GivenImage
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
+from ebbflow.values import Below1, Depth, Width, check_fields
 
 
 class Conditioner(nn.Module):
@@ -168,14 +169,11 @@ class Conditioned:
     """
 
     injection: Injection = "scale"
-    dim: int = 128
-    drop: float = 0.1
+    dim: Width = 128
+    drop: Below1 = 0.1
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"`dim` must be at least 1, got {self.dim}.")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"`drop` must be in [0, 1), got {self.drop}.")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +184,4 @@ class ByTokens(Conditioned):
         num_tokens: tokens a condition, for cross-attention.
     """
 
-    num_tokens: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_tokens < 1:
-            raise ValueError(f"`num_tokens` must be at least 1, got {self.num_tokens}.")
+    num_tokens: Depth = 4

@@ -15,6 +15,7 @@ from ebbflow.core.entries import Choice, as_choice, entry
 from ebbflow.core.operators import OPERATORS, Mask, Operator
 from ebbflow.data import Dataset
 from ebbflow.nets import Context
+from ebbflow.values import Below1, check_fields
 
 CHUNK = 4096  # images degraded at a time
 
@@ -81,11 +82,10 @@ class ImageConditioning:
     """
 
     degrade: Choice | None = None
-    drop: float = 0.1
+    drop: Below1 = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"`drop` must be in [0, 1), got {self.drop}.")
+        check_fields(self, "drop")
         if isinstance(self.degrade, Mapping) and "known" in self.degrade:
             raise ValueError("`degrade` holds names and numbers: give operator 'mask' a `region`.")
         if self.degrade is not None:

@@ -17,6 +17,7 @@ from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
 from ebbflow.nets.attention import Attention
 from ebbflow.nets.embeddings import frequencies
+from ebbflow.values import Depth, Width
 
 TEMPLATES = ("a picture of a {}", "a {}", "{}")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -144,13 +145,11 @@ class CaptionConditioning(Conditioned):
     """What both kinds of text conditioning share; see `TextConditioning` for the arguments."""
 
     injection: Injection = "cross_attention"
-    max_length: int = 128
+    max_length: Width = 128
     templates: tuple[str, ...] = TEMPLATES
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_length < 1:
-            raise ValueError(f"`max_length` must be at least 1, got {self.max_length}.")
         if not self.templates or any("{}" not in template for template in self.templates):
             raise ValueError(f"`templates` must be texts with {{}} for the label's name, got {list(self.templates)}.")
 
@@ -195,13 +194,11 @@ class TextConditioning(CaptionConditioning):
         drop: probability with which training drops a sample's caption.
     """
 
-    depth: int = 2
-    num_heads: int = 4
+    depth: Depth = 2
+    num_heads: Width = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.depth < 1 or self.num_heads < 1:
-            raise ValueError(f"`depth` and `num_heads` must be at least 1, got {self.depth} and {self.num_heads}.")
         if self.dim % self.num_heads or self.dim % 2:
             raise ValueError(f"`dim` must be even and a multiple of `num_heads`, got {self.dim} and {self.num_heads}.")
 

@@ -4,16 +4,15 @@ cure."""
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
+from ebbflow import documents
 from ebbflow.config.sections import KINDS, LENGTHS, AutoencoderConfig, ClassifierConfig, Layer, RunConfig
 from ebbflow.errors import ConfigError, choose, nearest
+from ebbflow.values import Wrong, checked_value
 
 C = TypeVar("C", RunConfig, ClassifierConfig, AutoencoderConfig)
 
@@ -62,14 +61,10 @@ def _checked(cls: type[Any], given: dict[str, Any], section: str, of_kind: str =
             hint = nearest(key, known) if known else "It has no keys."
             raise ConfigError(f"unknown key '{section}.{key}'{of_kind and ' (' + section + of_kind + ')'}. {hint}")
     try:
-        return TypeAdapter(cls).validate_python(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([section, *(str(part) for part in first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        message = re.sub(r"`(\w+)`", lambda key: f"`{section}.{key[1]}`" if key[1] in known else key[0], message)
-        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-        raise ConfigError(f"{where}: {message[0].lower() + message[1:]}{got}") from error
+        return cls(**{key: checked_value(cls, key, value) for key, value in given.items()})
+    except ValueError as error:
+        keys = re.sub(r"`(\w+)`", lambda key: f"`{section}.{key[1]}`" if key[1] in known else key[0], str(error))
+        raise ConfigError(keys) from error
 
 
 def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Layer:
@@ -130,11 +125,11 @@ def read_toml(path: FilePath) -> Layer:
         ConfigError: missing or malformed.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return documents.read_toml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"configuration file {path} does not exist.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}.") from error
+    except (Wrong, OSError) as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {documents.unread(error)}") from error
 
 
 def read_settings(settings: Mapping[str, Any]) -> Layer:

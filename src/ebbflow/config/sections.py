@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Interval
 
 from ebbflow.conditioning import CONDITIONINGS, AutoConditioning, Conditioning
 from ebbflow.core.entries import Choice, as_choice
@@ -25,13 +25,12 @@ from ebbflow.nets.classifier import ClassifierOptions
 from ebbflow.nets.unet import UNetOptions
 from ebbflow.training.ema import EMAS, EmaOptions, ExponentialOptions
 from ebbflow.training.optim import OPTIMISERS, AdamWOptions, OptimiserOptions
+from ebbflow.values import Positive, Share
 
-Count = Annotated[int, Field(ge=1)]
-Interval = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1e38)]  # what float32 holds
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Ge(1)]
+Every = Annotated[int, Ge(0)]
+Rate = Annotated[float, Interval(gt=0, le=1e6)]
+Guided = Annotated[float, Interval(ge=-1e6, le=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +79,15 @@ class ObjectiveConfig:
     clock: Literal["auto", "log_snr", "time", "unit"] = "auto"
     coupling: Choice = "independent"
     variance: Literal["fixed", "learned"] = "fixed"
-    vlb_weight: Annotated[float, Field(ge=0)] = 0.001
+    vlb_weight: Annotated[float, Interval(ge=0, le=1e6)] = 0.001
     time_bins: Count = 100
     uncertainty: bool = False
     map: Choice | None = None
     diagonal: Share = 0.5
     pairs: Choice = "uniform"
     adaptive: Share = 0.0
-    guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    guidance_below: Annotated[float, Field(gt=0, le=1)] = 1.0
+    guidance: Annotated[float, Interval(ge=1, le=1e6)] = 1.0
+    guidance_below: Annotated[float, Interval(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prediction", _said(self.prediction))
@@ -127,18 +126,18 @@ class TrainConfig:
     minutes: Positive | None = None
     batch_size: Count = 128
     lr: Rate = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     clip: Positive = 1.0
     accumulate: Count = 1
-    warmup_steps: Interval = 100
+    warmup_steps: Every = 100
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     lr_decay_step: Count = 1000
-    lr_decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
-    seed: Annotated[int, Field(ge=0)] = 0
-    save_every: Interval = 500
+    lr_decay_rate: Annotated[float, Interval(gt=0, le=1)] = 0.5
+    seed: Annotated[int, Ge(0)] = 0
+    save_every: Every = 500
     keep: Count = 2
-    sample_every: Interval = 500
-    held_out_every: Interval = 250
+    sample_every: Every = 500
+    held_out_every: Every = 250
     log_every: Count = 10
     held_out_size: Count = 512
 
@@ -189,8 +188,8 @@ class TeacherConfig:
     """
 
     run: str | None = None
-    guidance: Finite = 1.0
-    pairs: Interval = 0
+    guidance: Guided = 1.0
+    pairs: Every = 0
     num_steps: Count = 20
 
     def __post_init__(self) -> None:
@@ -222,7 +221,7 @@ class SampleConfig:
     sampler: str = "heun"
     num_steps: Count = 10
     grid: Choice = "uniform"
-    guidance: Finite = 2.0
+    guidance: Guided = 2.0
     clip: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -279,7 +278,7 @@ class AutoencoderTrainConfig(TrainConfig):
     num_steps: Count | None = 2000
     lr: Rate = 2e-3
     loss: Literal["l1", "mse"] = "mse"
-    kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
+    kl_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)

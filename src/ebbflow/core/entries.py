@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from inspect import Parameter
 from typing import Any, TypeVar
 
 from ebbflow.errors import ConfigError, choose, nearest
+from ebbflow.values import checked_value
 
 T = TypeVar("T")
 Choice = str | Mapping[str, Any]  # what a configuration says of an entry: a name, or {"kind": name, option: value}
@@ -66,27 +65,6 @@ def spelt(choice: Any) -> str:
     return f"{choice['kind']}({options})" if options else str(choice["kind"])
 
 
-def checked_value(where: str, value: Any, default: Any) -> Any:
-    """`value` for an option whose default is `default`: of the same type, whole numbers being numbers too.
-
-    Raises:
-        ConfigError: of another type.
-    """
-    if default is None or default is Parameter.empty or (isinstance(value, type(default)) and _no_bool(value, default)):
-        return value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    raise ConfigError(f"{where} must be {kinds.get(type(default), type(default).__name__)}, got {value!r}.")
-
-
-def require_positive(**values: float) -> None:
-    """Raise a ValueError unless every value is a finite number above 0."""
-    for name, value in values.items():
-        if not value > 0 or math.isinf(value):
-            raise ValueError(f"`{name}` must be a finite number above 0, got {value}.")
-
-
 def _is_hashable(value: object) -> bool:
     try:
         hash(value)
@@ -95,17 +73,13 @@ def _is_hashable(value: object) -> bool:
     return True
 
 
-def _no_bool(value: Any, default: Any) -> bool:
-    return isinstance(value, bool) <= isinstance(default, bool)
-
-
 def _with_options(found: T, options: Mapping[str, Any], where: str) -> T:
     known = {f.name: getattr(found, f.name) for f in fields(found)} if is_dataclass(found) else {}
     for name in options:
         if name not in known:
             hint = nearest(name, list(known)) if known else "It has none."
             raise ConfigError(f"{where} has no option {name!r}. {hint}")
-    values = {name: checked_value(f"`{name}` of {where}", value, known[name]) for name, value in options.items()}
+    values = {name: checked_value(type(found), name, value, where) for name, value in options.items()}
     return replace(found, **values) if values else found  # type: ignore[type-var]
 
 

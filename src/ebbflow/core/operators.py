@@ -10,13 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
+
+from ebbflow.values import check_fields
 
 Dims = tuple[int, ...]
 SMALLEST = 0.01  # singular values of a blur below it, of a largest about 1, are noise to its pseudo-inverse
-REGIONS = ("left", "right", "top", "bottom", "centre")
+Region = Literal["left", "right", "top", "bottom", "centre"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +62,10 @@ class Downsample(Operator):
         factor: 2 or more; divides the sides.
     """
 
-    factor: int = 4
+    factor: Annotated[int, Ge(2)] = 4
 
     def __post_init__(self) -> None:
-        if self.factor < 2:
-            raise ValueError(f"`factor` must be 2 or more, got {self.factor}.")
+        check_fields(self)
 
     def dims(self, dims: Dims) -> Dims:
         channels, *sides = dims
@@ -108,12 +111,11 @@ class Mask(Operator):
         known: (H, W) in {0, 1}, in the place of `region`.
     """
 
-    region: str = "left"
+    region: Region = "left"
     known: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.region not in REGIONS:
-            raise ValueError(f"`region` must be one of {', '.join(REGIONS)}, got {self.region!r}.")
+        check_fields(self, "region")
 
     def mask(self, height: int, width: int) -> Tensor:
         """1 where the image is known, float32 (H, W).
@@ -156,11 +158,10 @@ class Blur(Operator):
         sigma: its standard deviation in pixels, above 0.
     """
 
-    sigma: float = 1.5
+    sigma: Annotated[float, Interval(ge=0.01, le=1e6)] = 1.5
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ValueError(f"`sigma` must be above 0, got {self.sigma}.")
+        check_fields(self)
 
     def measure(self, x: Tensor) -> Tensor:
         rows, columns = (smoothing(side, self.sigma) for side in x.shape[2:])

@@ -13,16 +13,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from ebbflow.core.entries import require_positive
 from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.core.table_curve import TableCurve
+from ebbflow.values import check_fields
 
 REMEMBERED = 4096  # times at which a path keeps its coefficients
+Beta = Annotated[float, Interval(gt=0, le=1000)]
 LANES = 16  # a multiple of what processors compute at once: a float rounds alike in any company that fills the lanes
 
 
@@ -71,10 +73,10 @@ class Path(ABC):
             everywhere.
     """
 
-    shift: float = 1.0
+    shift: Annotated[float, Interval(ge=1e-4, le=1e4)] = 1.0
 
     def __post_init__(self) -> None:
-        require_positive(shift=self.shift)
+        check_fields(self)
 
     @abstractmethod
     def scales(self, t: Tensor) -> Coefficients:
@@ -191,12 +193,11 @@ class LinearVariance(Path):
 
 @dataclass(frozen=True, kw_only=True)
 class _LinearBeta(Path):
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Beta = 0.1
+    beta_max: Beta = 20.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(beta_min=self.beta_min, beta_max=self.beta_max)
         if self.beta_max < self.beta_min:
             raise ValueError(f"`beta_max` must be at least `beta_min` = {self.beta_min}, got {self.beta_max}.")
 
@@ -254,14 +255,11 @@ class VE(Path):
     2206.00364).
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_min: Annotated[float, Interval(ge=1e-15, le=1e15)] = 0.002
+    sigma_max: Annotated[float, Interval(gt=0, le=1e15)] = 80.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-        if self.sigma_max > 1e15:
-            raise ValueError(f"`sigma_max` must be at most 1e15, got {self.sigma_max}.")
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"`sigma_max` must be above `sigma_min` = {self.sigma_min}, got {self.sigma_max}.")
 
@@ -289,13 +287,11 @@ class DiscretePath(Path):
             algorithm 1, 2305.08891).
     """
 
-    num_steps: int = 1000
+    num_steps: Annotated[int, Interval(ge=4, le=100_000)] = 1000
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 4:
-            raise ValueError(f"`num_steps` of a discrete path must be at least 4, got {self.num_steps}.")
         betas = self.table_betas()
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(
@@ -354,14 +350,11 @@ class VPDiscrete(DiscretePath):
         spacing: "linear" in beta, or "scaled_linear": linear in sqrt(beta), the table of latent diffusion.
     """
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: Annotated[float, Interval(gt=0, lt=1)] = 1e-4
+    beta_end: Annotated[float, Interval(gt=0, lt=1)] = 0.02
     spacing: Literal["linear", "scaled_linear"] = "linear"
 
     def table_betas(self) -> Tensor:
-        if self.spacing not in ("linear", "scaled_linear"):
-            raise ValueError(f"`spacing` must be 'linear' or 'scaled_linear', got {self.spacing!r}.")
-        require_positive(beta_start=self.beta_start, beta_end=self.beta_end)
         power = 1 if self.spacing == "linear" else 2
         roots = torch.linspace(
             self.beta_start ** (1 / power), self.beta_end ** (1 / power), self.num_steps, dtype=torch.float64
@@ -379,8 +372,8 @@ class CosineDiscrete(DiscretePath):
         beta_limit: upper limit 0.999 of every beta.
     """
 
-    offset: float = 0.008
-    beta_limit: float = 0.999
+    offset: Annotated[float, Interval(ge=0, le=1)] = 0.008
+    beta_limit: Annotated[float, Interval(gt=0, lt=1)] = 0.999
 
     def table_betas(self) -> Tensor:
         u = torch.linspace(0, 1, self.num_steps + 1, dtype=torch.float64)

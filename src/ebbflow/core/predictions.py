@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from ebbflow.core.entries import Choice, entry, require_positive, spelt
+from ebbflow.core.entries import Choice, entry, spelt
 from ebbflow.core.paths import PATHS, Coefficients, Path
 from ebbflow.core.shape import per_sample, weighted
+from ebbflow.values import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +145,10 @@ class EDM:
         sigma_data: s above 0; 0.5 suits images in [-1, 1], 1 suits latents.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: Annotated[float, Interval(ge=1e-6, le=1e6)] = 0.5
 
     def __post_init__(self) -> None:
-        require_positive(sigma_data=self.sigma_data)
+        check_fields(self)
 
     def __call__(self, c: Coefficients) -> Pair:
         s = self.sigma_data

@@ -7,13 +7,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from ebbflow.core.entries import Choice, entry, require_positive
+from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import DiscretePath, Path, warp
 from ebbflow.errors import ConfigError
+from ebbflow.values import check_fields
+
+Mean = Annotated[float, Interval(ge=-100, le=100)]
+Spread = Annotated[float, Interval(gt=0, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +93,11 @@ class Importance(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class _Normal(TimeSampler):
-    mean: float
-    std: float
+    mean: Mean
+    std: Spread
 
     def __post_init__(self) -> None:
-        require_positive(std=self.std)
-        if not math.isfinite(self.mean):
-            raise ValueError(f"`mean` must be finite, got {self.mean}.")
+        check_fields(self)
 
     def _draws(self, num: int, generator: torch.Generator) -> Tensor:
         return self.mean + self.std * _randn(num, generator)
@@ -112,8 +116,8 @@ class LogitNormal(_Normal):
         std: above 0.
     """
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: Mean = 0.0
+    std: Spread = 1.0
 
     def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
         return torch.sigmoid(self._draws(num, generator))
@@ -132,8 +136,8 @@ class LogNormalSigma(_Normal):
         std: above 0.
     """
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: Mean = -1.2
+    std: Spread = 1.2
 
     def draw(self, num: int, path: Path, generator: torch.Generator) -> Tensor:
         return path.time_of(-2 * self._draws(num, generator))
@@ -152,11 +156,10 @@ class Mode(TimeSampler):
         scale: in [-1, 2 / (pi - 2)), where t falls with u; 0 is uniform, below 0 the ends are heavy.
     """
 
-    scale: float = 1.29
+    scale: Annotated[float, Interval(ge=-1, lt=round(2 / (math.pi - 2), 3))] = 1.29
 
     def __post_init__(self) -> None:
-        if not -1 <= self.scale < 2 / (math.pi - 2):
-            raise ValueError(f"`scale` must be in [-1, {2 / (math.pi - 2):.3f}), got {self.scale}.")
+        check_fields(self)
 
     def _of(self, u: Tensor) -> Tensor:
         return 1 - u - self.scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
@@ -258,10 +261,10 @@ class KarrasGrid:
         rho: above 0; larger puts more steps near the data.
     """
 
-    rho: float = 7.0
+    rho: Annotated[float, Interval(ge=0.01, le=1000)] = 7.0
 
     def __post_init__(self) -> None:
-        require_positive(rho=self.rho)
+        check_fields(self)
 
     def __call__(self, path: Path, num_steps: int) -> Tensor:
         high, low = (level ** (1 / self.rho) for level in _sigma_range(path))
@@ -295,10 +298,10 @@ class ShiftedGrid:
         shift: k above 0.
     """
 
-    shift: float = 3.0
+    shift: Annotated[float, Interval(ge=1e-4, le=1e4)] = 3.0
 
     def __post_init__(self) -> None:
-        require_positive(shift=self.shift)
+        check_fields(self)
 
     def __call__(self, path: Path, num_steps: int) -> Tensor:
         return warp(_even(num_steps), self.shift)

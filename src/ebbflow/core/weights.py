@@ -8,17 +8,19 @@ pairwise table is needed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from ebbflow.core.entries import Choice, entry, require_positive
+from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Prediction, prediction_of
 from ebbflow.core.times import TimeSampler, time_sampler
+from ebbflow.values import Positive, check_fields
 
 Weight = Callable[[Coefficients, Tensor], Tensor]
 
@@ -46,10 +48,10 @@ class MinSNR:
         gamma: above 0; 5 in the paper.
     """
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
 
     def __post_init__(self) -> None:
-        require_positive(gamma=self.gamma)
+        check_fields(self)
 
     def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
         return torch.minimum(c.alpha**2, self.gamma * c.sigma**2)
@@ -66,8 +68,7 @@ class Sigmoid:
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.bias):
-            raise ValueError(f"`bias` must be finite, got {self.bias}.")
+        check_fields(self)
 
     def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
         return c.alpha**2 * torch.sigmoid(self.bias - c.log_snr)
@@ -88,13 +89,11 @@ class P2:
         gamma: at least 0; 0 is weight "snr".
     """
 
-    k: float = 1.0
-    gamma: float = 1.0
+    k: Positive = 1.0
+    gamma: Annotated[float, Interval(ge=0, le=100)] = 1.0
 
     def __post_init__(self) -> None:
-        require_positive(k=self.k)
-        if not 0 <= self.gamma < math.inf:
-            raise ValueError(f"`gamma` must be a finite number, at least 0, got {self.gamma}.")
+        check_fields(self)
 
     def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
         return c.alpha**2 * (self.k + torch.exp(c.log_snr)) ** -self.gamma

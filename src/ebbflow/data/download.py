@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import Any
 
 from ebbflow.errors import DataError
 
 if sys.platform != "win32":
     import fcntl
 
+LARGEST = 1 << 30  # bytes of a download; the largest that is named here has 170 million
 TIMEOUT = 30.0  # seconds without a byte before a mirror is given up
 BLOCK = 1 << 18  # bytes read at a time
 
@@ -147,8 +149,21 @@ def _receive(url: str, part: Path) -> None:
 
 def _open(url: str, start: int) -> HTTPResponse:
     headers = {"User-Agent": "ebbflow"} | ({"Range": f"bytes={start}-"} if start else {})
-    response: HTTPResponse = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    response: HTTPResponse = _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     return response
+
+
+class _Web(urllib.request.HTTPRedirectHandler):
+    """Follows no address that leaves the web, such as ftp: or file:, nor from an encrypted one to a plain one."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        allowed = ("https:",) if req.full_url.startswith("https:") else ("http:", "https:")
+        if not newurl.lower().startswith(allowed):
+            raise ValueError(f"it leads to {newurl}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_Web)
 
 
 def _copy(response: HTTPResponse, part: Path, start: int) -> None:
@@ -161,6 +176,8 @@ def _copy(response: HTTPResponse, part: Path, start: int) -> None:
 
     length = response.headers.get("Content-Length")
     total = None if length is None else start + int(length)
+    if total is not None and total > LARGEST:
+        raise ValueError(f"it has {total:,} bytes, and at most {LARGEST:,} are taken")
     name = part.name.removesuffix(".part")
     pause = 0.1 if sys.stderr.isatty() else 10.0  # a log file gets few lines
     with (
@@ -168,6 +185,8 @@ def _copy(response: HTTPResponse, part: Path, start: int) -> None:
         tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True, mininterval=pause) as bar,
     ):
         while block := response.read(BLOCK):
+            if file.tell() + len(block) > LARGEST:
+                raise ValueError(f"it has more than {LARGEST:,} bytes")
             file.write(block)
             bar.update(len(block))
         have = file.tell()

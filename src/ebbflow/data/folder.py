@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.listing import list_folder
 from ebbflow.data.split import hashed
+from ebbflow.documents import regular
 from ebbflow.errors import DataError
+from ebbflow.memory import require
+from ebbflow.values import Wrong
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels: Pillow's mode
 GREY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N")
 MAX_THREADS = 8
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # other decoders of Pillow start programs, or are rarely looked at
+LARGEST = 64_000_000  # pixels of one picture: four bytes each, and some times as much to convert them
+LARGE = 4_000_000  # pixels from which one picture at a time is read
 NUM_NAMED = 3  # bad files that a warning names
+
+_large = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +127,7 @@ def _read_all(
 ) -> tuple[Tensor, dict[int, Unreadable]]:
     """All pictures as uint8 (N, C, side, side), and by their numbers those that could not be read."""
     first = _first_good(paths, size, channels, skip_bad)
+    require(len(paths) * first.pixels.size, f"{len(paths):,} images", "Give a smaller `size`.", DataError)
     x = torch.empty((len(paths), *first.pixels.shape), dtype=torch.uint8)
     bad: dict[int, Unreadable] = {}
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
@@ -165,10 +177,17 @@ def _warn(root: Path, reasons: dict[str, str], num_images: int) -> None:
 
 def _read(path: Path, size: int | None, channels: int | None) -> Picture | Unreadable:
     try:
-        with Image.open(path) as image:
-            return _decode(image, size, channels)
+        with regular(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if (pixels := math.prod(image.size)) > LARGEST:
+                return Unreadable(path=path, reason=f"it has {pixels:,} pixels, and at most {LARGEST:,} are read")
+            with _large if pixels > LARGE else nullcontext():
+                return _decode(image, size, channels)
     except FileNotFoundError:
         return Unreadable(path=path, reason="no such file")
+    except UnidentifiedImageError:
+        return Unreadable(path=path, reason=f"it is none of {', '.join(FORMATS)}")
+    except Wrong as wrong:
+        return Unreadable(path=path, reason=f"it {wrong}".rstrip("."))
     except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
         return Unreadable(path=path, reason=str(error) or type(error).__name__)
 

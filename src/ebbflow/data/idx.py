@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ebbflow.documents import regular
 from ebbflow.errors import DataError
+from ebbflow.values import Wrong
+
+LARGEST = 1 << 28  # bytes, unpacked; the largest file of the named data sets has 47 million
 
 
 def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
@@ -44,10 +48,17 @@ def unpacked(path: Path) -> bytes:
         DataError: the file cannot be read or its gzip shell is broken.
     """
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(regular(path), "rb") as file:
+            content: bytes = file.read(LARGEST + 1)
+    except Wrong as wrong:
+        raise DataError(f"{path} {wrong}") from None
     except (OSError, EOFError, zlib.error) as error:
         kind = "a whole gzip file" if path.suffix == ".gz" else "a readable file"
         raise DataError(f"{path} is not {kind}: {error}. {_CURE}") from error
+    if len(content) > LARGEST:
+        raise DataError(f"{path} holds more than {LARGEST:,} bytes, which is no file of this data set. {_CURE}")
+    return content
 
 
 _CURE = "Delete it and it is downloaded again."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from ebbflow.data.labels import class_indices
+from ebbflow.documents import parsed, read_lines
 from ebbflow.errors import DataError
+from ebbflow.values import Wrong
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 METADATA = "metadata.jsonl"
@@ -96,9 +97,12 @@ def _from_metadata(metadata: Path) -> Listing:
 def _rows(metadata: Path) -> dict[int, dict[str, Any]]:
     """The object on each line that is not blank, by line number."""
     rows = {}
-    for number, line in enumerate(metadata.read_bytes().removeprefix(BOM_UTF8).split(b"\n"), 1):
-        if line.strip():
-            rows[number] = _row(metadata, number, line)
+    try:
+        for number, line in enumerate(read_lines(metadata), 1):
+            if (text := line.removeprefix(BOM_UTF8) if number == 1 else line).strip():
+                rows[number] = _row(metadata, number, text)
+    except Wrong as wrong:
+        raise DataError(f"{metadata} {wrong}") from None
     if not rows:
         raise DataError(f"{metadata} names no images.")
     return rows
@@ -106,12 +110,20 @@ def _rows(metadata: Path) -> dict[int, dict[str, Any]]:
 
 def _row(metadata: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:  # bad UTF-8 or bad JSON
-        raise DataError(f"{metadata}: line {number} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{metadata}: line {number} is not a JSON object.")
+        row: dict[str, Any] = parsed(line, dict[str, Any])
+    except Wrong as wrong:
+        raise DataError(f"{metadata}: line {number} {wrong}") from None
+    if _leaves(str(row.get("file_name", ""))):
+        raise DataError(
+            f"{metadata}: line {number} names {row['file_name']!r}, which lies outside of the folder. Move the picture "
+            "into it."
+        )
     return row
+
+
+def _leaves(name: str) -> bool:
+    """Whether a file's name leads out of the folder that it is relative to."""
+    return Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def _column(metadata: Path, rows: Mapping[int, dict[str, Any]], key: str, *kinds: type) -> list[Any] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from torch import Tensor
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.labels import class_indices
 from ebbflow.data.split import divide, drawn, tenth
+from ebbflow.documents import regular
 from ebbflow.errors import DataError
+from ebbflow.memory import require
+from ebbflow.values import Wrong
 
 Array = NDArray[Any]
+MAX_HEADER = 10_000  # characters of an array's own description
 KEYS = ("arr_0", "x", "arr_1", "labels", "vectors")
 
 
@@ -33,7 +37,7 @@ def npz(path: Path) -> Splits:
     Raises:
         DataError: the file cannot be read without unpickling, or an array is missing or of another kind.
     """
-    arrays = _arrays(path)
+    arrays = read_arrays(path, KEYS)
     x = _entries(path, _first(arrays, "arr_0", "x"), arrays)
     labels, label_names = _labels(path, _first(arrays, "arr_1", "labels"), len(x))
     vectors = _vectors(path, _first(arrays, "vectors"), len(x))
@@ -41,13 +45,43 @@ def npz(path: Path) -> Splits:
     return divide(data, drawn(len(data), tenth(len(data))))
 
 
-def _arrays(path: Path) -> dict[str, Array | None]:
-    """What the file holds by name, with None for what is not asked for."""
+def read_arrays(path: Path, keys: Iterable[str]) -> dict[str, Array | None]:
+    """What an .npz file holds by name, with None for what is not asked for; nothing is unpickled, and no more memory is
+    taken than there is.
+
+    Raises:
+        DataError: it is no such file, or too large.
+    """
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {key: file[key] if key in KEYS else None for key in file}
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
+        with regular(path).open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            names = {Path(one.filename).stem: one for one in archive.infolist() if one.filename.endswith(".npy")}
+            wanted = [one for name, one in names.items() if name in keys]
+            require(2 * sum(one.file_size for one in wanted), str(path), "Split it.", DataError)
+            return {name: _member(archive, one) if one in wanted else None for name, one in names.items()}
+    except Wrong as wrong:
+        raise DataError(f"{path} {wrong}") from None
+    except DataError:
+        raise
+    except Exception as error:  # of a damaged archive or header numpy and zipfile raise nearly anything
+        raise DataError(f"{path} cannot be read as an .npz file of plain arrays: {_first_line(error)}") from error
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """One array, whose header is compared with its size before it is made."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file, max_header_size=MAX_HEADER)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} holds objects of Python.")
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename} says that it is {shape}, and is shorter.")
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _first(arrays: dict[str, Array | None], *keys: str) -> Array | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.download import data_home, locate
-from ebbflow.data.idx import read_idx, unpacked
+from ebbflow.data.idx import LARGEST, read_idx, unpacked
 from ebbflow.data.split import divide, drawn
 from ebbflow.errors import DataError
 
@@ -167,7 +167,7 @@ def _members(archive: Path) -> dict[str, bytes]:
             for member in members:
                 name, file = Path(member.name).name, members.extractfile(member)
                 if name in CIFAR10_BATCHES and file is not None:
-                    found[name] = file.read()
+                    found[name] = file.read(LARGEST)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} is damaged: {error}. Delete it and it is downloaded again.") from error
     missing = [name for name in CIFAR10_BATCHES if name not in found]

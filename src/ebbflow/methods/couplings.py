@@ -11,16 +11,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ebbflow.core.noise import generator_for
 from ebbflow.core.shape import in_float64
 from ebbflow.progress import Stage, Work
+from ebbflow.values import Repeats, Width, check_fields
 
 Pairing = Callable[[Tensor, Tensor], Tensor]  # rows (B,) and eps (B, *dims) -> the rows that meet this eps
 AGREED = 1024  # noises by which the outcome is judged
@@ -110,17 +112,12 @@ class Semidiscrete(Coupling):
         rate: above 0, in units of the distance of two images.
     """
 
-    iterations: int = 1000
-    batch_size: int = 256
-    rate: float = 2.0
+    iterations: Repeats = 1000
+    batch_size: Width = 256
+    rate: Annotated[float, Interval(gt=0, le=1e6)] = 2.0
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"`iterations` and `batch_size` must be at least 1, got {self.iterations} and {self.batch_size}."
-            )
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"`rate` must be above 0, got {self.rate}.")
+        check_fields(self)
 
     def learn(self, pool: Pool, seed: int) -> Work[Tensor | None]:
         """The potentials of all rows."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ebbflow.core.entries import Choice, checked_value
+from ebbflow.core.entries import Choice
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TimeGrid, time_grid
-from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import Denoiser, FlowMap
 from ebbflow.methods.samplers import Sampler, Step, sampler_of
 from ebbflow.methods.samplers.base import Times, as_grid
-
-LARGEST = 1e9  # of a sampler's option; what is larger leaves float32 on the way
 
 
 def walk(
@@ -80,13 +76,7 @@ def check_sampler(sampler: str | Sampler, options: Mapping[str, object]) -> None
         ConfigError: unknown sampler or option, or a value of the wrong type.
         ValueError: a value out of range.
     """
-    chosen = sampler_of(sampler)
-    chosen.check_names(options)
-    for name, value in options.items():
-        checked_value(f"`{name}` of sampler {str(sampler)!r}", value, chosen.options[name].default)
-        if isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
-            raise ConfigError(f"`{name}` of sampler {str(sampler)!r} is too large: {value}.")
-    if options:
+    if sampler_of(sampler).checked(options):
         times = torch.tensor([0.9, 0.6, 0.3, 0.0], dtype=torch.float64)
         for _ in walk_from(_Answer(), torch.ones(1, 1), times, Noise([0]), sampler=sampler, options=options):
             pass
@@ -114,7 +104,7 @@ def walk_from(
     """
     chosen = sampler_of(sampler)
     extra = {"noise": noise} if chosen.takes_noise else {}
-    return chosen(denoiser, x, times, **extra, **(options or {}))
+    return chosen(denoiser, x, times, **extra, **chosen.checked(options or {}))
 
 
 def grid_times(denoiser: Denoiser, grid: Choice | TimeGrid, num_steps: int) -> Tensor:

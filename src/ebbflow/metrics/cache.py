@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ebbflow import __version__
 from ebbflow.data import Dataset
+from ebbflow.documents import read_json
 from ebbflow.files import load_tensors, save_tensors, write_text
+from ebbflow.values import Wrong
 
 SHOWING = ("cli", "studio", "show", "proof")  # rooms that make no numbers of samples
 
@@ -38,11 +40,11 @@ def store(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict
 def cached(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What `store` wrote to `path`; None where it is absent, damaged or changed."""
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        facts = read_json(path.with_suffix(".json"), dict[str, Any])
         if facts["sha256"] != file_hash(path):
             return None
         return load_tensors(path), facts | {"file": str(path)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, Wrong):
         return None
 
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge
+
+from ebbflow.values import Endless
+
+Number = Annotated[float, Endless]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +35,13 @@ class Cell:
     run: str
     sampler: str
     grid: str
-    steps: int
+    steps: Annotated[int, Ge(1)]
     guidance: float
-    evaluations: float
-    seconds: float
+    evaluations: Annotated[float, Ge(0)]
+    seconds: Annotated[float, Ge(0)]
     num: int
-    values: dict[str, float | None] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
+    values: dict[str, Number | None] = field(default_factory=dict)
+    errors: dict[str, Number] = field(default_factory=dict)
     strip: str = ""
     failed: str | None = None
     times: tuple[float, ...] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebbflow.data import Dataset
+from ebbflow.documents import read_json
 from ebbflow.errors import ConfigError, missing
 from ebbflow.hub import must_be_local, unreachable
 from ebbflow.metrics.cache import tensor_hash
+from ebbflow.values import Wrong
 
 Kind = Literal["dinov2", "clip"]
 LARGEST_SIDE = 224
@@ -109,7 +110,7 @@ def pretrained(kind: Kind, source: str, data: Dataset, device: torch.device) -> 
 def _statistics(kind: Kind, folder: Path) -> tuple[list[float], list[float]]:
     """Mean and standard deviation as the model's own preprocessor_config.json has them, else the kind's."""
     try:
-        said = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        said = read_json(folder / "preprocessor_config.json")
         return [float(m) for m in said["image_mean"]], [float(s) for s in said["image_std"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, Wrong):
         return STATISTICS[kind]

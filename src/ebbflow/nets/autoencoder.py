@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ebbflow.nets.attention import zeroed
 from ebbflow.nets.norms import group_norm
 from ebbflow.nets.padding import padded
+from ebbflow.values import Depth, Width, check_fields
 
 LOG_VAR_LIMITS = (-30.0, 20.0)  # keeps exp(log_var) finite while the encoder is still wild
 
@@ -24,16 +25,14 @@ class AutoencoderOptions:
         num_blocks: residual blocks a resolution.
     """
 
-    channels: tuple[int, ...] = (32, 64, 64)
-    latent_channels: int = 4
-    num_blocks: int = 1
+    channels: tuple[Width, ...] = (32, 64, 64)
+    latent_channels: Width = 4
+    num_blocks: Depth = 1
 
     def __post_init__(self) -> None:
-        if not self.channels or min(*self.channels, self.latent_channels, self.num_blocks) < 1:
-            raise ValueError(
-                f"`channels`, `latent_channels` and `num_blocks` must be at least 1, got {list(self.channels)}, "
-                f"{self.latent_channels} and {self.num_blocks}."
-            )
+        check_fields(self)
+        if not self.channels:
+            raise ValueError("`channels` must be one width or more, got none.")
 
     @property
     def factor(self) -> int:

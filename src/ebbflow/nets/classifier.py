@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ebbflow.nets.attention import zeroed
 from ebbflow.nets.embeddings import ClockEmbedding
 from ebbflow.nets.unet import ResidualBlock
+from ebbflow.values import Width, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,13 @@ class ClassifierOptions:
         clock_dim: width of the clock's embedding.
     """
 
-    channels: tuple[int, ...] = (32, 64, 64)
-    clock_dim: int = 128
+    channels: tuple[Width, ...] = (32, 64, 64)
+    clock_dim: Width = 128
 
     def __post_init__(self) -> None:
-        if not self.channels or min(self.channels) < 1 or self.clock_dim < 1:
-            raise ValueError(
-                f"`channels` must be widths above 0 and `clock_dim` at least 1, got {list(self.channels)} and "
-                f"{self.clock_dim}."
-            )
+        check_fields(self)
+        if not self.channels:
+            raise ValueError("`channels` must be one width or more, got none.")
 
     def build(self, dims: tuple[int, ...], num_classes: int) -> Classifier:
         """The net for samples of `dims`, (C, H, W) or (D,)."""

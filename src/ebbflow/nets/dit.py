@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ebbflow.nets.attention import Attention, zeroed
@@ -12,6 +14,7 @@ from ebbflow.nets.context import Context, ContextSpec, vector_dim
 from ebbflow.nets.embeddings import ClockEmbedding, grid_embedding
 from ebbflow.nets.fused import GELU, Linear
 from ebbflow.nets.padding import padded
+from ebbflow.values import Depth, Width, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +30,16 @@ class DiTOptions:
         gap: whether it is told the gap of a jump beside the clock, as a `FlowMap` is.
     """
 
-    patch_size: int = 4
-    dim: int = 192
-    depth: int = 6
-    num_heads: int = 6
-    mlp_ratio: float = 4.0
+    patch_size: Width = 4
+    dim: Width = 192
+    depth: Depth = 6
+    num_heads: Width = 6
+    mlp_ratio: Annotated[float, Interval(gt=0, le=64)] = 4.0
     gap: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.patch_size, self.dim, self.depth, self.num_heads) < 1:
-            raise ValueError("`patch_size`, `dim`, `depth` and `num_heads` must be at least 1.")
-        if not 1 / self.dim <= self.mlp_ratio <= 64:
+        check_fields(self)
+        if self.mlp_ratio < 1 / self.dim:
             raise ValueError(f"`mlp_ratio` must be in [1 / `dim`, 64], got {self.mlp_ratio}.")
         if self.dim % self.num_heads:
             raise ValueError(f"`dim` must be a multiple of `num_heads`, got {self.dim} and {self.num_heads}.")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ebbflow.nets.attention import Attention, zeroed
 from ebbflow.nets.context import Context, ContextSpec, vector_dim
 from ebbflow.nets.embeddings import ClockEmbedding
+from ebbflow.values import Depth, Width, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +24,15 @@ class MLPOptions:
         gap: whether it is told the gap of a jump beside the clock, as a `FlowMap` is.
     """
 
-    dim: int = 128
-    depth: int = 4
-    num_heads: int = 4
+    dim: Width = 128
+    depth: Depth = 4
+    num_heads: Width = 4
     gap: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.dim, self.depth, self.num_heads) < 1 or self.dim % self.num_heads:
-            raise ValueError(
-                f"`dim` and `depth` must be at least 1 and `dim` a multiple of `num_heads`, got {self.dim}, "
-                f"{self.depth}, {self.num_heads}."
-            )
+        check_fields(self)
+        if self.dim % self.num_heads:
+            raise ValueError(f"`dim` must be a multiple of `num_heads`, got {self.dim} and {self.num_heads}.")
 
     def build(self, dims: tuple[int, ...], out_channels: int, context: ContextSpec | None) -> MLP:
         """The net for samples of `dims`; `out_channels` replaces the first of them in the output."""

@@ -13,6 +13,7 @@ from ebbflow.nets.context import Context, ContextSpec, vector_dim
 from ebbflow.nets.embeddings import ClockEmbedding
 from ebbflow.nets.norms import group_norm as _norm
 from ebbflow.nets.padding import padded
+from ebbflow.values import Depth, Width, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,28 +35,24 @@ class UNetOptions:
         gap: whether it is told the gap of a jump beside the clock, as a `FlowMap` is.
     """
 
-    channels: tuple[int, ...] = (32, 64, 64)
-    patch_size: int = 1
-    num_blocks: int | tuple[int, ...] = 1
+    channels: tuple[Width, ...] = (32, 64, 64)
+    patch_size: Width = 1
+    num_blocks: Depth | tuple[Depth, ...] = 1
     upsample: Literal["nearest", "shuffle"] = "nearest"
     attention: bool = True
-    num_heads: int = 4
-    clock_dim: int = 128
+    num_heads: Width = 4
+    clock_dim: Width = 128
     gap: bool = False
 
     def __post_init__(self) -> None:
-        if not self.channels or min(*self.channels, self.patch_size, *self.blocks) < 1:
-            raise ValueError(
-                f"`channels` must be widths above 0, `patch_size` and `num_blocks` at least 1, got "
-                f"{list(self.channels)}, {self.patch_size} and {self.num_blocks}."
-            )
+        check_fields(self)
+        if not self.channels:
+            raise ValueError("`channels` must be one width or more, got none.")
         if len(self.blocks) != len(self.channels):
             raise ValueError(
                 f"`num_blocks` is one number, or one for each of the {len(self.channels)} resolutions of `channels`; "
                 f"got {list(self.blocks)}."
             )
-        if min(self.num_heads, self.clock_dim) < 1:
-            raise ValueError(f"`num_heads` and `clock_dim` must be at least 1, got {self.num_heads}, {self.clock_dim}.")
         if self.channels[-1] % self.num_heads:
             raise ValueError(
                 f"the last of `channels`, {self.channels[-1]}, must be a multiple of `num_heads`, got {self.num_heads}."

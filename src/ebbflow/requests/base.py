@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import tomllib
 import types
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from ebbflow.documents import read_toml, unread
 from ebbflow.errors import ConfigError, nearest
-from ebbflow.requests.reading import Wrong, bounded, convert, limits_of, members, one_of
+from ebbflow.values import Wrong, bounded, convert, limits_of, members, one_of
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -254,11 +254,11 @@ def read_request(cls: type[Any], path: Path) -> dict[str, Any]:
         ConfigError: missing or malformed; an unknown name, a value of another type or out of range.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = read_toml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"request file {path} does not exist.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise ConfigError(f"request file {path} cannot be read: {error}.") from error
+    except (Wrong, OSError) as error:
+        raise ConfigError(f"request file {path} cannot be read: {unread(error)}") from error
     given = {name.replace("-", "_"): value for name, value in given.items()}
     known(cls, given, str(path))
     return values(cls, given, spell=lambda entry: f"{path}: {entry.name}")

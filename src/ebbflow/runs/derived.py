@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 
 from ebbflow.core.condition import rows_of
+from ebbflow.documents import read_json, unread
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import write_text
 from ebbflow.latent import encoded
@@ -19,8 +21,28 @@ from ebbflow.methods.variance import VarianceTable, measure_variance
 from ebbflow.runs.folder import Run
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.same_data import splits_of_run
+from ebbflow.values import Wrong, convert, record
 
 GRIDS = "grids.json"
+Time = Annotated[float, Interval(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedGrid:
+    """What is read of a grid that was searched.
+
+    Args:
+        steps, sampler, guidance, weights: what it was searched for.
+        times: it.
+    """
+
+    steps: int
+    sampler: str
+    guidance: float
+    weights: str
+    times: tuple[Time, ...]
+
+
 LEARNED = "learned"
 NUM_SAMPLES = 256
 
@@ -53,10 +75,12 @@ def variance_table(model: Opened) -> VarianceTable:
 
 def _read_variance(file: Path) -> VarianceTable:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return VarianceTable(log_snr=tuple(found["log_snr"]), variance=tuple(found["variance"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is no table of variances: {error}. Remove it; it is made again.") from error
+        found: VarianceTable = read_json(file, VarianceTable)
+    except (Wrong, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is no table of variances: {unread(error)} Remove it; it is made again."
+        ) from error
+    return found
 
 
 def learned_times(model: Opened, *, steps: int, sampler: str, guidance: float) -> tuple[float, ...]:
@@ -91,10 +115,11 @@ def learned_grids(run: Run) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        assert all({"steps", "sampler", "guidance", "weights", "times"} <= one.keys() for one in found)
-    except (ValueError, AttributeError, TypeError, AssertionError) as error:
-        raise CheckpointError(f"{file} does not hold learned grids. Remove it and search again.") from error
+        found = read_json(file)
+        for one in convert(tuple[dict[str, Any], ...], found):
+            record(LearnedGrid, {f.name: one.get(f.name) for f in fields(LearnedGrid)})
+    except Wrong as wrong:
+        raise CheckpointError(f"{file} does not hold learned grids: it {wrong} Remove it and search again.") from wrong
     return list(found)
 
 

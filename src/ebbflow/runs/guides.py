@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +28,12 @@ from ebbflow.methods.guidance import (
     Measurement,
     NoisyClassifier,
 )
-from ebbflow.requests.reading import Wrong, convert
 from ebbflow.requests.sampling import Guiding
 from ebbflow.runs.classifier import open_classifier
 from ebbflow.runs.latent_files import fingerprint
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.pictures import read_picture
+from ebbflow.values import checked_value
 
 BRANCH_OPTIONS = ("cond", "guidance", "negative", "interval", "rescale", "batched")
 BELONGS_TO = {
@@ -125,23 +125,12 @@ def check_options(given: Mapping[str, Any], function: Any, what: str, taken: tup
     Raises:
         ConfigError: such an option.
     """
-    parameters, kinds = list(inspect.signature(function).parameters)[1:], _kinds(function)
-    known = [name for name in parameters if name not in taken]
+    parameters = inspect.signature(function).parameters
+    known = [name for name in list(parameters)[1:] if name not in taken]
     for name, value in given.items():
         if name not in known:
             raise ConfigError(f"{what} has no option {name!r}. {nearest(name, known) if known else 'It has none.'}")
-        try:
-            convert(kinds.get(name, Any), value)
-        except Wrong as wrong:
-            raise ConfigError(f"`{name}` of {what} {wrong}") from None
-
-
-def _kinds(function: Any) -> dict[str, Any]:
-    """The types of its parameters; none of a plugin's whose names are imported for a type checker alone."""
-    try:
-        return get_type_hints(function)
-    except NameError:
-        return {}
+        checked_value(function, name, value, what, parameters[name].default)
 
 
 def open_guides(model: Opened, request: Guiding) -> Guides:

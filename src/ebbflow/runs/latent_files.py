@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
+from ebbflow.documents import parsed
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import load_described, remember, remembered, save_tensors
 from ebbflow.hub import must_be_local, unreachable
@@ -27,6 +28,7 @@ from ebbflow.latent import (
 )
 from ebbflow.metrics.cache import data_hash
 from ebbflow.training import checkpoint, engine
+from ebbflow.values import Wrong
 
 FILE = "latent.safetensors"  # in a run's folder and in each of its checkpoints
 LATENTS = "latents.safetensors"  # the data of a run, encoded once; can be made again
@@ -61,8 +63,8 @@ def space_of(tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Path
         ImportError: it needs diffusers, which is missing.
     """
     try:
-        space = from_description(json.loads(metadata["ebbflow"]))
-    except (KeyError, TypeError, ValueError) as error:
+        space = from_description(parsed(metadata["ebbflow"], dict[str, Any]))
+    except (KeyError, TypeError, ValueError, Wrong) as error:
         raise CheckpointError(f"{path} does not describe an autoencoder of this version: {error}.") from error
     checkpoint.load_weights(space, tensors, path)
     return space

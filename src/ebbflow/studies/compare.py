@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from ebbflow.core.entries import spelt
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import Splits
+from ebbflow.documents import parsed, read_lines
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.denoise import FlowMap, Wrapped, flow_map
 from ebbflow.methods.samplers import SAMPLERS, sampler_of
@@ -47,6 +49,7 @@ from ebbflow.studies.compare_facts import (
 from ebbflow.studies.evaluate import features_for, plan_for, sides_of, splits_of, weights_hash
 from ebbflow.studies.report import Report
 from ebbflow.training.world import here
+from ebbflow.values import Wrong
 
 STRIP = 10  # samples of a cell that are shown
 STRIP_POINTS = 1000
@@ -274,16 +277,11 @@ def _strip(samples: Tensor, is_image: bool) -> str:
 
 def read_cells(store: Path) -> dict[str, Cell]:
     """The cells kept in a file, by key; a line that was not written whole is passed over."""
-    if not store.is_file():
-        return {}
-    found = {}
-    for line in store.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            cell = Cell(**{**row, "times": None if row["times"] is None else tuple(row["times"])})
-        except (ValueError, TypeError, KeyError):
-            continue
-        found[cell.key] = cell
+    found: dict[str, Cell] = {}
+    for line in read_lines(store) if store.is_file() else ():
+        with suppress(Wrong):
+            cell = parsed(line, Cell)
+            found[cell.key] = cell
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Entry, complete, entries, known, title, values
-from ebbflow.requests.reading import limits_of, members
+from ebbflow.values import limits_of, members
 
 T = TypeVar("T")
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}

@@ -7,10 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from annotated_types import Interval
 from torch import nn
+
+from ebbflow.values import Below1, check_fields
 
 LONGEST = 0.28  # of a power profile: that of exponent 0.1; 0.289 is the plain mean of all weights
 
@@ -151,11 +154,10 @@ class ExponentialOptions:
         decay: in [0, 1); the average is over about the last 1 / (1 - decay) steps.
     """
 
-    decay: float = 0.999
+    decay: Below1 = 0.999
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"`decay` must be in [0, 1), got {self.decay}.")
+        check_fields(self)
 
     @property
     def num_snapshots(self) -> int:
@@ -179,14 +181,12 @@ class PowerOptions:
     """
 
     lengths: tuple[float, ...] = (0.10, 0.05)
-    num_snapshots: int = 16
+    num_snapshots: Annotated[int, Interval(ge=0, le=1000)] = 16
 
     def __post_init__(self) -> None:
-        if not self.lengths or len(set(self.lengths)) < len(self.lengths) or self.num_snapshots < 0:
-            raise ValueError(
-                f"`lengths` must be one number or more, all different, and `num_snapshots` at least 0, got "
-                f"{list(self.lengths)} and {self.num_snapshots}."
-            )
+        check_fields(self)
+        if not self.lengths or len(set(self.lengths)) < len(self.lengths):
+            raise ValueError(f"`lengths` must be one number or more, all different, got {list(self.lengths)}.")
         for length in self.lengths:
             exponent_of(length)
 

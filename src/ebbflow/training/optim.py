@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from ebbflow.values import Below1, check_fields
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al., 2024: steep at 0, singular values end in about [0.7, 1.2]
 NARROW = 8  # rows or columns up to which a matrix is left to AdamW
 
@@ -195,11 +197,11 @@ class AdamWOptions:
         beta1, beta2: of the averages of the gradient and of its square, in [0, 1).
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.99
+    beta1: Below1 = 0.9
+    beta2: Below1 = 0.99
 
     def __post_init__(self) -> None:
-        _require_shares(beta1=self.beta1, beta2=self.beta2)
+        check_fields(self)
 
     def build(self, net: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         """The optimiser of all parameters of `net` that learn."""
@@ -216,12 +218,12 @@ class MuonOptions:
         beta1, beta2: of AdamW, in [0, 1).
     """
 
-    momentum: float = 0.95
-    beta1: float = 0.9
-    beta2: float = 0.99
+    momentum: Below1 = 0.95
+    beta1: Below1 = 0.9
+    beta2: Below1 = 0.99
 
     def __post_init__(self) -> None:
-        _require_shares(momentum=self.momentum, beta1=self.beta1, beta2=self.beta2)
+        check_fields(self)
 
     def build(self, net: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         """The optimiser of all parameters of `net` that learn."""
@@ -230,12 +232,6 @@ class MuonOptions:
         others = [p for p in net.parameters() if p.requires_grad and p not in taken]
         betas = {"beta1": self.beta1, "beta2": self.beta2}
         return Muon(hidden, others, lr=lr, weight_decay=weight_decay, momentum=self.momentum, **betas)
-
-
-def _require_shares(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"`{name}` must be in [0, 1), got {value}.")
 
 
 OPTIMISERS: dict[str, type[Any]] = {"adamw": AdamWOptions, "muon": MuonOptions}

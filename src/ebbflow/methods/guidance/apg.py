@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.guidance.branches import Branches
+from ebbflow.values import Positive, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +29,12 @@ class APG(Branches):
         norm_threshold: c - u is shortened to this Euclidean norm where it is longer; None for never.
     """
 
-    eta: float = 0.0
-    norm_threshold: float | None = None
+    eta: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    norm_threshold: Positive | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.eta >= 0:
-            raise ValueError(f"`eta` of apg must be at least 0, got {self.eta}.")
-        if self.norm_threshold is not None and not self.norm_threshold > 0:
-            raise ValueError(f"`norm_threshold` must be above 0, got {self.norm_threshold}.")
+        check_fields(self, "eta", "norm_threshold")
 
     def guided(self, u: Estimate, c: Estimate, x_t: Tensor, t: float | Tensor) -> Estimate:
         difference = c.x0 - u.x0

@@ -16,6 +16,7 @@ from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser, Wrapped, conditional, takes_condition
+from ebbflow.values import Share, check_fields
 
 BATCH_LIMITS = {
     "cpu": 16
@@ -84,14 +85,13 @@ class Branches(Wrapped):
     cond: Cond | None = None
     negative: Cond | None = None
     interval: Interval = None
-    rescale: float = 0.0
+    rescale: Share = 0.0
     batched: bool | None = None
 
     _bound: dict[tuple[bool, int], Denoiser] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"`rescale` must be in [0, 1], got {self.rescale}.")
+        check_fields(self, "rescale")
         check_interval(self.interval)
         if self.negative is None:
             conditional(self.inner).null(1)

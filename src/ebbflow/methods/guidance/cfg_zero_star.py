@@ -11,6 +11,7 @@ from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.methods.guidance.branches import Branches
+from ebbflow.values import Share, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,11 @@ class CFGZeroStar(Branches):
         zero_above: t in [0, 1] above which nothing moves; None for never.
     """
 
-    zero_above: float | None = None
+    zero_above: Share | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.zero_above is not None and not 0 <= self.zero_above <= 1:
-            raise ValueError(f"`zero_above` must be a time in [0, 1], got {self.zero_above}.")
+        check_fields(self, "zero_above")
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         if self.zero_above is not None and bool((as_float64(t) > self.zero_above).all()):

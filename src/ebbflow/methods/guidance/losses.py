@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from ebbflow.core.operators import smoothing
@@ -44,7 +46,7 @@ def inpaint(target: Tensor, mask: Tensor) -> Loss:
     return loss
 
 
-def blur(target: Tensor, width: float = 1.5) -> Loss:
+def blur(target: Tensor, width: Annotated[float, Interval(ge=0.01, le=1e6)] = 1.5) -> Loss:
     """x0, blurred by a Gaussian of standard deviation `width` pixels, is the blurred image `target` (C, H, W).
 
     Raises:
@@ -56,7 +58,7 @@ def blur(target: Tensor, width: float = 1.5) -> Loss:
     return misfit(lambda x0: rows.to(x0) @ x0 @ columns.to(x0).T, target)
 
 
-def downsample(target: Tensor, factor: int = 4) -> Loss:
+def downsample(target: Tensor, factor: Annotated[int, Ge(1)] = 4) -> Loss:
     """The means of x0 over blocks of `factor` x `factor` pixels are those of `target` (C, H, W).
 
     Raises:

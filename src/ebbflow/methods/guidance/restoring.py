@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from ebbflow.core.operators import Operator
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Wrapped
+from ebbflow.values import check_fields
 
 SLOPE_FLOOR = -6.0  # log-SNR below which a net's slope, times sigma^2 / alpha, is lost in its error
 
@@ -30,14 +33,11 @@ class Measurement:
 
     operator: Operator
     y: Tensor
-    noise: float = 0.0
-    sigma_data: float = 0.5
+    noise: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    sigma_data: Annotated[float, Interval(ge=1e-6, le=1e6)] = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise < float("inf"):
-            raise ValueError(f"`noise` must be 0 or more, got {self.noise}.")
-        if not self.sigma_data > 0:
-            raise ValueError(f"`sigma_data` must be above 0, got {self.sigma_data}.")
+        check_fields(self, "noise", "sigma_data")
 
     def correction(self, x0: Tensor, variance: Tensor) -> Tensor:
         """A^T (A A^T + noise^2 / variance)^-1 (y - A x0), of the shape of `x0`."""

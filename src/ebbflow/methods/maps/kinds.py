@@ -11,9 +11,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from ebbflow.core.entries import Choice, entry
@@ -22,9 +23,11 @@ from ebbflow.core.predictions import Estimate, Prediction
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.maps.forms import Form, form, form_by_s, form_by_t, unit_of
+from ebbflow.values import check_fields
 
 Derivative = Literal["difference", "jvp"]
-DERIVATIVES = ("difference", "jvp")
+Difference = Annotated[float, Interval(ge=1e-4, le=0.1)]  # less is rounding, more is no derivative
+Fraction = Annotated[float, Interval(gt=0, le=1)]
 Output = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -102,7 +105,7 @@ class Midpoint(MapKind):
     is_exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _one_of("split", self.split, ("middle", "uniform"))
+        check_fields(self)
 
     def errors(self, jumps: Jumps) -> Tensor:
         x, t, s = jumps.x_t, jumps.t, jumps.s
@@ -132,12 +135,11 @@ class MeanFlow(MapKind):
 
     tangent: Literal["data", "model"] = "data"
     derivative: Derivative = "difference"
-    step: float = 0.005
+    step: Difference = 0.005
     is_steep: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _one_of("tangent", self.tangent, ("data", "model"))
-        _check_derivative(self.derivative, self.step)
+        check_fields(self)
 
     def errors(self, jumps: Jumps) -> Tensor:
         x, t, s, v = jumps.x_t, jumps.t, jumps.s, jumps.velocity
@@ -173,11 +175,11 @@ class LSD(MapKind):
     """
 
     derivative: Derivative = "difference"
-    step: float = 0.01
+    step: Difference = 0.01
     has_data: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_derivative(self.derivative, self.step)
+        check_fields(self)
 
     def errors(self, jumps: Jumps) -> Tensor:
         x, t, (s, out, slope) = jumps.x_t, jumps.t, self._parts(jumps)
@@ -213,14 +215,12 @@ class Consistency(MapKind):
         until: the share of the run at which `last` is reached.
     """
 
-    first: float = 1.0
-    last: float = 0.05
-    until: float = 0.75
+    first: Fraction = 1.0
+    last: Fraction = 0.05
+    until: Fraction = 0.75
 
     def __post_init__(self) -> None:
-        for name in ("first", "last", "until"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
+        check_fields(self)
 
     def ratio(self, progress: float) -> float:
         """r when the share `progress` of the run is done."""
@@ -254,17 +254,6 @@ def _velocity(jumps: Jumps, x: Tensor, t: Tensor) -> Tensor:
         return jumps.path.velocity(estimate.x0, estimate.eps, t)
     skip_s, weight_s = form_by_s(jumps.prediction, jumps.path, t, t)
     return jumps.total((skip_s, x), (weight_s, jumps.output(x, t, t)))
-
-
-def _check_derivative(derivative: str, step: float) -> None:
-    _one_of("derivative", derivative, DERIVATIVES)
-    if not 1e-4 <= step <= 0.1:
-        raise ValueError(f"`step` must be in [0.0001, 0.1]: less is rounding, more is no derivative; got {step}.")
-
-
-def _one_of(name: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise ValueError(f"`{name}` must be {' or '.join(known)}, got {given!r}.")
 
 
 MAPS: dict[str, MapKind] = {

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, must_be_ddim, remix, sampler, slope
+from ebbflow.values import Repeats
 
 LARGEST_FIRST = 0.02  # of the clock: an error estimate is blind to what lies between the stages of a giant step
 MIN_STEP = 1e-5  # a step this short is taken whatever its error: the velocity itself is not smooth there
@@ -35,6 +38,7 @@ ERRORS = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 
 Tolerance = tuple[float, float]  # rtol and atol
+Tolerated = Annotated[float, Interval(gt=0, lt=1)]
 
 
 @sampler(order=5, evaluations=None)
@@ -43,9 +47,9 @@ def dopri5(
     x: Tensor,
     levels: list[Level],
     *,
-    rtol: float = 1e-4,
-    atol: float = 1e-4,
-    max_steps: int = 10_000,
+    rtol: Tolerated = 1e-4,
+    atol: Tolerated = 1e-4,
+    max_steps: Repeats = 10_000,
 ) -> Iterator[Step]:
     """The Dormand-Prince pair 5(4) on dx/dt = v: between two entries of the grid each sample takes as many steps as
     keep the root mean square of error / (atol + rtol |x|) below 1 (Dormand & Prince, 1980).
@@ -55,11 +59,6 @@ def dopri5(
     step's length. `rtol` and `atol` lie in (0, 1). A velocity that is not finite ends in a FloatingPointError; more
     than `max_steps` attempts between two entries of the grid, in a ValueError.
     """
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 < value < 1:
-            raise ValueError(f"`{name}` must be in (0, 1), got {value}.")
-    if max_steps < 1:
-        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
     dtype, sizes = x.dtype, None
     x = x.to(torch.promote_types(dtype, torch.float32))
     for t, s in pairwise(levels):

@@ -16,14 +16,15 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import combined, in_float64
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.samplers.base import Level, Step, in_unit_interval, remix, sampler
+from ebbflow.methods.samplers.base import Level, Step, remix, sampler
+from ebbflow.values import Share
 
 Variance = Literal["small", "large", "optimal", "learned"]
 
 
 @sampler(order=1, evaluations=lambda n: n)
 def ddim(
-    denoise: Denoiser, x: Tensor, levels: list[Level], *, eta: float = 0.0, noise: Noise | None = None
+    denoise: Denoiser, x: Tensor, levels: list[Level], *, eta: Share = 0.0, noise: Noise | None = None
 ) -> Iterator[Step]:
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 q2) eps + eta sqrt(q2) z, q2 the posterior variance of the strided
     chain.
@@ -32,7 +33,6 @@ def ddim(
     skipping steps is choosing a coarser one. `eta` lies in [0, 1], and above 0 `noise` is needed (else a ValueError).
     Song et al. (2020), eq. 12 and 16, 2010.02502.
     """
-    in_unit_interval("eta", eta)
     if eta > 0 and noise is None:
         raise ValueError(
             f"sampler 'ddim' with eta = {eta} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample."

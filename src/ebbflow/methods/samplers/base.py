@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, update_wrapper
+from functools import cached_property, partial, update_wrapper
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import in_float64
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.methods.denoise import Denoiser, flow_map
+from ebbflow.values import checked_value
 
 
 @dataclass(frozen=True)
@@ -157,22 +159,32 @@ class Sampler:
     @property
     def options(self) -> dict[str, inspect.Parameter]:
         """Keyword options besides `noise`, by name."""
-        parameters = inspect.signature(self.run).parameters.values()
+        parameters = self._signature.parameters.values()
         return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "noise"}
 
     @property
     def takes_noise(self) -> bool:
         """Whether it accepts `noise`."""
-        return "noise" in inspect.signature(self.run).parameters
+        return "noise" in self._signature.parameters
 
-    def check_names(self, names: Iterable[str]) -> None:
-        """Raise a ConfigError for an option that this sampler does not have."""
-        for name in names:
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.run)
+
+    def checked(self, options: Mapping[str, object]) -> dict[str, Any]:
+        """The options, each of its type and in its range, as the function's annotations say.
+
+        Raises:
+            ConfigError: an option that this sampler does not have, or a value that it does not take.
+        """
+        for name in options:
             if name not in self.options:
                 near = nearest(name, list(self.options)) if self.options else "It has none."
                 raise ConfigError(f"sampler {self.name!r} has no option {name!r}. {near}")
+        of = f"sampler {self.name!r}"
+        return {name: checked_value(self.run, name, v, of, self.options[name].default) for name, v in options.items()}
 
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, **options: object) -> Iterator[Step]:
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, /, **options: object) -> Iterator[Step]:
         """Walk from `x`, the state at times[0], shape (B, *dims), down `times`; `x` is never changed in place.
 
         Raises:
@@ -188,13 +200,13 @@ class Sampler:
         if not isinstance(x, Tensor) or x.ndim < 2:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"`x` must be a tensor with a row a sample, (B, *dims), got {got}.")
-        self.check_names(options.keys() - {"noise"} if self.takes_noise else options)
+        own = self.checked({name: value for name, value in options.items() if name != "noise" or not self.takes_noise})
         if self.stochastic and options.get("noise") is None:
             raise ValueError(f"sampler {self.name!r} draws noise: pass noise=ebbflow.Noise(seeds), one seed a sample.")
         if self.jumps:
             flow_map(denoise)
         levels = levels_of(denoise.path, times)
-        return self._checked(torch.no_grad()(self.run)(denoise, x, levels, **options), x, len(levels) - 1)
+        return self._checked(torch.no_grad()(self.run)(denoise, x, levels, **{**options, **own}), x, len(levels) - 1)
 
     def _checked(self, steps: Iterator[Step], x: Tensor, num_steps: int) -> Iterator[Step]:
         """The steps of `run`, which may be anybody's: states of the shape of `x`, so many of them."""
@@ -216,9 +228,3 @@ def sampler(
 ) -> Callable[[Run], Sampler]:
     """Declare a generator function a sampler of some order and cost."""
     return partial(Sampler, order=order, evaluations=evaluations, stochastic=stochastic, jumps=jumps)
-
-
-def in_unit_interval(name: str, value: float) -> None:
-    """Raise unless 0 <= value <= 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be in [0, 1], got {value}.")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from ebbflow.core.noise import Noise
@@ -15,6 +17,7 @@ from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import combined, weighted
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, level_at, remix, sampler
+from ebbflow.values import Endless
 
 
 @sampler(order=2, evaluations=lambda n: 2 * n - 1, stochastic=True)
@@ -24,10 +27,10 @@ def edm(
     levels: list[Level],
     *,
     noise: Noise,
-    s_churn: float = 10.0,
-    s_noise: float = 1.0,
-    s_min: float = 0.0,
-    s_max: float = math.inf,
+    s_churn: Annotated[float, Interval(ge=0, le=1e6)] = 10.0,
+    s_noise: Annotated[float, Interval(gt=0, le=100)] = 1.0,
+    s_min: Annotated[float, Ge(0), Endless] = 0.0,
+    s_max: Annotated[float, Ge(0), Endless] = math.inf,
 ) -> Iterator[Step]:
     """Raise sigma / alpha by a factor 1 + min(s_churn / N, sqrt(2) - 1) with fresh noise, then take Heun's step down to
     s; order 2 in law (Karras et al., 2022, algorithm 2, 2206.00364).
@@ -36,7 +39,8 @@ def edm(
     fresh noise, is exact at 1 and 1.003 to 1.007 in the paper, whose s_churn of 30 to 80 belongs to 256 steps and more.
     s_churn is 0 or more, and 0 is Heun on dx/dsigma of the scaled state; s_noise is above 0.
     """
-    _check(s_churn, s_noise, s_min, s_max)
+    if s_min > s_max:
+        raise ValueError(f"`s_min` and `s_max` must satisfy 0 <= s_min <= s_max, got {s_min} and {s_max}.")
     growth = 1 + min(s_churn / (len(levels) - 1), math.sqrt(2) - 1)
     for (t, s), up in zip(pairwise(levels), _raised(denoise.path, levels[:-1], growth, s_min, s_max), strict=True):
         if up.t > t.t:
@@ -76,12 +80,3 @@ def _corrected(x: Tensor, here: Estimate, there: Estimate, t: Level, s: Level) -
         return combined((s.sigma / t.sigma, x), (half, here.x0), (half, there.x0))
     half = s.alpha * (sigma_over_alpha(s) - sigma_over_alpha(t)) / 2
     return combined((s.alpha / t.alpha, x), (half, here.eps), (half, there.eps))
-
-
-def _check(s_churn: float, s_noise: float, s_min: float, s_max: float) -> None:
-    if not 0 <= s_churn < math.inf:
-        raise ValueError(f"`s_churn` must be 0 or more, got {s_churn}.")
-    if not 0 < s_noise < math.inf:
-        raise ValueError(f"`s_noise` must be above 0, got {s_noise}.")
-    if not 0 <= s_min <= s_max:
-        raise ValueError(f"`s_min` and `s_max` must satisfy 0 <= s_min <= s_max, got {s_min} and {s_max}.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from ebbflow.core.kernels import posterior
@@ -18,7 +19,6 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, sampler
 
 Norms = Literal["typical", "sample"]
-MOST_STEPS = 10_000
 
 
 @sampler(order=1, evaluations=lambda n, corrector_steps=1: n + (n - 1) * corrector_steps, stochastic=True)
@@ -28,8 +28,8 @@ def pc(
     levels: list[Level],
     *,
     noise: Noise,
-    corrector_steps: int = 1,
-    snr: float = 0.16,
+    corrector_steps: Annotated[int, Interval(ge=0, le=10_000)] = 1,
+    snr: Annotated[float, Interval(gt=0, lt=1)] = 0.16,
     norms: Norms = "typical",
 ) -> Iterator[Step]:
     """The ancestral kernel to s, then `corrector_steps` of x + h score + sqrt(2 h) z at s, h = 2 (snr |z| / |score|)^2
@@ -42,7 +42,6 @@ def pc(
     their places, what they are near thin data: h = 2 (snr sigma)^2 is then a number, stable for every snr below 1,
     because no density that carries noise sigma is curved more than 1 / sigma^2.
     """
-    _check(corrector_steps, snr, norms)
     for t, s in pairwise(levels):
         estimate = denoise(x, t.t)
         if s.sigma == 0:
@@ -66,14 +65,3 @@ def _langevin(x: Tensor, estimate: Estimate, s: Level, z: Tensor, snr: float, no
 
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
-
-
-def _check(corrector_steps: int, snr: float, norms: str) -> None:
-    if corrector_steps < 0:
-        raise ValueError(f"`corrector_steps` must be 0 or more, got {corrector_steps}.")
-    if corrector_steps > MOST_STEPS:
-        raise ValueError(f"`corrector_steps` must be at most {MOST_STEPS}, got {corrector_steps}.")
-    if not 0 < snr < 1:
-        raise ValueError(f"`snr` must be in (0, 1), got {snr}.")
-    if norms not in ("typical", "sample"):
-        raise ValueError(f"`norms` must be 'typical' or 'sample', got {norms!r}.")

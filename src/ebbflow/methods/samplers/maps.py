@@ -12,12 +12,13 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Path
 from ebbflow.core.shape import weighted
 from ebbflow.methods.denoise import FlowMap
-from ebbflow.methods.samplers.base import Level, Step, in_unit_interval, level_at, remix, sampler
+from ebbflow.methods.samplers.base import Level, Step, level_at, remix, sampler
+from ebbflow.values import Share
 
 
 @sampler(order=1, evaluations=lambda n: n, jumps=True)
 def flow_map(
-    denoise: FlowMap, x: Tensor, levels: list[Level], *, renoise: float = 0.0, noise: Noise | None = None
+    denoise: FlowMap, x: Tensor, levels: list[Level], *, renoise: Share = 0.0, noise: Noise | None = None
 ) -> Iterator[Step]:
     """x_s = X(x_t, t, s), one jump a step: exact for an exact map whatever the grid, of a `FlowMap` only.
 
@@ -25,7 +26,6 @@ def flow_map(
     fresh noise: 1 jumps to the data each time, as consistency models do (Song et al., 2023, algorithm 1, 2303.01469),
     values between are the gamma-sampling of Kim et al. (2023, 2310.02279). Marginals stay what they are.
     """
-    in_unit_interval("renoise", renoise)
     if renoise and noise is None:
         raise ValueError(f"sampler 'flow_map' with renoise = {renoise} draws noise: pass noise=ebbflow.Noise(seeds).")
     for t, s in pairwise(levels):

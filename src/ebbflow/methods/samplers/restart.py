@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from ebbflow.core.kernels import renoise
@@ -16,7 +18,7 @@ from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.base import Level, Step, level_at, sampler
 from ebbflow.methods.samplers.churn import heun_in_ratio, sigma_over_alpha
 
-MOST_RESTARTS = 1000
+Ratio = Annotated[float, Interval(ge=1e-9, le=1e9)]  # of sigma to alpha
 
 
 def _length(num_steps: int, share: float) -> int:
@@ -35,10 +37,10 @@ def restart(
     levels: list[Level],
     *,
     noise: Noise,
-    restarts: int = 2,
-    s_min: float = 0.06,
-    s_max: float = 0.3,
-    share: float = 0.2,
+    restarts: Annotated[int, Interval(ge=0, le=1000)] = 2,
+    s_min: Ratio = 0.06,
+    s_max: Ratio = 0.3,
+    share: Annotated[float, Interval(gt=0, le=1)] = 0.2,
 ) -> Iterator[Step]:
     """Heun's steps in sigma / alpha; at the grid's time nearest to sigma / alpha = s_min, `restarts` times: fresh noise
     up by the factor s_max / s_min, then down again in ceil(share N) Heun steps even in log-SNR.
@@ -48,7 +50,8 @@ def restart(
     way up is the forward process, so the marginals are kept. One step alone has no time to restart at. `restarts` is 0
     to 1000, 0 < s_min < s_max, `share` in (0, 1].
     """
-    _check(restarts, s_min, s_max, share)
+    if s_min >= s_max:
+        raise ValueError(f"`s_min` and `s_max` must satisfy 0 < s_min < s_max, got {s_min} and {s_max}.")
     inner = range(1, len(levels) - 1)
     where = min(inner, key=lambda i: abs(math.log(sigma_over_alpha(levels[i]) / s_min)), default=0)
     for i, (t, s) in enumerate(pairwise(levels), start=1):
@@ -69,12 +72,3 @@ def _way_down(path: Path, end: Level, factor: float, num_steps: int) -> list[Lev
     high = min(low + math.log(factor), math.log(top))
     logs = torch.linspace(high, low, num_steps + 1, dtype=torch.float64)
     return [*(level_at(path, t) for t in path.time_of(-2 * logs[:-1]).tolist()), end]
-
-
-def _check(restarts: int, s_min: float, s_max: float, share: float) -> None:
-    if not 0 <= restarts <= MOST_RESTARTS:
-        raise ValueError(f"`restarts` must be 0 to {MOST_RESTARTS}, got {restarts}.")
-    if not 0 < s_min < s_max < math.inf:
-        raise ValueError(f"`s_min` and `s_max` must satisfy 0 < s_min < s_max, got {s_min} and {s_max}.")
-    if not 0 < share <= 1:
-        raise ValueError(f"`share` must be in (0, 1], got {share}.")

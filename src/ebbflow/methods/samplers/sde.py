@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
 from torch import Tensor
 
 from ebbflow.core.kernels import posterior
@@ -42,7 +43,7 @@ def sde(
     *,
     noise: Noise,
     diffusion: Diffusion = "sigma",
-    scale: float = 1.0,
+    scale: Annotated[float, Interval(ge=0, le=1e6)] = 1.0,
 ) -> Iterator[Step]:
     """Euler-Maruyama on x_s = x + (v - g^2 score / 2)(s - t) + g sqrt(t - s) z, whose marginals are the path's for
     every g >= 0.
@@ -51,8 +52,6 @@ def sde(
     et al., 2020, eq. 6, 2011.13456; Ma et al., 2024, eq. 4, 2401.08740). `scale` is 0 or more. Where g or v is infinite
     the exact ancestral kernel takes the step.
     """
-    if not 0 <= scale < math.inf:
-        raise ValueError(f"`scale` must be 0 or more, got {scale}.")
     for t, s in pairwise(levels):
         estimate, h = denoise(x, t.t), t.t - s.t
         squared = scale * diffusion_squared(t, diffusion) if scale > 0 else 0.0

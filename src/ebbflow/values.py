@@ -1,7 +1,8 @@
-"""How a value is read: the text forms that flags and files share, types, and ranges."""
+"""How a value is read, wherever it comes from: the text forms that flags and files share, types, and ranges."""
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import os
@@ -10,14 +11,30 @@ import reprlib
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from annotated_types import Gt, Interval
+
+from ebbflow.errors import ConfigError
+
+T = TypeVar("T")
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Below1 = Annotated[float, Interval(ge=0, lt=1)]
+Width = Annotated[int, Interval(ge=1, le=1 << 16)]  # channels and the like
+Depth = Annotated[int, Interval(ge=1, le=1024)]  # of nets
+Repeats = Annotated[int, Interval(ge=1, le=1_000_000)]
 LIMIT = 1_000_000  # entries of a list written as ranges
 
 
 class Wrong(Exception):
     """What is wrong with a value, without the name of what was to have it: "must be above 0, got -1."."""
+
+
+class Endless:
+    """A marker: the number may be infinite, or none at all."""
 
 
 def read_value(text: str) -> Any:
@@ -58,8 +75,8 @@ def convert(kind: Any, value: Any, *, text: bool = False) -> Any:
     """`value` as a `kind`.
 
     Args:
-        kind: a type as fields of requests have it: bool, int, float, str, Path, Literal, Any, tuples, dicts and unions
-            of these, with bounds of `annotated_types`.
+        kind: a type as fields have it: bool, int, float, str, Path, Literal, Any, dataclasses, tuples, tables and
+            unions of these, with bounds of `annotated_types`; a number is finite unless it is marked `Endless`.
         value: what was given; a tuple, a pair or a vector may be text everywhere.
         text: everything is text, as on a command line.
 
@@ -68,7 +85,8 @@ def convert(kind: Any, value: Any, *, text: bool = False) -> Any:
     """
     if get_origin(kind) is Annotated:
         inner, *bounds = get_args(kind)
-        return bounded(convert(inner, value, text=text), bounds)
+        endless = inner is float and Endless in bounds
+        return bounded(_number(value, text) if endless else convert(inner, value, text=text), bounds)
     if len(members(kind)) > 1:
         return _of_union(members(kind), value, text)
     origin = get_origin(kind)
@@ -76,15 +94,102 @@ def convert(kind: Any, value: Any, *, text: bool = False) -> Any:
         return _choice(get_args(kind), value, text)
     if origin is tuple:
         return _tuple(get_args(kind), value, text)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return _dict(get_args(kind)[1], value)
+    if is_dataclass(kind) and isinstance(kind, type) and not isinstance(value, kind):
+        return record(kind, value)
     if kind in PLAIN:
         return PLAIN[kind](value, text)
     if kind is Any:
         return read_value(value) if text else value
-    if not isinstance(value, kind):
-        raise Wrong(f"must be a {kind.__name__}, got {reprlib.repr(value)}.")
+    try:
+        fits = isinstance(value, origin or kind)
+    except TypeError:  # a type that cannot be asked, of a plugin
+        fits = True
+    if not fits:
+        raise Wrong(f"must be a {getattr(kind, '__name__', kind)}, got {reprlib.repr(value)}.")
     return value
+
+
+def record(cls: type[T], given: Any) -> T:
+    """The dataclass that a table describes; of what is left out, the defaults.
+
+    Raises:
+        Wrong: no table, an unknown or missing name, or a value of another type or out of range.
+        ValueError: what the class itself finds.
+    """
+    if not isinstance(given, Mapping):
+        raise Wrong(f"must be a table of {cls.__name__}, got {reprlib.repr(given)}.")
+    known: dict[Any, Any] = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for name, f in known.items():
+        if name not in given and f.default is MISSING and f.default_factory is MISSING:
+            raise Wrong(f"has no `{name}`.")
+    for name in given:
+        if name not in known:
+            raise Wrong(f"has a `{name}`, which is unknown.")
+    read = {}
+    for name, value in given.items():
+        try:
+            read[name] = of_field(cls, name, value)
+        except Wrong as wrong:
+            raise Wrong(f"has a `{name}` that {wrong}") from None
+    return cls(**read)
+
+
+def of_field(owner: Any, name: str, value: Any, default: Any = MISSING) -> Any:
+    """A value of a field of a dataclass, or of a parameter of a function, whose annotation says type and range. Its own
+    default is one, and so is an empty list.
+
+    Raises:
+        Wrong: it is none.
+    """
+    if default is MISSING and is_dataclass(owner):
+        default = next(f.default for f in fields(owner) if f.name == name)
+    if value is default or (type(value) is type(default) and value == default):
+        return value
+    hint = hints_of(owner).get(name, Any if default in (None, MISSING) else type(default))
+    return () if isinstance(value, (list, tuple)) and not value and _is_list(hint) else convert(hint, value)
+
+
+def check_fields(entry: Any, *names: str) -> None:
+    """Refuse values of a dataclass that its fields' annotations do not take, as `Annotated[float, Gt(0)]`; for its
+    `__post_init__`; of those named, or of all. A whole number where one with a fraction is wanted becomes one.
+
+    Raises:
+        ConfigError: of another type, out of range, or not finite.
+    """
+    for name in names or [f.name for f in fields(entry) if f.init]:
+        object.__setattr__(entry, name, checked_value(type(entry), name, getattr(entry, name)))
+
+
+def checked_value(owner: Any, name: str, value: Any, where: str = "", default: Any = MISSING) -> Any:
+    """`value` for a field of the class, or a parameter of the function, that declares its type and range.
+
+    Args:
+        owner: the class or function.
+        where: what it is, for errors: "weighting 'p2'".
+        default: of the parameter.
+
+    Raises:
+        ConfigError: of another type, out of range, or not finite.
+    """
+    try:
+        return of_field(owner, name, value, default)
+    except Wrong as wrong:
+        raise ConfigError(f"`{name}`{where and f' of {where}'} {wrong}") from None
+
+
+@functools.cache
+def hints_of(owner: Any) -> dict[str, Any]:
+    """The annotations of a class or a function by name; none of a plugin's that only a type checker can read."""
+    try:
+        return get_type_hints(owner, include_extras=True)
+    except Exception:
+        return {}
+
+
+def _is_list(hint: Any) -> bool:
+    return any(get_origin(_bare(kind)) is tuple for kind in members(_bare(hint)))
 
 
 def bounded(value: Any, bounds: Iterable[Any]) -> Any:
@@ -135,7 +240,7 @@ def _int(value: Any, text: bool) -> int:
     if isinstance(value, (bool, str)):
         raise Wrong(f"must be a whole number, got {reprlib.repr(value)}.")
     try:
-        number = operator.index(value)
+        number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
     except TypeError:
         raise Wrong(f"must be a whole number, got {reprlib.repr(value)}.") from None
     if abs(number) >= 2**63:
@@ -143,20 +248,24 @@ def _int(value: Any, text: bool) -> int:
     return number
 
 
-def _float(value: Any, text: bool) -> float:
+def _number(value: Any, text: bool) -> float:
     try:
         if isinstance(value, bool) or (isinstance(value, str) and not text):
             raise ValueError
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         raise Wrong(f"must be a number, got {reprlib.repr(value)}.") from None
+
+
+def _float(value: Any, text: bool) -> float:
+    number = _number(value, text)
     if not math.isfinite(number):
         raise Wrong(f"must be finite, got {value}.")
     return number
 
 
 def _bool(value: Any, text: bool) -> bool:
-    known = {"true": True, "false": False}.get(str(value).lower()) if text else value
+    known = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(known, bool):
         raise Wrong(f"must be true or false, got {reprlib.repr(value)}.")
     return known
