@@ -18,10 +18,10 @@ import ebbflow as ef
 from ebbflow.config import merge, parse, preset_folder, read_settings, read_toml
 from ebbflow.core.noise import Noise
 from ebbflow.progress import finish
-from ebbflow.values import read_value
 from ebbflow.runs import Trainer, load_splits, task_of
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.studies.claims.quality import bend
+from ebbflow.values import read_value
 
 STEPS = (1, 2, 4)
 PAIRED = 50  # batches whose pairs are measured
