@@ -299,10 +299,18 @@ def test_a_damaged_config_of_a_run(text: str, tmp_path: Path, capsys: pytest.Cap
     assert "config.json does not describe a run" in capsys.readouterr().err
 
 
-def test_a_run_is_no_model_of_diffusers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_of_a_run_opens_behind_hf_too(run: Path, tmp_path: Path) -> None:
+    asked = ["--num", "1", "--steps", "2", "--output"]
+    for name, ckpt in (("a.npz", f"hf:{run}"), ("b.npz", str(run))):
+        assert run_app(["sample", "--ckpt", ckpt, *asked, str(tmp_path / name)]) == 0
+    assert np.array_equal(*(np.load(tmp_path / name)["arr_0"] for name in ("a.npz", "b.npz")))
+
+
+def test_what_is_no_run_is_no_model_of_diffusers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers")
-    assert run_app(["sample", "--ckpt", f"hf:{run}", "--output", str(tmp_path / "a.png")]) == 2
-    assert "opened by its folder alone, without hf:" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert run_app(["sample", "--ckpt", f"hf:{tmp_path}", "--output", str(tmp_path / "a.png")]) == 2
+    assert "its config.json names no class" in capsys.readouterr().err
 
 
 def test_a_foreign_file_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

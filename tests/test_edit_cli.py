@@ -91,9 +91,9 @@ def test_an_edit_says_where_it_started_and_shows_the_input_first(
     assert said["start"] == pytest.approx(0.6)
     picture = Image.open(out)
     assert "ebbflow" in picture.text  # type: ignore[attr-defined]
-    tile = np.asarray(Image.open(digit).resize((56, 56), Image.Resampling.NEAREST))
+    tile = np.asarray(Image.open(digit).resize((128, 128), Image.Resampling.NEAREST))  # two rows of at least 256 pixels
     shown = np.asarray(picture)
-    windows = np.lib.stride_tricks.sliding_window_view(shown[:, :120], (56, 56))
+    windows = np.lib.stride_tricks.sliding_window_view(shown[:, :180], (128, 128))
     assert int((windows == tile).all(axis=(2, 3)).sum()) == 2  # once a row
 
 

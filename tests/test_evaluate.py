@@ -27,6 +27,7 @@ from ebbflow.metrics.scores import METRICS
 from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
 from ebbflow.runs import Model
+from ebbflow.runs import sample as sample_module
 from ebbflow.studies import evaluate as evaluate_module
 from ebbflow.studies.evaluate import dealt, evaluate, labels_of, weights_hash
 
@@ -329,13 +330,13 @@ def test_control_c_says_that_the_same_command_goes_on(
 
 
 def test_samples_that_are_not_finite_are_refused(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = evaluate_module.generate
+    genuine = sample_module.walk
 
     def broken(*args: Any, **more: Any) -> Iterator[Any]:
-        for samples in genuine(*args, **more):
-            yield replace(samples, state=samples.state * float("nan"))
+        for step in genuine(*args, **more):
+            yield replace(step, x=step.x * float("nan"))
 
-    monkeypatch.setattr(evaluate_module, "generate", broken)
+    monkeypatch.setattr(sample_module, "walk", broken)
     model, request = Model.from_run(run_folder), EvaluateRequest(num=40, seed=300, steps=1)
     with pytest.raises(FloatingPointError, match="seeds 300 to 339 are not finite"):
         finish(evaluate(model, request))

@@ -14,9 +14,11 @@ from PIL import Image
 
 from ebbflow.cli.app import run_app
 from ebbflow.runs.folder import read_metrics
-from ebbflow.show import canvas
+from ebbflow.show import canvas, fonts
 from ebbflow.show.page import anchor, render, text
+from ebbflow.show.plots import scatter
 from ebbflow.show.run_plots import Curve, curve, draw_runs, gap, levels_of, summary
+from ebbflow.show.style import BEHIND, COLOURS
 
 TINY = [
     "--set", "net.channels=[8,16]", "--set", "net.num_heads=2", "--set", "train.sample_every=0", "--set", "train.held_out_every=4",
@@ -97,7 +99,7 @@ def test_a_figure_of_several_runs(run: Path, tmp_path: Path, capsys: pytest.Capt
 def test_each_run_leaves_its_ink(run: Path) -> None:
     rows = read_metrics(run)
     one, two = (np.asarray(draw_runs(runs)) for runs in ({"a": rows}, {"a": rows, "b": ROWS}))
-    orange = np.array([255, 127, 14])
+    orange = np.array([int(COLOURS[1][k : k + 2], 16) for k in (1, 3, 5)])
     assert not (one == orange).all(axis=-1).any() and (two == orange).all(axis=-1).any()
     assert summary("a", rows)["step"] == 10
 
@@ -167,3 +169,49 @@ def test_letters_beyond_ascii_are_drawn_and_no_boxes() -> None:
     tile = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     drawn = {name: canvas.grid(tile, columns=1, row_names=[name]).tobytes() for name in ("ü", "ж", "λ", "ő")}
     assert len(set(drawn.values())) == 4
+
+
+def without_fonts_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "_files", lambda: DEJAVU)
+    fonts._file_for.cache_clear()
+
+
+DEJAVU = fonts._files()[:1]
+
+
+def test_names_that_no_font_can_write_are_numbers_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_fonts_of_the_system(monkeypatch)
+    with pytest.warns(UserWarning, match=r"\[2\] is 狗, \[4\] is 猫 und Bär. Install one"):
+        assert fonts.writable(["cat", "狗", "Bär", "猫 und Bär", ""]) == ["cat", "[2]", "Bär", "[4]", ""]
+    monkeypatch.undo()
+    fonts._file_for.cache_clear()
+
+
+def test_a_font_is_chosen_by_the_letters_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fonts that have one letter each, the one that has the text's; accents that none has are left out."""
+    known = {"a.ttf": "ж", "b.ttf": "狗"}
+    monkeypatch.setattr(fonts, "_files", lambda: tuple(known))
+    monkeypatch.setattr(fonts, "_letters_of", lambda file: frozenset(map(ord, known[file])))
+    fonts._file_for.cache_clear()
+    assert (fonts._file_for(frozenset("狗 狗")), fonts._file_for(frozenset("ж狗"))) == ("b.ttf", None)
+    assert fonts.writable(["Bär"]) == ["Bar"]
+    monkeypatch.undo()
+    fonts._file_for.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "side"), [(1, 1, 8), (1, 1, 28), (1, 1, 256), (1, 8, 8), (10, 8, 8), (2, 2, 64)]
+)
+def test_a_small_sheet_is_enlarged_until_it_can_be_seen(rows: int, columns: int, side: int) -> None:
+    sheet = canvas.grid(torch.zeros(rows * columns, 1, side, side, dtype=torch.uint8), columns=columns)
+    assert sheet.height >= 256 or sheet.width >= 900
+    assert sheet.width <= max(columns * 56 * 1.5, 1100), "no wider than a screen"
+
+
+def test_samples_lie_over_the_data_and_many_become_a_density() -> None:
+    points = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0))
+    few, many = scatter(points[:100]), scatter(points)
+    both, coloured = scatter(points[:100], behind=points), scatter(points[:100], [0, 1] * 50, ["a", "b"])
+    assert len({picture.tobytes() for picture in (few, many, both, coloured)}) == 4
+    greys = (np.asarray(both) == [int(BEHIND[k : k + 2], 16) for k in (1, 3, 5)]).all(-1)
+    assert greys.sum() > 1000 and not (np.asarray(few) == np.asarray(both)[greys][0]).all(-1).any()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -18,21 +21,32 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 from starlette.testclient import TestClient
 
+import ebbflow
+from ebbflow.config import RunConfig
+from ebbflow.config.sections import KINDS
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import PATHS
 from ebbflow.errors import ConfigError
+from ebbflow.methods.editing import FIXED_POINT
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import walk
+from ebbflow.metrics.frontier import Cell
+from ebbflow.requests.base import from_keywords
+from ebbflow.requests.sampling import EditRequest
 from ebbflow.requests.serving import Limits, NewRunRequest
+from ebbflow.runs.edit import Inverter, edit_plan
 from ebbflow.runs.folder import metrics
 from ebbflow.runs.model import Model
+from ebbflow.studies.compare import append_cell
 from ebbflow.studio import gallery, lessons
 from ebbflow.studio.application import application, desk_of
 from ebbflow.studio.lessons import Lesson
 from ebbflow.studio.meter import Meter
 from ebbflow.studio.page import FREE, STATIC, Page
+from ebbflow.studio.pixels import base64_of
 from ebbflow.studio.shelf import Shelf
-from ebbflow.studio.trainings import Trainings
+from ebbflow.studio.trainings import PLACES, Trainings
+from ebbflow.studio.worker import as_images
 
 RUN = Path(__file__).parent / "data" / "format1" / "model"  # 8x8 digits by class
 FEW = {
@@ -56,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 def client(folder: Path) -> Iterator[TestClient]:
     meter = Meter()
     desk = desk_of(Shelf({}, meter=meter), Limits(most=40, most_steps=60), meter, lambda line: None)
-    page = Page(desk=desk, folder=folder, trainings=Trainings(folder))
+    page = Page(desk=desk, folder=folder, trainings=Trainings(folder, folder.parent / "data"))
     app = application(desk, free=FREE, add=page.add_to)
     with TestClient(app, base_url="http://localhost:8000") as made:
         yield made
@@ -171,7 +185,20 @@ def wait_for(client: TestClient, name: str, state: str, above: int = 0) -> int:
         ({"name": "a", "lr": -1}, "`lr` must be above 0"),
         ({"name": "a", "settings": {"train.clip": "much"}}, "train.clip"),
         ({"name": "a", "settings": {"train.clp": 1}}, "clip"),
-        ({"name": "a", "data": "/etc"}, "unknown data set"),
+        ({"name": "a", "data": "dgits"}, "unknown data set"),
+        ({"name": "a", "data": "/etc"}, "outside of"),
+        ({"name": "a", "data": "../elsewhere"}, "outside of"),
+        ({"name": "a", "settings": {"data.dir": "/etc"}}, "outside of"),
+        ({"name": "a", "settings": {"init.run": "~/runs/mine"}}, "outside of"),
+        ({"name": "a", "settings": {"latent.autoencoder": "hf:somebody/vae"}}, "outside of"),
+        (
+            {
+                "name": "a",
+                "preset": "digits_text",
+                "settings": {"conditioning.kind": "pretrained_text", "conditioning.model": "/etc"},
+            },
+            "outside of",
+        ),
         ({"preset": "digits"}, "`name` is missing"),
     ],
 )
@@ -181,6 +208,52 @@ def test_a_training_that_cannot_be_is_refused_at_once(
     answer = client.post("/studio/train", json=body)
     assert answer.status_code == 400 and says in answer.json()["error"]["message"], answer.text
     assert not (folder / "a").exists()
+
+
+def test_a_training_finds_data_below_the_root_and_through_no_link_out_of_it(client: TestClient, folder: Path) -> None:
+    (folder.parent / "data").mkdir()
+    os.symlink(folder.parent / "elsewhere", folder.parent / "data" / "link")
+    trainings = Trainings(folder, folder.parent / "data")
+    for outside in ("link", "../elsewhere"):
+        with pytest.raises(ConfigError, match="outside of"):
+            trainings.start(NewRunRequest(name="a", data=str(folder.parent / "data" / outside)))
+    (folder.parent / "data" / "mine").mkdir()
+    own = str(folder.parent / "data" / "mine")
+    assert own in client.post("/studio/train", json={**FEW, "name": "own", "data": own}).json()["command"]
+
+
+def test_every_setting_that_names_a_file_is_looked_at() -> None:
+    """Texts of a configuration are names of registries, or stand in the list of places."""
+    registered = {"engine.device", "sample.sampler", "ema.state", "data.name"}
+    kinds = {name: known.values() for name, (known, _) in KINDS.items()}
+    found = set()
+    for section in fields(RunConfig):
+        for cls in kinds.get(section.name, [type(section.default)]):
+            hints = get_type_hints(cls)
+            found |= {f"{section.name}.{name}" for name, hint in hints.items() if hint in (str, str | None)}
+    assert found - registered <= set(PLACES), found
+    assert set(PLACES) - {"data.name"} <= found
+
+
+def test_a_run_is_distilled_from_its_card(client: TestClient, folder: Path) -> None:
+    (folder / "digits" / "config.json").write_text(json.dumps(tiny(folder / "digits")))
+    body = {"name": "quick", "run": "digits", "max_steps": 2, "batch_size": 8, "settings": {"train.sample_every": 0}}
+    answer = client.post("/studio/distill", json={**body, "guidance": 2})
+    assert answer.status_code == 200, answer.text
+    words = shlex.split(answer.json()["command"])
+    assert words[:2] == ["ebbflow", "distill"] and str(folder / "digits") in words and "--guidance" in words
+    wait_for(client, "quick", "finished")
+    model = client.get("/studio/model", params={"name": "quick"}).json()
+    assert model["defaults"]["sampler"] == "flow_map" and not model["guidable"]
+    assert client.post("/studio/distill", json={**body, "run": "../elsewhere"}).status_code == 404
+    assert "is taken" in client.post("/studio/distill", json=body).json()["error"]["message"]
+
+
+def tiny(run: Path) -> dict[str, Any]:
+    """The configuration of a run, with nothing measured on the way."""
+    known = json.loads((run / "config.json").read_text())
+    known["config"]["train"] |= {"held_out_size": 8, "held_out_every": 0}
+    return known  # type: ignore[no-any-return]
 
 
 def test_what_a_failed_training_said_last_is_shown(folder: Path) -> None:
@@ -242,6 +315,81 @@ def test_a_picture_is_varied_filled_in_and_compared_with_the_data(client: TestCl
     assert answer[-1][0] == "done", answer
     found = client.post("/studio/nearest", data={"request": '{"model": "digits"}'}, files=image).json()["nearest"]
     assert [one["distance"] for one in found] == sorted(one["distance"] for one in found) and len(found) == 6
+
+
+def test_a_picture_goes_to_its_noise_and_back_and_to_another(client: TestClient, tmp_path: Path) -> None:
+    from test_server import pixels
+
+    model = Model.from_run(RUN)
+    made = model.sample(labels=("3", "8"), num=2, steps=4)
+    pictures = [base64.b64decode(base64_of(one)) for one in made.images]
+    files = {"image": ("a.png", pictures[0], "image/png")}
+    request = {"model": "digits", "labels": ["3"], "steps": 12, "previews": 40, "sampler": "heun"}
+    there = events(client.post("/studio/through", data={"request": json.dumps(request)}, files=files).text)
+    begin, *glimpses, done = there
+    assert len(glimpses) == begin[1]["num_steps"] - 1 and done[1]["psnr"] > 25
+    assert (pixels(done[1]["shown"][0]).int() - made.images[0, 0].int()).abs().float().mean() < 12
+    plan = edit_plan(model, from_keywords(EditRequest, labels=("3",), num=1, steps=12, guidance=1.0), as_one=True)
+    noise = Inverter(model=model, plan=plan).noise_of(model.image(made.images[0]))
+    halfway = pixels(glimpses[FIXED_POINT + 12 - 2][1]["shown"][0])
+    assert (halfway.int() - as_images(noise)[0, 0].int()).abs().max() <= 1
+    both = {**files, "other": ("b.png", pictures[1], "image/png")}
+    request = {"model": "digits", "num": 5, "steps": 6}
+    between = events(client.post("/studio/through", data={"request": json.dumps(request)}, files=both).text)
+    assert len(between[-1][1]["shown"]) == 5 and "--interpolate-with other.png" in between[0][1]["command"]
+    want = model.interpolate(made.images[0], made.images[1], num=5, steps=6).images
+    for one, image in zip(between[-1][1]["shown"], want, strict=True):
+        assert (pixels(one).int() - image[0].int()).abs().max() <= 1
+    namespace = {"ebbflow": ebbflow, "image": None}
+    for name, content in zip(("image.png", "other.png"), pictures, strict=True):
+        (tmp_path / name).write_bytes(content)
+    python = between[0][1]["python"].replace(
+        "'image.png', 'other.png'", f"{str(tmp_path / 'image.png')!r}, {str(tmp_path / 'other.png')!r}"
+    )
+    assert torch.equal(eval(python, namespace).images, want)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"sampler": "ddpm"}, "cannot be walked backwards"),
+        ({"steps": 1}, "2 `steps` or more"),
+        ({"steps": 61}, "at most 60"),
+        ({"labels": ["3", "4"]}, "one condition"),
+    ],
+)
+def test_a_way_to_noise_that_cannot_be_is_refused(client: TestClient, body: dict[str, Any], says: str) -> None:
+    from test_server import png
+
+    request = {"request": json.dumps({"model": "digits", **body})}
+    answer = client.post("/studio/through", data=request, files={"image": ("a.png", png(), "image/png")})
+    assert answer.status_code == 400 and says in answer.json()["error"]["message"], answer.text
+
+
+def test_a_run_of_vectors_is_asked_by_numbers(client: TestClient, folder: Path) -> None:
+    settings = {**FEW["settings"], "conditioning.kind": "vector"}
+    client.post("/studio/train", json={**FEW, "name": "vectors", "settings": settings})
+    wait_for(client, "vectors", "finished")
+    model = client.get("/studio/model", params={"name": "vectors"}).json()
+    assert model["asked_by"] == "vector" and model["numbers"] == 10
+    vectors = [[0.5, 0.5] + 8 * [0]]
+    body = {"model": "vectors", "vectors": vectors, "num": 2, "steps": 2}
+    answer = events(client.post("/studio/sample", json=body).text)
+    assert len(answer[-1][1]["shown"]) == 2 and "--vector 0.5,0.5,0" in answer[0][1]["command"]
+
+
+def test_what_comparisons_measured_stands_beside_the_strips(client: TestClient, folder: Path) -> None:
+    cell = Cell(
+        key="k", run="digits", sampler="heun", grid="uniform", steps=4, guidance=2.0, evaluations=14.0, seconds=2.0,
+        num=100, values={"frechet": 12.5}, errors={"frechet": 0.5},
+    )  # fmt: skip
+    for one in (cell, replace(cell, key="other", run="else"), replace(cell, key="bad", values={}, failed="no")):
+        append_cell(folder / "compare.cells.jsonl", one)
+    (found,) = client.get("/studio/measured", params={"name": "digits"}).json()["cells"]
+    assert (found["milliseconds"], found["frechet"], found["error"], found["report"]) == (20.0, 12.5, 0.5, None)
+    (folder / "compare.html").write_text("<p>it</p>", encoding="utf-8")
+    assert client.get("/studio/measured", params={"name": "digits"}).json()["cells"][0]["report"] == "compare.html"
+    assert client.get("/studio/measured", params={"name": "../digits"}).status_code == 404
 
 
 def test_choices_are_the_registries(client: TestClient) -> None:

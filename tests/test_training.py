@@ -270,7 +270,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named(digits: Splits, tmp_path: Path
     run_to_the_end(tiny(num_steps=4), digits, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints" / "step_000004"
     (folder / "ema.safetensors").write_bytes(b"no tensors here")
-    with pytest.raises(CheckpointError, match=r"ema\.safetensors cannot be read"):
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors is damaged"):
         open_run(tmp_path / "run").denoiser()
     other = build_denoiser(parse(merge(TINY, {"net": {"channels": [8, 8]}})), open_run(tmp_path / "run").facts)
     with pytest.raises(CheckpointError, match=r"this net wants|not part of this net|missing"):

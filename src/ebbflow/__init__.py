@@ -80,6 +80,8 @@ _PUBLIC = {
     "evaluate_images": "api",
     "compare": "api",
     "load_diffusers": "interop",
+    "export": "api",
+    "push": "api",
 }
 _MODULES = {"oracles": "methods.oracles"}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ebbflow import hub
 from ebbflow.errors import ConfigError
 from ebbflow.files import write_text
 from ebbflow.methods.denoise import Denoiser
@@ -16,23 +18,24 @@ from ebbflow.progress import finish
 from ebbflow.requests.base import takes
 from ebbflow.requests.sampling import EditCall, Opening, RestoreCall, SampleCall, Weights
 from ebbflow.requests.studies import CompareRequest, EvaluateImagesRequest, EvaluateRequest
+from ebbflow.requests.tools import ExportRequest, PushRequest
 from ebbflow.runs.model import ImageLike, Model, edit_with, restored, sample_model
 from ebbflow.runs.restore import restore_plan
 from ebbflow.runs.results import SampleSet
 
 if TYPE_CHECKING:
+    from ebbflow.interop.push import Sent
     from ebbflow.studies.report import Report
-
-HF = "hf:"
 
 
 def open(
     path: str | Path | Model, *, weights: Weights = "ema", device: str = "auto", dtype: torch.dtype = torch.float32
 ) -> Model:
-    """The trained model in a run's folder, one of its checkpoints, or behind "hf:" and a diffusers folder or name.
+    """The trained model in a run's folder, one of its checkpoints, an export of it, or behind "hf:".
 
     Args:
-        path: as above; an open model is returned as it is.
+        path: as above; an open model is returned as it is. "hf:NAME" or "hf:NAME@REVISION" is a repository of the
+            Hugging Face hub, of a run that `push` put there or of a model of diffusers; or a folder of either.
         weights: averaged or raw, of a run.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         dtype: of the net; the state between steps stays float32.
@@ -43,11 +46,14 @@ def open(
     """
     if isinstance(path, Model):
         return path
-    if str(path).startswith(HF):
-        from ebbflow.interop.diffusers import load_diffusers
+    if not str(path).startswith(hub.HF):
+        return Model.from_run(path, weights=weights, device=device, dtype=dtype)
+    name, revision = hub.split_name(str(path))
+    if (folder := hub.run_behind(str(path))) is not None:
+        return replace(Model.from_run(folder, weights=weights, device=device, dtype=dtype), name=Path(name).name)
+    from ebbflow.interop.diffusers import load_diffusers
 
-        return load_diffusers(str(path).removeprefix(HF), device=device, dtype=dtype)
-    return Model.from_run(path, weights=weights, device=device, dtype=dtype)
+    return load_diffusers(name, revision=revision, device=device, dtype=dtype)
 
 
 def load(path: str | Path, *, weights: Weights = "ema", device: str = "auto") -> Denoiser:
@@ -137,6 +143,33 @@ def compare(models: str | Path | Model | Sequence[str | Path | Model], request: 
     report = finish(work_of(opened, request, request.output.with_suffix(".cells.jsonl")))
     write_text(request.output, page(report))
     return report
+
+
+@takes(ExportRequest)
+def export(model: str | Path | Model, request: ExportRequest) -> Path:
+    """Write a run in a form that other programs open, with a card; returns the folder.
+
+    Raises:
+        ConfigError: a model that is no run, a form that is not known, a folder that is not empty.
+        ImportError: a package that the form needs is missing.
+    """
+    from ebbflow.interop.export import export as work_of
+
+    return work_of(open(model, device="cpu"), request)
+
+
+@takes(PushRequest)
+def push(model: str | Path | Model, repo: str, request: PushRequest) -> Sent:
+    """Export a run and commit it to a repository of the Hugging Face hub, from where `open("hf:" + repo)` gives it
+    back; returns the files with their bytes, the page and the revision.
+
+    Raises:
+        ConfigError: as `export`, or the hub refuses or does not answer.
+        ImportError: huggingface-hub is missing.
+    """
+    from ebbflow.interop.push import push as work_of
+
+    return work_of(open(model, device="cpu"), request)
 
 
 def _opened(model: str | Path | Model, request: Opening) -> Model:

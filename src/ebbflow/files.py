@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import platform
 import re
 import shutil
+import stat
 import sys
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,37 +23,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOCK = ".lock"
+DAY = 86_400.0  # seconds
+HOST = re.sub(r"[^\w.-]", "", platform.node())[:60]
+PARTIAL = re.compile(r"\.(\d+)-[0-9a-f]{8}(?:@([\w.-]*))?\.part\b")  # process and machine of its writer
+_LIVING: set[str] = set()  # partials that this process is writing
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when all went well, and is gone when not.
 
-    Its name belongs to this writer alone, and it is on the disk before it takes the place of `path`: two writers leave
-    one whole file, a power cut the old one or the new one.
+    It lies in a folder that belongs to this writer alone, and it is on the disk before it takes the place of `path`:
+    two writers leave one whole file, a power cut the old one or the new one. A file that is replaced keeps its rights,
+    a new one has those of the umask. A link is followed: what it points to is replaced.
+
+    Raises:
+        OSError: what is there is no file, or the place cannot be written; it names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
-    try:
+    place = path.resolve() if path.is_symlink() else path
+    require_file(place)
+    with _called(path), _scratch(place) as scratch:
+        partial = scratch / place.name
         yield partial
+        partial.chmod(stat.S_IMODE(place.stat().st_mode) if place.exists() else scratch.stat().st_mode & 0o666)
         sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
-    except OSError as error:
-        if str(error.filename) == str(partial):
-            error.filename = str(path)  # what was asked for
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+        os.replace(partial, place)
+        sync(place.parent)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes `path`, in the place of what was there, when all went well; see `whole_file`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
-    partial.mkdir()
-    try:
+    with _scratch(path) as partial:
         yield partial
         for file in partial.iterdir():
             sync(file)
@@ -57,8 +63,79 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         partial.rename(path)
         sync(path.parent)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder beside `path` of a name that tells its writer, gone afterwards; see `sweep`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}@{HOST}.part")
+    _LIVING.add(scratch.name)
+    try:
+        scratch.mkdir()
+        yield scratch
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        _LIVING.discard(scratch.name)
+
+
+@contextmanager
+def _called(path: Path) -> Iterator[None]:
+    """Errors about a partial name `path`, which was asked for."""
+    try:
+        yield
+    except OSError as error:
+        if PARTIAL.search(str(error.filename)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def require_file(path: Path) -> None:
+    """Raise an OSError where something that is no file, such as a folder or a device, has the place of `path`."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and a file was to be written there", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is no file, and would be replaced by one", str(path))
+
+
+def require_place(path: Path) -> None:
+    """Find out whether `path` can be made before there is work to lose; what dead writers left beside it goes.
+
+    Raises:
+        OSError: it cannot; names `path`.
+    """
+    place = path.resolve()
+    home = next(folder for folder in place.parents if folder.exists())
+    with _called(path):
+        if not home.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{home} is a file, and no folder", str(path))
+        with _scratch(home / place.name):
+            pass
+    if home == place.parent:
+        sweep(home.glob(".*.part"))
+
+
+def sweep(partials: Iterable[Path]) -> None:
+    """Remove what writers that are dead left unfinished among `partials`; of another machine, what is a day old."""
+    for partial in partials:
+        found = PARTIAL.search(partial.name)
+        with suppress(OSError):
+            if found is not None and not _lives(partial, int(found[1]), found[2]):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _lives(partial: Path, process: int, host: str | None) -> bool:
+    if process == os.getpid() and host in (None, HOST):
+        return partial.name in _LIVING
+    if host not in (None, HOST) or sys.platform == "win32":  # where signal 0 would end the process
+        return time.time() - partial.stat().st_mtime < DAY
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sync(path: Path) -> None:
@@ -69,6 +146,12 @@ def sync(path: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,8 +169,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder`, which is made where it is missing, against every other process that asks for it so.
+def locked(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Hold `folder`, which is made where it is missing, against every other process that asks for it so; gives a
+    question whether it still is that folder, which somebody may remove or replace.
 
     The lock goes with the process, however it ends; the file that it lies on stays.
 
@@ -106,7 +190,15 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
         file.flush()
-        yield
+        yield lambda: _is_at(file.fileno(), folder / LOCK)
+
+
+def _is_at(number: int, path: Path) -> bool:
+    """Whether an open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(number), path.stat())
+    except OSError:
+        return False
 
 
 def _lock(number: int) -> bool:

@@ -1,15 +1,25 @@
-"""The hub of models: whether it can be reached, so that a name is not asked for in vain for half a minute."""
+"""The hub of models: whether it can be reached, so that a name is not asked for in vain for half a minute; runs that
+lie there, and how they get there."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from ebbflow.errors import ConfigError, missing
+
 SECONDS = 3.0  # that a look may take
+HF = "hf:"
+WANTED = ("*.json", "*.safetensors", "README.md")  # of a run; nothing that would have to be unpickled or run
 
 
 def must_be_local(source: str | Path) -> bool:
@@ -38,3 +48,87 @@ def unreachable(source: str | Path) -> str:
     if Path(source).expanduser().is_dir() or not must_be_local(source):
         return ""
     return "the hub cannot be reached, and this machine holds no copy of it. Give a folder, or connect and try again."
+
+
+def split_name(source: str) -> tuple[str, str | None]:
+    """The name, or folder, and the revision of "hf:NAME@REVISION", with "hf:" or without."""
+    name, at, revision = source.removeprefix(HF).rpartition("@")
+    if not at or Path(source.removeprefix(HF)).expanduser().is_dir():
+        return source.removeprefix(HF), None
+    return name, revision
+
+
+def check_name(repo: str) -> None:
+    """Raise a ConfigError unless `repo` is USER/NAME."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ConfigError(f"a repository of the hub is called USER/NAME, got {repo!r}.")
+
+
+def run_behind(source: str) -> Path | None:
+    """The folder of the run that ebbflow exported to "hf:NAME@REVISION", downloaded where it is not here yet, or the
+    local folder that the name is; None where there is no run of ebbflow.
+
+    Raises:
+        ConfigError: the hub refuses.
+        ImportError: huggingface-hub is missing.
+    """
+    name, revision = split_name(source)
+    folder = Path(name).expanduser()
+    if folder.is_dir() and name not in ("", "."):
+        return folder if (folder / "checkpoints").is_dir() or _is_ours(folder / "config.json") else None
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return None
+    found: dict[str, Any] = {"revision": revision, "local_files_only": must_be_local(name)}
+    hub = _library()
+    with _explained(name):
+        try:
+            if not _is_ours(Path(hub.hf_hub_download(name, "config.json", **found))):
+                return None
+        except hub.errors.EntryNotFoundError:  # also where it is not among what was downloaded
+            return None
+        return Path(hub.snapshot_download(name, allow_patterns=list(WANTED), **found))
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "exported" in found
+
+
+def send(folder: Path, repo: str, *, private: bool, message: str, revision: str | None) -> tuple[str, str]:
+    """Commit a folder to a repository, which is made where it is missing; the address of its page and the revision.
+
+    Raises:
+        ConfigError: the hub refuses or does not answer.
+        ImportError: huggingface-hub is missing.
+    """
+    hub = _library()
+    with _explained(repo):
+        api = hub.HfApi()
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        done = api.upload_folder(folder_path=folder, repo_id=repo, commit_message=message, revision=revision)
+    return f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{repo}", str(done.oid)
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise missing("the hub", "huggingface-hub", "hub") from error
+    return huggingface_hub
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Errors of the hub and of the network as one sentence, which never holds a token."""
+    try:
+        yield
+    except (OSError, ValueError, getattr(_library().errors, "HTTPError", OSError)) as error:
+        line = next((one.strip() for one in str(error).splitlines() if one.strip()), type(error).__name__)
+        raise ConfigError(
+            f"{HF}{name}: {unreachable(name) or re.sub('hf_[A-Za-z0-9]+', 'hf_...', line)} "
+            "Log in with `hf auth login`, or set HF_TOKEN, where the repository is not public or not yours."
+        ) from None

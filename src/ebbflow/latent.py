@@ -77,7 +77,11 @@ class LatentSpace(nn.Module):
         """
         if tuple(x.shape[1:]) != self.dims:
             raise ValueError(f"this latent space holds images of {self.dims}, got {tuple(x.shape[1:])}.")
-        return (self._each(lambda part: self._codec.encode(part)[0], x) - self.mean) / self.std
+        return self._each(self.latents, x)
+
+    def latents(self, x: Tensor) -> Tensor:
+        """`encode` of a single batch, float32 on this space's device."""
+        return (self._codec.encode(x)[0] - self.mean) / self.std
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents, float32 (B, *dims) on this space's device; about [-1, 1], not clamped.
@@ -90,8 +94,12 @@ class LatentSpace(nn.Module):
         """
         if tuple(z.shape[1:]) != self.latent_dims:
             raise ValueError(f"latents of this space have shape {self.latent_dims}, got {tuple(z.shape[1:])}.")
+        return self._each(self.images, z)
+
+    def images(self, z: Tensor) -> Tensor:
+        """`decode` of a single batch, float32 on this space's device."""
         height, width = self.dims[1:]
-        return self._each(lambda part: self._codec.decode(part * self.std + self.mean)[..., :height, :width], z)
+        return self._codec.decode(z * self.std + self.mean)[..., :height, :width]
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -10,4 +11,7 @@ from ebbflow.cli.app import run_app
 
 def main() -> NoReturn:
     """Run the command line of this process; every error that a user can mend is one sentence and exit code 2."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this, and its number would be the next file's
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     sys.exit(run_app(sys.argv[1:]))

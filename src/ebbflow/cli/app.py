@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -135,6 +135,10 @@ VERBS: dict[str, Verb | click.Command] = {
     "serve": Verb("Serve trained models to programs.", "serving", "serving", "runs/digits"),
     "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, ways from noise."),
     "ema": Verb("Average a run's weights over other lengths.", "tools", "averages", "runs/digits --lengths 0.05,0.1"),
+    "export": Verb(
+        "Write a run in a form that others open.", "tools", "exporting", "runs/digits --to onnx --output digits_onnx"
+    ),
+    "push": Verb("Put a run on the Hugging Face hub.", "tools", "exporting", "runs/digits USER/NAME --dry-run"),
     "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),
     "doctor": Verb("Check this machine.", "tools", "inspect", ""),
@@ -234,5 +238,6 @@ def _hyphened(argument: str) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"ebbflow: {message}", file=sys.stderr)
+    with suppress(OSError):  # where the terminal went away
+        print(f"ebbflow: {message}", file=sys.stderr)
     return code

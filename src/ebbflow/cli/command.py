@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ebbflow.errors import ConfigError
+from ebbflow.files import require_file, require_place
 from ebbflow.requests.base import Entry, complete, entries, read_request, values
 from ebbflow.values import members, read_value
 
@@ -21,6 +22,7 @@ EVERYWHERE = [
     ("--debug", "Show where an error comes from."),
     ("-h, --help", "Show this."),
 ]
+OUTPUTS = ("output", "trajectory", "into", "save_dir")  # fields that name what is written
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -71,6 +73,7 @@ class RequestCommand(click.Command):
         request = None
         try:
             request = self.request_of(given)
+            require_outputs(request)
             return self.function(request) or 0
         except (click.Abort, click.exceptions.Exit):
             raise
@@ -82,6 +85,20 @@ class RequestCommand(click.Command):
         for title, rows in sections(self.cls).items():
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=26)
+
+
+def require_outputs(request: Any) -> None:
+    """Refuse what cannot be written before there is work to lose.
+
+    Raises:
+        OSError: an output's place cannot be written, or is taken by what is no file.
+    """
+    for name in OUTPUTS:
+        path = getattr(request, name, None)
+        if path is not None and not getattr(request, "dry_run", False):
+            if path.suffix and name != "save_dir":
+                require_file(path)
+            require_place(path)
 
 
 def read(cls: type[Any], given: Mapping[str, Any]) -> Any:

@@ -53,6 +53,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
     from ebbflow.core.weights import WEIGHTS
     from ebbflow.data import DATASETS
+    from ebbflow.interop.export import EXPORTERS
     from ebbflow.latent import AUTOENCODERS
     from ebbflow.methods.couplings import COUPLINGS
     from ebbflow.methods.guidance import GUIDANCE, LOSSES
@@ -82,6 +83,7 @@ def _catalogue() -> dict[str, Any]:
         "autoencoders": AUTOENCODERS,
         "datasets": DATASETS,
         "metrics": METRICS,
+        "exporters": EXPORTERS,
         "presets": presets(),
     }
 

@@ -86,10 +86,11 @@ def _planned(request: WayCommand) -> tuple[Model, Plan]:
 
 
 def _way(model: Model, plan: Plan) -> Trace:
+    from ebbflow.runs.opened import require_finite
     from ebbflow.runs.sample import bind, grid_of
     from ebbflow.show.strips import trace
 
-    return trace(
+    way = trace(
         bind(model, plan),
         model.facts.state_dims,
         plan.seeds,
@@ -98,3 +99,5 @@ def _way(model: Model, plan: Plan) -> Trace:
         options=plan.options,
         device=model.device,
     )
+    require_finite(model, way.states, "the states on the way")
+    return way

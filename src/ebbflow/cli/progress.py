@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -25,10 +25,19 @@ HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 def tell(line: str) -> None:
     """Print a line; where nobody reads any more, work goes on in silence."""
+    _say(line, sys.stdout)
+
+
+def warn(line: str) -> None:
+    """Print a line as one of errors; where the terminal is gone, work goes on in silence."""
+    _say(line, sys.stderr)
+
+
+def _say(line: str, stream: TextIO) -> None:
     try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(line, file=stream, flush=True)
+    except OSError:  # a closed pipe, a terminal that went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def watched(steps: Iterable[T], total: int, unit: str = "step") -> Iterator[T]:
@@ -118,7 +127,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             return
         asked.append(time.monotonic())
         if number != HANGUP:  # after which there is no terminal to print to
-            print("\nstopping after this step; again to stop at once", file=sys.stderr)
+            warn("\nstopping after this step; again to stop at once")
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
     try:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ebbflow.cli.chosen import below, fitting, told
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.errors import at_batch_size
-from ebbflow.cli.progress import follow, stop_on_interrupt, tell
+from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
 from ebbflow.documents import read_json
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import entries
@@ -29,7 +30,8 @@ from ebbflow.values import Wrong
 
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
-    from ebbflow.data import Splits
+    from ebbflow.data import Found, Splits
+    from ebbflow.runs.choice import Chosen
 
 DEFAULT_PRESET = "digits"
 
@@ -54,7 +56,7 @@ def train(request: TrainRequest) -> int:
 
     It may be stopped at any time: the same command goes on, and the run is the same run, bit for bit on a CPU.
     """
-    from ebbflow.config import RunConfig, read_preset
+    from ebbflow.config import RunConfig
 
     name = request.preset or DEFAULT_PRESET
     own = request.config.stem if request.config else Path(request.data).stem if request.data else name
@@ -63,7 +65,7 @@ def train(request: TrainRequest) -> int:
         name=name if request.preset else own,
         use="ebbflow sample --ckpt {folder} --output samples.png",
     )
-    return _run(kind, request, read_preset(name))
+    return _run(kind, request, below(request.preset, _above(request), request.save_dir or Path("runs") / kind.name))
 
 
 def distill(request: DistillRequest) -> int:
@@ -73,6 +75,7 @@ def distill(request: DistillRequest) -> int:
     All of the run's configuration is taken over, and its learning rate and length too; settings lie on top of it.
     """
     from ebbflow.config import RunConfig
+    from ebbflow.runs.choice import Chosen
     from ebbflow.runs.teacher import student_of
 
     run = Path(request.run)
@@ -83,7 +86,7 @@ def distill(request: DistillRequest) -> int:
     )
     into = request.save_dir or run.with_name(f"{run.name}_distilled")
     jumps = request.map is not None or request.pairs is None
-    return _run(kind, replace(request, save_dir=into), student_of(request.run, jumps=jumps))
+    return _run(kind, replace(request, save_dir=into), Chosen(preset="", layer=student_of(request.run, jumps=jumps)))
 
 
 def train_classifier(request: TrainClassifierRequest) -> int:
@@ -95,7 +98,7 @@ def train_classifier(request: TrainClassifierRequest) -> int:
         name="{data}_classifier",
         use="ebbflow sample --ckpt RUN --classifier {folder} --output samples.png",
     )
-    return _run(kind, request)
+    return _run(kind, request, fitting(_above(request)))
 
 
 def train_autoencoder(request: TrainAutoencoderRequest) -> int:
@@ -104,33 +107,70 @@ def train_autoencoder(request: TrainAutoencoderRequest) -> int:
     `ebbflow train --set latent.autoencoder=FOLDER` works in its codes. Settings of its own are such as
     autoencoder.channels=[32,64], autoencoder.latent_channels=8, train.loss=l1 and train.kl_weight=1e-3.
     """
+    return _run(_autoencoder_kind(), request, fitting(_above(request)))
+
+
+def _autoencoder_kind() -> Kind:
     from ebbflow.config import AutoencoderConfig
 
-    kind = Kind(
+    return Kind(
         config=AutoencoderConfig,
         name="{data}_autoencoder",
         use="ebbflow train --data {data} --set latent.autoencoder={folder}",
     )
-    return _run(kind, request)
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------
 
 
-def resolved(kind: Kind, request: Settings, *below: Layer) -> tuple[Any, Splits]:
-    """The configuration, from `below`, the file, the settings and the flags, and the data."""
-    from ebbflow.config import merge, one_length, parse_as, read_settings
-    from ebbflow.runs import load_splits
+def _above(request: Settings) -> Layer:
+    """What the user says: the file, the settings over it, and the flags over both."""
+    from ebbflow.config import merge, one_length, read_settings
 
-    file = [] if request.config is None else [read_layer(request.config)]
+    file = {} if request.config is None else read_layer(request.config)
     settings, flags = read_settings(request.settings), flags_of(request)
     one_length(settings.get("train", {}), flags.get("train", {}), epochs=request.epochs)
-    config = parse_as(kind.config, merge(*below, *file, settings, flags))
-    splits = load_splits(config)
+    return merge(file, settings, flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a request comes to.
+
+    Args:
+        config: the configuration.
+        splits: its data, a little of it for a dry run.
+        found: what all of that is.
+        chosen: what was taken where the user chose nothing.
+    """
+
+    config: Any
+    splits: Splits
+    found: Found
+    chosen: Chosen
+
+    @property
+    def lines(self) -> list[str]:
+        """What was found and chosen, in words."""
+        return told(self.found, self.config, self.splits.train, self.chosen)
+
+
+def asked(kind: Kind, request: Settings, chosen: Chosen) -> Asked:
+    """The configuration, from what was chosen and what the user says over it, and its data."""
+    from ebbflow.config import merge, parse_as
+    from ebbflow.data import found_in, look
+    from ebbflow.runs import load_splits
+
+    config = parse_as(kind.config, merge(chosen.layer, _above(request)))
+    data = config.data
+    splits = load_splits(config, few=config.train.batch_size if request.dry_run else None)
+    found = found_in(splits)
+    if request.dry_run and splits.train.is_image:
+        found = look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out)
     if request.epochs is not None:
-        steps = math.ceil(request.epochs * len(splits.train) / config.train.batch_size)
+        steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
-    return config, splits
+    return Asked(config=config, splits=splits, found=found, chosen=chosen)
 
 
 def read_layer(path: Path) -> Layer:
@@ -185,37 +225,62 @@ def _toml(value: Any) -> str:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def _run(kind: Kind, request: Settings, *below: Layer) -> int:
+def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
     """Train to the end or until it is stopped, or only describe it."""
     from ebbflow.training.world import here
 
     with here().leader_first():
-        config, splits = resolved(kind, request, *below)
-    with at_batch_size(config.train.batch_size):
+        what = asked(kind, request, chosen)
+    with at_batch_size(what.config.train.batch_size):
         if request.dry_run:
-            return _describe(config, splits, as_json=request.json)
-        folder = request.save_dir or Path("runs") / kind.name.format(data=Path(config.data.name).stem)
-        return _train(kind, config, splits, folder, as_json=request.json)
+            return _describe(what, as_json=request.json)
+        folder = request.save_dir or Path("runs") / kind.name.format(data=Path(what.config.data.name).stem)
+        with redirect_stdout(sys.stderr if request.json else sys.stdout):
+            tell("\n".join([f"{folder}: {what.lines[0]}", *what.lines[1:]]))
+            config = _with_autoencoder(what, folder)
+        return 130 if config is None else _train(kind, replace(what, config=config), folder, as_json=request.json)
 
 
-def _train(kind: Kind, config: Any, splits: Splits, folder: Path, *, as_json: bool) -> int:
+def _with_autoencoder(what: Asked, folder: Path) -> Any:
+    """The configuration, with the autoencoder that it wants trained first in the place of "train"; None where that was
+    stopped."""
+    from ebbflow.runs.choice import TRAIN, autoencoder_for
+    from ebbflow.runs.latent_files import FILE
+
+    config = what.config
+    if getattr(config, "latent", None) is None or config.latent.autoencoder != TRAIN:
+        return config
+    own, first = folder / FILE, folder.with_name(f"{folder.name}_autoencoder")
+    if not own.is_file():
+        code = _train(
+            _autoencoder_kind(),
+            replace(what, config=autoencoder_for(config, what.splits.train.dims)),
+            first,
+            as_json=False,
+        )
+        if code:
+            return None
+    return replace(config, latent=replace(config.latent, autoencoder=str(own if own.is_file() else first)))
+
+
+def _train(kind: Kind, what: Asked, folder: Path, *, as_json: bool) -> int:
     from ebbflow.runs import Trainer, task_of
+    from ebbflow.runs.same_data import in_order_of
     from ebbflow.training.world import here
 
+    config = what.config
     with redirect_stdout(sys.stderr if as_json else sys.stdout), stop_on_interrupt() as should_stop:
-        shape = "x".join(map(str, splits.train.dims))
-        tell(f"{folder}: {config.data.name}, {len(splits.train):,} samples of {shape} to train on")
         use = kind.use.format(folder=shlex.quote(str(folder)), data=shlex.quote(config.data.name))
         with here().leader_first():
-            task = task_of(config, splits, folder)
+            task = task_of(config, in_order_of(what.splits, folder), folder)
         trainer = Trainer(task, command=this_command(), use=use, should_stop=should_stop)
         start = f"; going on from step {trainer.start}" if trainer.start else ""
-        what = trainer.task.card().partition("\n")[0].rstrip(".")
-        tell(f"{what}; on {trainer.device.type}{start}\n{trainer.precision}")
+        card = trainer.task.card().partition("\n")[0].rstrip(".")
+        tell(f"{card}; on {trainer.device.type}{start}\n{trainer.precision}")
         ready, began = trainer.is_finished, time.monotonic()
         finished = ready or follow(trainer)
     if not finished:
-        print(f"stopped; the same command goes on from {folder}.", file=sys.stderr)
+        warn(f"stopped; the same command goes on from {folder}.")
         return 130
     done = trainer.spent
     if as_json:
@@ -243,19 +308,19 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
     )
 
 
-def _describe(config: Any, splits: Splits, *, as_json: bool) -> int:
+def _describe(what: Asked, *, as_json: bool) -> int:
     """Print the resolved configuration and, of a model, its parameters, FLOPs and the time of a step, measured."""
     from ebbflow.config import RunConfig, to_dict
     from ebbflow.runs.cost import measure_cost
 
-    cost = measure_cost(config, splits) if isinstance(config, RunConfig) else {"config": to_dict(config)}
+    config, found = what.config, what.found
+    is_model = isinstance(config, RunConfig)
+    cost = measure_cost(config, what.splits, found.num_train) if is_model else {"config": to_dict(config)}
     if as_json:
-        print_json({**cost, "num_samples": len(splits.train)})
+        print_json({**cost, "num_samples": found.num_train})
         return 0
-    print(
-        f"{as_toml(cost['config'])}\n\n# {len(splits.train):,} samples to train on, {len(splits.held_out):,} held out"
-    )
-    if isinstance(config, RunConfig):
+    print(as_toml(cost["config"]), "", *(f"# {line}" for line in what.lines), sep="\n")
+    if is_model:
         print(_costs(cost, config))
     return 0
 

@@ -133,8 +133,8 @@ class TextConditioner(Conditioner):
 
 def _distinct(cond: Tensor) -> tuple[Tensor, Tensor | slice]:
     """Each text once, cut behind the longest, and where it belongs; all of `cond` as it is where finding out would make
-    an accelerator wait."""
-    if cond.device.type != "cpu":
+    an accelerator wait, or where it is traced for all texts."""
+    if cond.device.type != "cpu" or torch.compiler.is_exporting():
         return cond, slice(None)
     rows, which = torch.unique(cond, dim=0, return_inverse=True)
     return rows[:, : max(1, int((rows >= 0).sum(dim=1).max()))], which

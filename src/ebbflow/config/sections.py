@@ -43,6 +43,9 @@ class DataConfig:
         size: resize images to this side.
         channels: convert images to 1, 3 or 4 channels.
         skip_bad: leave unreadable images out instead of stopping.
+        held_out: the share of a folder or an .npz file that is not trained on, below 1; by default a tenth.
+        flip: mirror images at random, left for right, in training.
+        crop: cut images in training to a random square that has lost at most this share of its side.
     """
 
     name: str = "digits"
@@ -50,6 +53,9 @@ class DataConfig:
     size: Count | None = None
     channels: Literal[1, 3, 4] | None = None
     skip_bad: bool = False
+    held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
+    flip: bool = False
+    crop: Annotated[float, Field(ge=0, le=0.9)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +126,8 @@ class TrainConfig:
         save_every, keep: checkpoints; the newest `keep` and the best are kept.
         sample_every, held_out_every, log_every: sample grids, held-out loss, lines of metrics.jsonl.
         held_out_size: samples of the held-out loss.
+        skip_nonfinite: how many steps of the run whose loss or gradient is not finite are passed over, each of them
+            said, before it stops with the cause.
     """
 
     num_steps: Count | None = 1000
@@ -140,6 +148,7 @@ class TrainConfig:
     held_out_every: Every = 250
     log_every: Count = 10
     held_out_size: Count = 512
+    skip_nonfinite: Every = 0
 
     def __post_init__(self) -> None:
         if self.minutes is not None:
@@ -154,7 +163,8 @@ class LatentConfig:
 
     Args:
         autoencoder: a folder of `ebbflow train-autoencoder`, or "hf:" and the folder or hub name of a diffusers
-            AutoencoderKL; None works on the data itself.
+            AutoencoderKL; "train" trains one first, in the folder named as the run's with _autoencoder after it; None
+            works on the data itself.
     """
 
     autoencoder: str | None = None

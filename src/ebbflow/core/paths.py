@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
 from typing import Annotated, Any, Literal, cast
@@ -23,6 +23,8 @@ from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.core.table_curve import TableCurve
 from ebbflow.values import check_fields
 
+SMALLEST = 1e-15  # of alpha and sigma inside of (0, 1): float32 carries what nets are shown and answer there
+LEAST_NOISE = 0.01  # sigma / alpha near t = 1, where sampling starts from noise alone
 REMEMBERED = 4096  # times at which a path keeps its coefficients
 Beta = Annotated[float, Interval(gt=0, le=1000)]
 LANES = 16  # a multiple of what processors compute at once: a float rounds alike in any company that fills the lanes
@@ -77,6 +79,24 @@ class Path(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def require_range(self, *keys: str) -> None:
+        """Refuse numbers, those of `keys`, that take alpha or sigma out of the range of floats on the way from t = 0 to
+        1, keep log-SNR from falling, or leave next to no noise to start from.
+
+        Raises:
+            ValueError: they do; names the keys.
+        """
+        c = self._at(torch.linspace(0, 1, 65, dtype=torch.float64)[1:-1])
+        scales, said = torch.stack([c.alpha, c.sigma]), ", ".join(f"`{key}` = {getattr(self, key)}" for key in keys)
+        inside = bool(((scales >= SMALLEST) & (scales <= 1 / SMALLEST)).all())
+        if not inside or not bool((c.log_snr.diff() < 0).all()) or float(c.sigma[-1] / c.alpha[-1]) < LEAST_NOISE:
+            raise ValueError(
+                f"with {said} alpha lies in [{c.alpha.min():.2g}, {c.alpha.max():.2g}] and sigma in "
+                f"[{c.sigma.min():.2g}, {c.sigma.max():.2g}] where 0 < t < 1; both must stay within [{SMALLEST:g}, "
+                f"{1 / SMALLEST:g}], and alpha / sigma fall, to {1 / LEAST_NOISE:g} or less. Use numbers nearer to the "
+                "defaults."
+            )
 
     @abstractmethod
     def scales(self, t: Tensor) -> Coefficients:
@@ -200,6 +220,7 @@ class _LinearBeta(Path):
         super().__post_init__()
         if self.beta_max < self.beta_min:
             raise ValueError(f"`beta_max` must be at least `beta_min` = {self.beta_min}, got {self.beta_max}.")
+        self.require_range("beta_min", "beta_max")
 
     def rate_and_total(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """beta(t) and its integral from 0 to t."""
@@ -262,6 +283,7 @@ class VE(Path):
         super().__post_init__()
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"`sigma_max` must be above `sigma_min` = {self.sigma_min}, got {self.sigma_max}.")
+        self.require_range("sigma_min", "sigma_max")
 
     def scales(self, t: Tensor) -> Coefficients:
         log_ratio = math.log(self.sigma_max / self.sigma_min)
@@ -298,6 +320,7 @@ class DiscretePath(Path):
                 f"every beta must lie in (0, 1), got {betas.min():.3g} to {betas.max():.3g}; use more steps or "
                 "smaller betas."
             )
+        self.require_range(*(f.name for f in fields(self) if isinstance(getattr(self, f.name), float)))
 
     @abstractmethod
     def table_betas(self) -> Tensor:

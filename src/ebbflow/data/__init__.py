@@ -8,12 +8,24 @@ from typing import Protocol
 from ebbflow.data.convert import check_request, convert_splits
 from ebbflow.data.dataset import Dataset, Splits, to_uint8
 from ebbflow.data.folder import image_folder, image_pairs
+from ebbflow.data.found import Found, found_in, found_in_folder
 from ebbflow.data.npz import npz
 from ebbflow.data.pictures import cifar10, digits, fashion_mnist, mnist, mnist_small
 from ebbflow.data.points import checkerboard, gaussians, moons, rings, swiss_roll
 from ebbflow.errors import ConfigError, DataError, has, nearest
 
-__all__ = ["DATASETS", "Dataset", "Maker", "Splits", "load_dataset", "to_uint8"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Found",
+    "Maker",
+    "Splits",
+    "found_in",
+    "is_named",
+    "load_dataset",
+    "look",
+    "to_uint8",
+]
 
 
 class Maker(Protocol):
@@ -36,6 +48,30 @@ DATASETS: dict[str, Maker] = {
 }
 
 
+def is_named(source: str | Path) -> bool:
+    """Whether `source` is a name in DATASETS, and not a folder or a file."""
+    name = str(source)
+    return name in DATASETS or (not Path(name).expanduser().exists() and has(DATASETS, name))
+
+
+def look(
+    source: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    skip_bad: bool = False,
+    held_out: float | None = None,
+) -> Found:
+    """What `load_dataset` would read, told in a moment: of a folder only names and a few headers are read.
+
+    Raises:
+        ConfigError, DataError: as `load_dataset`.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and not is_named(source):
+        return found_in_folder(path, held_out=held_out)
+    return found_in(load_dataset(source, data_dir=data_dir, skip_bad=skip_bad, held_out=held_out))
+
+
 def load_dataset(
     source: str | Path,
     *,
@@ -44,6 +80,8 @@ def load_dataset(
     channels: int | None = None,
     skip_bad: bool = False,
     paired: bool = False,
+    held_out: float | None = None,
+    few: int | None = None,
 ) -> Splits:
     """The data set called `source`, or the one in the folder of images or the .npz file of that path.
 
@@ -57,6 +95,9 @@ def load_dataset(
         channels: 1, 3 or 4 to bring images to; None keeps them.
         skip_bad: leave out images of a folder that cannot be read, with a warning.
         paired: the folder is one of pairs (see `image_pairs`), and nothing else will do.
+        held_out: the share of a folder or an .npz file that is held out, in [0, 1); None is a tenth. Named data sets
+            have their own.
+        few: read no more than so many pictures of a folder, spread over it.
 
     Raises:
         ConfigError: `source` is neither a known name nor an existing path.
@@ -67,13 +108,15 @@ def load_dataset(
     if paired:
         if not path.is_dir():
             raise DataError(f"{name} is no folder of pairs, with a (the condition) and b (the data) in it.")
-        return image_pairs(path, size=size, channels=channels)
-    if name in DATASETS or (not path.exists() and has(DATASETS, name)):
+        return image_pairs(path, size=size, channels=channels, held_out=held_out, few=few)
+    if is_named(source):
+        if held_out is not None:
+            raise DataError(f"data set {name!r} comes with its own held-out part. Leave `held_out` out.")
         splits = DATASETS[name](data_dir)
     elif path.is_dir():
-        splits = image_folder(path, size=size, channels=channels, skip_bad=skip_bad)
+        splits = image_folder(path, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out, few=few)
     elif path.suffix == ".npz" and path.is_file():
-        splits = npz(path)
+        splits = npz(path, held_out)
     elif path.exists():
         raise DataError(f"{name} is neither a folder of images nor an .npz file.")
     else:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ebbflow.data.dataset import Dataset, Splits
-from ebbflow.data.listing import list_folder
+from ebbflow.data.listing import Listing, list_folder, some_of
 from ebbflow.data.split import hashed
 from ebbflow.documents import regular
 from ebbflow.errors import DataError
@@ -52,7 +52,15 @@ class Unreadable:
     reason: str
 
 
-def image_folder(root: Path, *, size: int | None = None, channels: int | None = None, skip_bad: bool = False) -> Splits:
+def image_folder(
+    root: Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    held_out: float | None = None,
+    few: int | None = None,
+) -> Splits:
     """The pictures (png, jpg, jpeg, webp, bmp, first frame of a gif) under `root`, about a tenth of them held out.
 
     Pictures lie in `root` itself (no labels), or in one sub-folder per class, or `root`/metadata.jsonl has a row
@@ -65,12 +73,14 @@ def image_folder(root: Path, *, size: int | None = None, channels: int | None = 
         size: side in pixels, at least 1; None where all pictures are equally large, and then their smaller side.
         channels: 1 (grey), 3 or 4 (with opacity); None takes what the first picture has.
         skip_bad: leave out the pictures that cannot be read, with one warning.
+        held_out: the share that is held out, in [0, 1); None is a tenth.
+        few: read no more than so many, spread over the folder.
 
     Raises:
         DataError: a picture is missing or cannot be read (with `skip_bad`: all of them), pictures differ in size and
             `size` is None, or the folder is empty or laid out otherwise.
     """
-    listing = list_folder(root)
+    listing = some_of(list_folder(root), few)
     pictures, bad = _read_all([root / name for name in listing.names], size, channels, skip_bad)
     data = Dataset(
         name=root.resolve().name,
@@ -80,13 +90,20 @@ def image_folder(root: Path, *, size: int | None = None, channels: int | None = 
         captions=listing.captions,
     )
     good = torch.tensor([i for i in range(len(data)) if i not in bad])
-    held_out = hashed([listing.names[i] for i in good.tolist()])
+    away = hashed([listing.names[i] for i in good.tolist()], held_out)
     if bad:
         _warn(root, {listing.names[i]: file.reason for i, file in bad.items()}, len(data))
-    return Splits(train=data.select(good[~held_out]), held_out=data.select(good[held_out]))
+    return Splits(train=data.select(good[~away]), held_out=data.select(good[away]))
 
 
-def image_pairs(root: Path, *, size: int | None = None, channels: int | None = None) -> Splits:
+def image_pairs(
+    root: Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    held_out: float | None = None,
+    few: int | None = None,
+) -> Splits:
     """Pairs of pictures of equal names: `root`/b/NAME is the data, `root`/a/NAME what it is conditioned on, which
     stays of its own size and colours; both are otherwise read as those of `image_folder`, without labels.
 
@@ -102,12 +119,12 @@ def image_pairs(root: Path, *, size: int | None = None, channels: int | None = N
         alone = sorted(names[side] - names[other])
         if alone:
             raise DataError(f"{parts[side] / alone[0]} has no partner {parts[other] / alone[0]}. Pairs share a name.")
-    ordered = sorted(names["b"])
+    ordered = some_of(Listing(names=tuple(sorted(names["b"]))), few).names
     x, _ = _read_all([parts["b"] / name for name in ordered], size, channels, skip_bad=False)
     pictures, _ = _read_all([parts["a"] / name for name in ordered], None, None, skip_bad=False)
     data = Dataset(name=root.resolve().name, x=x, labels=None, label_names=(), pictures=pictures)
-    held_out = hashed(ordered)
-    return Splits(train=data.select(~held_out), held_out=data.select(held_out))
+    away = hashed(ordered, held_out)
+    return Splits(train=data.select(~away), held_out=data.select(away))
 
 
 def read_picture(path: Path, *, size: int | None = None, channels: int | None = None) -> Picture:
@@ -194,7 +211,7 @@ def _read(path: Path, size: int | None, channels: int | None) -> Picture | Unrea
 
 def _decode(image: Image.Image, size: int | None, channels: int | None) -> Picture:
     image = ImageOps.exif_transpose(image)
-    square = _square(_recolour(image, channels or _channels(image)))
+    square = _square(_recolour(image, channels or channels_of(image)))
     side = size or square.width
     scaled = square if side == square.width else square.resize((side, side), Image.Resampling.BICUBIC)
     pixels = np.asarray(scaled).reshape(side, side, -1).transpose(2, 0, 1)
@@ -208,7 +225,8 @@ def _square(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def _channels(image: Image.Image) -> int:
+def channels_of(image: Image.Image) -> int:
+    """The channels that a picture is read with when nothing is asked for: 1, 3 or 4."""
     if image.has_transparency_data:
         return 4
     return 1 if image.mode in GREY_MODES else 3

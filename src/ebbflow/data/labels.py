@@ -15,7 +15,8 @@ MAX_CLASSES = 100_000
 def class_indices(labels: Sequence[str] | Sequence[int], where: str) -> tuple[Tensor, tuple[str, ...]]:
     """Class indices int64 (N,) and the name of every class.
 
-    Strings are numbered in sorted order. Integers are class indices already and are named by their digits.
+    Strings are numbered in sorted order, by their value where all are whole numbers. Integers are class indices already
+    and are named by their digits.
 
     Args:
         labels: all strings, or all integers in [0, 100_000).
@@ -26,6 +27,8 @@ def class_indices(labels: Sequence[str] | Sequence[int], where: str) -> tuple[Te
     """
     if all(isinstance(label, str) for label in labels):
         names = tuple(sorted(set(map(str, labels))))
+        if all(name.isdecimal() for name in names):
+            names = tuple(sorted(names, key=lambda name: (int(name), name)))
         index = {name: i for i, name in enumerate(names)}
         return torch.tensor([index[str(label)] for label in labels], dtype=torch.int64), names
     numbers = [label for label in labels if isinstance(label, int) and not isinstance(label, bool)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,28 @@ def list_folder(root: Path) -> Listing:
     """
     metadata = root / METADATA
     return _from_metadata(metadata) if metadata.is_file() else _from_tree(root)
+
+
+def list_pairs(root: Path) -> tuple[str, ...] | None:
+    """The names that the pictures of `root`/a and `root`/b share; None where those are not all that `root` holds, or
+    do not pair off one to one."""
+    if (root / METADATA).is_file() or {path.name for path in root.iterdir() if path.is_dir()} != {"a", "b"}:
+        return None
+    conditions, data = (sorted(_image_names(root / side)) for side in "ab")
+    return tuple(data) if data and conditions == data else None
+
+
+def some_of(listing: Listing, num: int | None) -> Listing:
+    """At most `num` of the images, spread over all; the classes stay the same."""
+    if num is None or len(listing.names) <= num:
+        return listing
+    rows = [i * len(listing.names) // num for i in range(num)]
+    return replace(
+        listing,
+        names=tuple(listing.names[i] for i in rows),
+        labels=None if listing.labels is None else listing.labels[rows],
+        captions=None if listing.captions is None else tuple(listing.captions[i] for i in rows),
+    )
 
 
 def _from_tree(root: Path) -> Listing:

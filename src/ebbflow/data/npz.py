@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.labels import class_indices
-from ebbflow.data.split import divide, drawn, tenth
+from ebbflow.data.split import divide, drawn, part_of
 from ebbflow.documents import regular
 from ebbflow.errors import DataError
 from ebbflow.memory import require
@@ -26,8 +26,8 @@ MAX_HEADER = 10_000  # characters of an array's own description
 KEYS = ("arr_0", "x", "arr_1", "labels", "vectors")
 
 
-def npz(path: Path) -> Splits:
-    """The images or points of an .npz file, a fixed tenth of them held out.
+def npz(path: Path, held_out: float | None = None) -> Splits:
+    """The images or points of an .npz file, a fixed draw of a tenth of them, or of the share `held_out`, held out.
 
     Args:
         path: `arr_0` or `x`: images uint8 (N, H, W) or (N, H, W, C) with C <= 4, or points floating (N, D), finite;
@@ -42,7 +42,7 @@ def npz(path: Path) -> Splits:
     labels, label_names = _labels(path, _first(arrays, "arr_1", "labels"), len(x))
     vectors = _vectors(path, _first(arrays, "vectors"), len(x))
     data = Dataset(name=path.stem, x=x, labels=labels, label_names=label_names, vectors=vectors)
-    return divide(data, drawn(len(data), tenth(len(data))))
+    return divide(data, drawn(len(data), part_of(len(data), held_out)))
 
 
 def read_arrays(path: Path, keys: Iterable[str]) -> dict[str, Array | None]:

@@ -32,19 +32,23 @@ def drawn(num_entries: int, num_held_out: int) -> Tensor:
     return mask
 
 
-def tenth(num_entries: int) -> int:
-    """How many of `num_entries` to hold out: a tenth, at least 1, and 0 when there is only one entry."""
-    return max(1, round(num_entries * HELD_OUT_FRACTION)) if num_entries > 1 else 0
+def part_of(num_entries: int, share: float | None = None) -> int:
+    """How many of `num_entries` to hold out: `share` of them, by default a tenth. At least 1 where the share is above
+    0, and never all."""
+    share = HELD_OUT_FRACTION if share is None else share
+    return min(max(1, round(num_entries * share)), num_entries - 1) if share else 0
 
 
-def hashed(names: Sequence[str]) -> Tensor:
-    """About a tenth of `names` by their hashes as a bool mask (N,), so that adding files moves no other file.
+def hashed(names: Sequence[str], share: float | None = None) -> Tensor:
+    """About `share` of `names`, by default a tenth, by their hashes as a bool mask (N,), so that adding files moves no
+    other file.
 
-    Out of two or more different names at least one is held out and at least one is not.
+    Out of two or more different names at least one is held out, where the share is above 0, and at least one is not.
     """
+    share = HELD_OUT_FRACTION if share is None else share
     score = torch.tensor([_unit(name) for name in names], dtype=torch.float64)
-    mask = score < HELD_OUT_FRACTION
-    if not mask.any():
+    mask = score < share
+    if share and not mask.any():
         mask = score == score.min()
     if mask.all():
         mask = score < score.max()

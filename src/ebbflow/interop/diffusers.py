@@ -51,6 +51,7 @@ class RawNet(nn.Module):
 def load_diffusers(
     folder_or_name: str | FilePath,
     *,
+    revision: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     size: Size = None,
@@ -64,6 +65,7 @@ def load_diffusers(
 
     Args:
         folder_or_name: a folder of `save_pretrained`, or a name on the Hugging Face hub.
+        revision: of a name on the hub: a branch, a tag or a commit.
         device, dtype: where the net and the text encoders work, and in what; the autoencoder works in float32.
         size: of the images in pixels, a side or (height, width); None for what the model was made for.
         path, prediction: for a net alone, which tells neither: a path or its name, and a name of `PREDICTIONS`. On a
@@ -75,7 +77,7 @@ def load_diffusers(
         ImportError: diffusers is missing, or transformers where there is text.
         ValueError: the device is not available.
     """
-    source = open_source(folder_or_name, device=pick_device(str(device)), dtype=dtype)
+    source = open_source(folder_or_name, revision=revision, device=pick_device(str(device)), dtype=dtype)
     if source.kind == BARE:
         return _net_alone(source, path, prediction, size)
     kind = choose(PIPELINES, source.kind, "kind of pipeline")

@@ -25,12 +25,14 @@ class Source:
         name: a folder, or a name on the hub.
         index: model_index.json of a pipeline, config.json of a net.
         dtype, device: of the nets that are read.
+        revision: of a name on the hub, None for the newest.
     """
 
     name: str
     index: Mapping[str, Any]
     dtype: torch.dtype
     device: torch.device
+    revision: str | None = None
 
     @property
     def kind(self) -> str:
@@ -53,6 +55,7 @@ class Source:
             ConfigError: files that are missing, broken or no safetensors.
         """
         options: dict[str, Any] = {"subfolder": subfolder, "local_files_only": must_be_local(self.name)}
+        options |= {} if self.revision is None else {"revision": self.revision}
         is_net, is_text = issubclass(cls, torch.nn.Module), cls.__module__.startswith("transformers.")
         dtype = torch.float32 if subfolder == "vae" else self.dtype
         if is_net:
@@ -77,7 +80,9 @@ def _accelerate() -> bool:
     return find_spec("accelerate") is not None
 
 
-def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype: torch.dtype) -> Source:
+def open_source(
+    folder_or_name: str | Path, *, device: torch.device | str, dtype: torch.dtype, revision: str | None = None
+) -> Source:
     """A folder or a name on the hub, its index read.
 
     Raises:
@@ -94,7 +99,7 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
     reason: Exception | None = None
     for cls in (diffusers.DiffusionPipeline, diffusers.UNet2DModel):
         try:
-            index = cls.load_config(name, local_files_only=must_be_local(name))
+            index = cls.load_config(name, local_files_only=must_be_local(name), revision=revision)
         except (OSError, ValueError) as error:
             reason = reason or error
         else:
@@ -103,7 +108,7 @@ def open_source(folder_or_name: str | Path, *, device: torch.device | str, dtype
                     f"{name} holds no model of diffusers: its config.json names no class. A run of ebbflow is opened "
                     "by its folder alone, without hf:."
                 )
-            return Source(name=name, index=index, dtype=dtype, device=torch.device(device))
+            return Source(name=name, index=index, dtype=dtype, device=torch.device(device), revision=revision)
     if said := unreachable(name):
         raise ConfigError(f"{name}: {said}") from reason
     line = str(reason).splitlines()[0]

@@ -244,7 +244,7 @@ class NetDenoiser(OutputDenoiser):
         c, scale, clock = self.path.at(t), entry(SCALES, self.scale, "scale"), entry(CLOCKS, self.clock, "clock")
         if isinstance(t, Tensor):
             shown = per_sample(scale(c), x_t) * x_t
-            told = clock(self.path, t).to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
+            told = clock(self.path, t).to(device=x_t.device, dtype=torch.float32).expand(x_t.shape[0])
         else:
             factor, number = self._numbers(c, scale, clock, t)
             shown = x_t if factor == 1 else factor * x_t
@@ -326,7 +326,7 @@ class NetFlowMap(NetDenoiser, FlowMap):
             wide = gap(t, s)
             if bool((wide < 0).any()):
                 raise ValueError("a jump leads to less noise: `s` must be at most `t`.")
-            told = torch.stack([told, wide.to(told).expand(len(x_t))], dim=1)
+            told = torch.stack([told, wide.to(told).expand(x_t.shape[0])], dim=1)
         return self._answer(shown, told, cond, x_t)
 
 

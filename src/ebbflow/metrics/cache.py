@@ -17,7 +17,7 @@ from torch import Tensor
 from ebbflow import __version__
 from ebbflow.data import Dataset
 from ebbflow.documents import read_json
-from ebbflow.files import load_tensors, save_tensors, write_text
+from ebbflow.files import file_hash, load_tensors, save_tensors, write_text
 from ebbflow.values import Wrong
 
 SHOWING = ("cli", "studio", "show", "proof")  # rooms that make no numbers of samples
@@ -65,12 +65,6 @@ def source_of(thing: Any) -> str:
         return inspect.getsource(inspect.getmodule(thing) or thing)
     except (OSError, TypeError):
         return ""
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_hash(data: Dataset) -> str:

@@ -65,9 +65,11 @@ class Linear(nn.Linear):
     """A linear layer; oneDNN multiplies it, with its bias, and its input's gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not is_trained(x, self.weight):
+            return super().forward(x)  # first of all, for `torch.export` would take a size that is asked for as fixed
         dtype = multiplied_in(x)
         is_large = x.numel() * self.out_features >= SMALLEST and torch.backends.mkldnn.is_available()
-        if not is_large or dtype not in (torch.float32, torch.bfloat16) or not is_trained(x, self.weight):
+        if not is_large or dtype not in (torch.float32, torch.bfloat16):
             return super().forward(x)
         bias = None if self.bias is None else self.bias.to(dtype)
         out: Tensor = _Linear.apply(x.to(dtype), self.weight.to(dtype), bias)

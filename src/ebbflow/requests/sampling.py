@@ -27,7 +27,9 @@ class Opening:
 class Where(Opening):
     """Model."""
 
-    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints, or hf: and a diffusers model.")]
+    ckpt: Annotated[
+        str, Doc("The folder of a run or of one of its checkpoints, an export of it, or hf: and a name on the hub.")
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +150,8 @@ class Seeds:
     num: Annotated[
         int | None,
         Doc(
-            "How many samples in all. Default: 1 for one label, 8 a class, or 64; of a diffusers model 1 a class, or 4."
+            "How many samples in all. Default: 1 for one label, 8 a class, or 64; 1000 points; of a diffusers model "
+            "1 a class, or 4."
         ),
         Interval(ge=1, le=MOST),
     ] = None

@@ -106,17 +106,43 @@ class StudioRequest(Limits, Listening, Opening):
     """A page on the runs of a folder."""
 
     folder: Annotated[Path, Place(), Doc("The folder that holds the runs; new ones are put there too.")] = Path("runs")
+    data_root: Annotated[
+        Path, Doc("Besides that folder, the only one below which a training that the page starts may name files.")
+    ] = Path()
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewRunRequest:
-    """A training that is started from the page: what `ebbflow train` is told."""
+class NewTraining:
+    """What every training that is started from the page is told."""
 
     name: Annotated[str, Doc("Of the folder: letters, digits, - and _.")]
-    preset: Annotated[str, Doc("A shipped configuration; see `ebbflow list presets`.")] = "digits"
-    data: Annotated[str | None, Doc("A data set's name. Default: the preset's.")] = None
     max_steps: Annotated[int | None, Ge(1), Doc("Length in optimiser steps.")] = None
     batch_size: Annotated[int | None, Ge(1), Doc("Samples a step.")] = None
     lr: Annotated[float | None, Gt(0), Doc("Peak learning rate.")] = None
     seed: Annotated[int | None, Ge(0), Doc("Seed of everything random in it.")] = None
     settings: Annotated[dict[str, Any] | None, Doc("section.key and a value, such as train.clip and 0.5.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRunRequest(NewTraining):
+    """A training that is started from the page: what `ebbflow train` is told."""
+
+    preset: Annotated[str, Doc("A shipped configuration; see `ebbflow list presets`.")] = "digits"
+    data: Annotated[
+        str | None, Doc("A data set's name, or a folder or .npz file below the data root. Default: the preset's.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewStudentRequest(NewTraining):
+    """A model of few jumps that the page has distilled from a run: what `ebbflow distill` is told."""
+
+    run: Annotated[str, Doc("The run that teaches, by its name on the page.")]
+    guidance: Annotated[float | None, Doc("Guidance that is built in. Default: what the run has built in, or 1.")] = (
+        None
+    )
+    pairs: Annotated[
+        int | None,
+        Ge(1),
+        Doc("Learn on so many pairs of a noise and where the run takes it, in the place of the data."),
+    ] = None

@@ -1,4 +1,4 @@
-"""What may be asked of the tools: ema, info, list, doctor."""
+"""What may be asked of the tools: ema, export, push, info, list, doctor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from annotated_types import Interval
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place
+from ebbflow.requests.sampling import Weights
 from ebbflow.requests.shared import Device, Picture, Reporting
 
 
@@ -40,6 +41,52 @@ class EmaRequest(Reporting):
     def __post_init__(self) -> None:
         if self.into is not None and len(self.lengths) != 1:
             raise ConfigError("`into` keeps one average. Give one of `lengths`, such as 0.08.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Model."""
+
+    ckpt: Annotated[str, Place(), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
+    weights: Annotated[Weights, Doc("ema (averaged) or raw.")] = "ema"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What is written."""
+
+    to: Annotated[str, Doc("safetensors, diffusers, onnx or torch-export; see `ebbflow list exporters`.")] = (
+        "safetensors"
+    )
+    license: Annotated[str | None, Doc("Of the model, for its card, such as apache-2.0.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Form):
+    """A run as a folder that other programs open."""
+
+    output: Annotated[Path, Doc("The folder to write; it must be empty or absent.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand(Reporting, ExportRequest, Which):
+    """A run as a folder that other programs open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushRequest(Form):
+    """A run as a repository of the Hugging Face hub."""
+
+    repo: Annotated[str, Place(), Flag("--repo"), Doc("USER/NAME of the repository; it is made where it is missing.")]
+    private: Annotated[bool, Doc("Make a new repository private.")] = False
+    message: Annotated[str | None, Doc("Of the commit. Default: the run's name and step.")] = None
+    revision: Annotated[str | None, Doc("The branch to commit to, which must be there. Default: main.")] = None
+    dry_run: Annotated[bool, Doc("Show the files and their bytes, and send nothing.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushCommand(Reporting, PushRequest, Which):
+    """A run as a repository of the Hugging Face hub."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place, Sets
@@ -29,6 +29,13 @@ class Data:
     channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
         None
     )
+    held_out: Annotated[
+        float | None,
+        Ge(0),
+        Lt(1),
+        Sets("data.held_out"),
+        Doc("Share of a folder or .npz file that is not trained on; 0 for none. Default: 0.1."),
+    ] = None
     skip_bad: Annotated[bool, Sets("data.skip_bad"), Doc("Leave unreadable images out instead of stopping.")] = False
 
 
@@ -94,7 +101,10 @@ class Settings(Reporting, Folder, Training, Data):
 class TrainRequest(Settings):
     """A model to train."""
 
-    preset: Annotated[str | None, Doc("A shipped configuration; see `ebbflow list presets`. Default: digits.")] = None
+    preset: Annotated[
+        str | None,
+        Doc("A shipped configuration; see `ebbflow list presets`. Default: what suits the data; digits for none."),
+    ] = None
     init_from: Annotated[
         Path | None, Sets("init.run"), Doc("Start from the averaged weights of this run, to tune it further.")
     ] = None

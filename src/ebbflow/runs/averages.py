@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ebbflow.runs.latent_files import FILE
 from ebbflow.runs.same_data import splits_of_run
 from ebbflow.runs.snapshots import snapshots
 from ebbflow.runs.tasks import task_of
-from ebbflow.training.checkpoint import load_weights
+from ebbflow.training.checkpoint import load_weights, write_state
 from ebbflow.training.ema import PowerOptions, Profile, combination
 from ebbflow.training.engine import mode, pick_device
 
@@ -115,5 +114,5 @@ def write_average(run: Run, average: Average, into: Path) -> Path:
                 link_or_copy(source / name, partial / name)
         save_tensors(average.tensors, partial / "ema.safetensors")
         state = {**run.checkpoint.state, "ema_length": average.length}
-        (partial / "state.json").write_text(json.dumps(state, indent=2))
+        write_state(partial, state)
     return into

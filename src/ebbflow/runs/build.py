@@ -15,6 +15,7 @@ from ebbflow.core.entries import as_choice
 from ebbflow.core.noise import fresh_weights, generator_for
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
+from ebbflow.data.augment import Augmentation
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.methods.couplings import Pairing
@@ -28,8 +29,8 @@ from ebbflow.training.world import here
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
 
-def load_splits(config: AnyConfig) -> Splits:
-    """The data of whatever is trained."""
+def load_splits(config: AnyConfig, few: int | None = None) -> Splits:
+    """The data of whatever is trained; of a folder no more than `few` pictures, spread over it."""
     data, conditioning = config.data, getattr(config, "conditioning", None)
     return load_dataset(
         data.name,
@@ -38,7 +39,27 @@ def load_splits(config: AnyConfig) -> Splits:
         channels=data.channels,
         skip_bad=data.skip_bad,
         paired=brings_pictures(conditioning),
+        held_out=data.held_out,
+        few=few,
     )
+
+
+def augmentation_of(config: AnyConfig, facts: DataFacts) -> Augmentation | None:
+    """What is done to pictures in training; None for nothing.
+
+    Raises:
+        ConfigError: of points, or crops of what is encoded once.
+    """
+    data = config.data
+    if not data.flip and not data.crop:
+        return None
+    if not facts.is_image:
+        raise ConfigError(f"data.flip and data.crop are of images, and {data.name!r} holds points. Leave them out.")
+    if facts.latent_dims is None:
+        return Augmentation(flip=data.flip, crop=data.crop)
+    if data.crop:
+        raise ConfigError("data.crop cuts images anew each time, and those of a latent run are encoded once. Use 0.")
+    return None  # both an image and its mirror image are encoded
 
 
 def brings_pictures(conditioning: Any) -> bool:
@@ -196,6 +217,7 @@ class DatasetLoader:
         drop: probability of a dropped condition.
         pairing: which rows meet the noise that would be drawn for the drawn ones; None leaves them as they are.
         noise: the noise that belongs to rows, (B, *dims); None has it drawn.
+        augment: what is done to the data, drawn from (seed, step); their conditions stay as they are.
     """
 
     dataset: Dataset
@@ -206,6 +228,7 @@ class DatasetLoader:
     drop: float = 0.0
     pairing: Pairing | None = None
     noise: Callable[[Tensor], Tensor] | None = None
+    augment: Augmentation | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
@@ -226,11 +249,14 @@ class DatasetLoader:
             rows, eps = self.pairing(rows, drawn), drawn[mine]
         elif self.noise is not None:
             eps = self.noise(rows[mine])
+        x0 = self.dataset.x0(rows[mine])
+        if self.augment is not None:
+            x0 = self.augment(x0, generator_for(self.seed, "augment", step), whole=self.batch_size, first=share.start)
         cond = None if self.cond is None else self.cond[rows]
         if cond is not None and self.conditioner is not None:
             cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
         return Batch(
-            x0=self.dataset.x0(rows[mine]),
+            x0=x0,
             cond=None if cond is None else cond[mine],
             eps=eps,
             whole=self.batch_size,

@@ -24,7 +24,7 @@ from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, re
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.requests.sampling import EditRequest
-from ebbflow.runs.opened import Opened, require_images
+from ebbflow.runs.opened import Opened, require_finite, require_images
 from ebbflow.runs.pictures import as_mask, read_mask
 from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, named_any, repeat_in_blocks
 from ebbflow.runs.sample import Samples, bind, results
@@ -175,19 +175,23 @@ class Inverter:
     def noise_of(self, x0: Tensor) -> Tensor:
         """The states from which the sampler makes the images `x0` (N, *dims), float32 (N, *state_dims)."""
         steps = invert(self.denoiser, self.model.encode(x0), self.times, sampler=self.plan.sampler)
-        return last(steps).float().cpu()
+        return self._finite(last(steps).float(), "the noises").cpu()
 
     def images_of(self, noise: Tensor) -> Tensor:
         """Samples from given starting states in the place of seeds, float32 (N, *dims)."""
         fresh = Noise([self.plan.seeds[0] + i for i in range(len(noise))])
         state = noise.to(self.model.device)
         steps = walk_from(self.denoiser, state, self.times, fresh, sampler=self.plan.sampler, options=self.plan.options)
-        return self.model.decode(last(steps))
+        return self.model.decode(self._finite(last(steps), "the images"))
 
     def between(self, pair: Tensor, num: int) -> Tensor:
         """`num` images from the first of `pair` to the second by way of their noises, float32 (num, *dims)."""
         x = interpolate(self.denoiser, self.model.encode(pair), self.times, num=num, sampler=self.plan.sampler)
-        return self.model.decode(x)
+        return self.model.decode(self._finite(x, "the images between"))
+
+    def _finite(self, x: Tensor, what: str) -> Tensor:
+        require_finite(self.model, x, what)
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +238,7 @@ def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[in
             bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
             parts.append(model.decode(reconstruct(bound, model.encode(x0[rows]), times, sampler=plan.sampler)))
         x = torch.cat(parts).clamp(-1, 1)
+        require_finite(model, x, f"the reconstructions by {num_steps} steps")
         yield Reconstruction(num_steps=num_steps, psnr=psnr(x, x0), x=x)
 
 
@@ -270,6 +275,8 @@ def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
         raise DataError(f"{path} does not exist.") from error
     except Exception as error:  # zip, header and key errors of many types
         raise DataError(f"{path} is not a file that `ebbflow invert` writes: {error}") from error
+    if not bool(noise.isfinite().all()):
+        raise DataError(f"{path} holds noise that is not finite. Invert the image again.")
     if tuple(noise.shape[1:]) != model.facts.state_dims:
         got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], model.facts.state_dims))
         raise DataError(f"{path} holds noise of shape {got}; this model wants {want}.")

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ebbflow.config import (
     to_dict,
 )
 from ebbflow.errors import CheckpointError, ConfigError, DataError
-from ebbflow.files import LOCK, locked, write_text
+from ebbflow.files import LOCK, PARTIAL, locked, sweep, write_text
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.plugins import loaded
@@ -47,6 +47,7 @@ FREE_KEYS = (
     "train.held_out_every",
     "train.log_every",
     "train.accumulate",
+    "train.skip_nonfinite",
     "ema.num_snapshots",
 )
 FREE_SECTIONS = ("sample", "engine")
@@ -84,7 +85,7 @@ class Run:
         Raises:
             CheckpointError: the weights are missing or do not fit the configuration.
         """
-        part = {"ema": "ema", "raw": "model"}[weights]
+        part = "model" if "exported" in self.checkpoint.state else {"ema": "ema", "raw": "model"}[weights]
         denoiser = build_denoiser(self.config, self.facts)
         assert isinstance(denoiser.net, ConditionedNet)
         tensors = Joined.inner_of(self.checkpoint.tensors(part))
@@ -170,10 +171,8 @@ def best_of(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | No
 
 
 def prune(folder: Path, *, keep: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Remove all checkpoints but the newest `keep` and the best by `rows` of metrics, and half-written ones."""
+    """Remove all checkpoints but the newest `keep` and the best by `rows` of metrics."""
     best = best_of(folder, rows)
-    for partial in (folder / "checkpoints").glob(".*.part"):
-        shutil.rmtree(partial, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
         if best is None or old.name != checkpoint_of(folder, best["step"]).name:
             shutil.rmtree(old, ignore_errors=True)
@@ -195,10 +194,10 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
         raise CheckpointError(f"{folder} does not exist. Give the folder of a run, such as runs/demo.")
     if folder.is_file():
         folder = folder.parent
-    found = [folder] if (folder / "state.json").is_file() else checkpoints(folder)
+    found = [folder] if (folder / "state.json").is_file() else checkpoints(folder) or checkpoint.exported(folder)
     if not found:
         raise CheckpointError(f"{folder} is not a run of ebbflow: there is no checkpoint in it.")
-    opened = checkpoint.read(found[-1])
+    opened = _newest(folder, found)
     if int(opened.state.get("format", 1)) > FORMAT:
         raise CheckpointError(f"{opened.folder} was written by a later version of ebbflow. Bring this one up to date.")
     holds, kind = opened.state.get("kind", "model"), KINDS[cls]
@@ -217,6 +216,16 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
     return home, config, facts, opened
 
 
+def _newest(folder: Path, found: Sequence[Path]) -> Checkpoint:
+    """The newest of a run's checkpoints; where its training lets it go just then, the one that came after."""
+    try:
+        return checkpoint.read(found[-1])
+    except CheckpointError:
+        if not (later := checkpoints(folder)) or later[-1] == found[-1]:
+            raise
+        return checkpoint.read(later[-1])
+
+
 def open_run(path: str | Path) -> Run:
     """The run in `path`; see `open_checkpoint`."""
     folder, config, facts, opened = open_checkpoint(path, RunConfig)
@@ -230,20 +239,21 @@ def _wanting(opened: Checkpoint) -> str:
 
 
 @contextmanager
-def take_folder(folder: Path, config: AnyConfig, facts: DataFacts) -> Iterator[list[str]]:
+def take_folder(folder: Path, config: AnyConfig, facts: DataFacts) -> Iterator[tuple[list[str], Callable[[], bool]]]:
     """Make `folder` the home of a run, or find that it already is, and keep every other process out; gives remarks for
-    the user.
+    the user, and a question whether the folder is still that one. What dead writers left unfinished in it goes.
 
     Raises:
         ConfigError: it holds a run of another configuration, or files of something else; another process has it.
     """
     _require_home(folder)
-    with locked(folder):
+    with locked(folder) as still:
         _require_home(folder)
+        sweep(folder.rglob(".*.part"))
         old, new = description(folder), json.loads(json.dumps(describe(config, facts)))
         remarks = _require_same(folder, old, new) if old else []
         write_text(folder / CONFIG, json.dumps({**old, **new}, indent=2))
-        yield remarks
+        yield remarks, still
 
 
 def description(folder: Path) -> dict[str, Any]:
@@ -265,10 +275,15 @@ def description(folder: Path) -> dict[str, Any]:
 
 
 def _require_home(folder: Path) -> None:
-    if folder.is_dir() and ((folder / CONFIG).is_file() or not {p.name for p in folder.iterdir()} - {LOCK}):
+    if folder.is_dir() and ((folder / CONFIG).is_file() or all(map(_is_ours, folder.iterdir()))):
         return
     if folder.exists():
         raise ConfigError(f"{folder} is not empty and holds no run. Choose another `save_dir`.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a lock, or what a killed process left unfinished before there was a run."""
+    return path.name == LOCK or PARTIAL.search(path.name) is not None
 
 
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -27,6 +27,23 @@ from ebbflow.runs.same_data import splits_of_run
 from ebbflow.training.engine import pick_device
 
 
+def require_finite(model: Opened, x: Tensor, what: str) -> None:
+    """Raise where numbers that a model made are not finite, of which a picture would show nothing.
+
+    Raises:
+        FloatingPointError: they are not; says what they are and why.
+    """
+    if bool(x.isfinite().all()):
+        return
+    net = model.denoiser.net if isinstance(model.denoiser, NetDenoiser) else None
+    if isinstance(net, torch.nn.Module) and not all(bool(p.isfinite().all()) for p in net.parameters()):
+        where = "" if model.run is None else f" of {model.run.checkpoint.folder}"
+        raise FloatingPointError(f"{what} are not finite, because the weights{where} are not. Open another checkpoint.")
+    raise FloatingPointError(
+        f"{what} are not finite. Lower `guidance`, or choose another `sampler`, `grid` or number of `steps`."
+    )
+
+
 class Reader(Protocol):
     """What turns a user's words into what a net takes."""
 

@@ -25,7 +25,7 @@ from ebbflow.runs.opened import Opened
 
 T = TypeVar("T")
 NONE = "none"  # the label that stands for no condition
-POINTS = 1000  # points of a scatter when no number is said
+POINTS = 1000  # points when no number is said
 EXAMPLES = 8  # held-out pictures that a run conditioned on them is shown by when none are said
 FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
 LARGE = 3 * 64 * 64  # values of such a sample
@@ -251,17 +251,22 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
 
 def _seeds(model: Opened, request: SampleRequest, rows: Sequence[Condition]) -> tuple[int, ...]:
     if request.seeds is None:
-        single = named_any(request) and len(rows) == 1
-        few = model.run is None and model.facts.is_image
-        default = (
-            1 if single else (len(rows) or FEW) if few else 8 * len(rows) or (64 if model.facts.is_image else POINTS)
-        )
+        default = _unsaid(model, rows, single=named_any(request) and len(rows) == 1)
         return tuple(range(request.seed, request.seed + (request.num or default)))
     if request.seed:
         raise ConfigError("`seed` and `seeds` both choose seeds. Give one.")
     if request.num is not None and request.num != len(request.seeds):
         raise ConfigError(f"`num` is {request.num}, and {len(request.seeds)} `seeds` are given. Leave `num` out.")
     return tuple(request.seeds)
+
+
+def _unsaid(model: Opened, rows: Sequence[Condition], *, single: bool) -> int:
+    """How many samples are made when no number is said."""
+    if not model.facts.is_image:
+        return POINTS
+    if single:
+        return 1
+    return (len(rows) or FEW) if model.run is None else 8 * len(rows) or 64
 
 
 def _negative(model: Opened, request: Guiding) -> Condition | None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ebbflow.core.condition import Condition, GivenImage
 from ebbflow.data import to_uint8
-from ebbflow.errors import ConfigError
-from ebbflow.runs.opened import Opened
+from ebbflow.errors import ConfigError, DataError
+from ebbflow.runs.opened import Opened, held_out_of
 from ebbflow.runs.plan import Plan
 from ebbflow.runs.sample import Samples
 from ebbflow.show import canvas
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WIDEST = 32  # samples in a row of a grid
 NAME_LENGTH = 40  # characters of a row's name in a grid
+MOST_COLOURS = 8  # conditions that points are coloured by
+BEHIND = 2000  # points of the data that a picture of points shows
 CHUNK = 1024  # samples that are turned into bytes at once
 
 
@@ -41,6 +43,7 @@ class SampleSet:
         conditions: what each sample was to be, or None.
         label_names: names of the classes.
         before, after: uint8 images (1, C, H, W) by their names, which a picture shows beside every row.
+        behind: points of the data, which a picture shows below these; None for images, and where the data is away.
         command: what remakes it, for the files.
     """
 
@@ -51,6 +54,7 @@ class SampleSet:
     label_names: tuple[str, ...] = ()
     before: Mapping[str, Tensor] = field(default_factory=dict)
     after: Mapping[str, Tensor] = field(default_factory=dict)
+    behind: Tensor | None = None
     command: str = ""
 
     def __len__(self) -> int:
@@ -65,7 +69,9 @@ class SampleSet:
     def grid(self) -> Image.Image:
         """A picture of all: rows are what was asked for; points as a scatter."""
         shown = self.x if self.images is None else self.images
-        return picture(shown, self.conditions, self.label_names, before=self.before, after=self.after)
+        return picture(
+            shown, self.conditions, self.label_names, before=self.before, after=self.after, behind=self.behind
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write a grid (.png .jpg .webp), all samples (.npz: uint8 NHWC `arr_0`, labels `arr_1`), or a folder of single
@@ -131,8 +137,19 @@ def made_of(
         label_names=names_of(model, plan),
         before={name: to_uint8(image) for name, image in (before or {}).items()},
         after={name: to_uint8(image) for name, image in (after or {}).items()},
+        behind=data_behind(model),
         command=command,
     )
+
+
+def data_behind(model: Opened) -> Tensor | None:
+    """Held-out points of the data of a run of points, float32 (N, D); None for images, and where they cannot be had."""
+    if model.facts.is_image or model.run is None:
+        return None
+    try:
+        return held_out_of(model, None, BEHIND).x
+    except (ConfigError, DataError):
+        return None
 
 
 def write(
@@ -154,15 +171,14 @@ def write(
 
     Raises:
         ConfigError: a suffix that cannot be written, or points into a folder.
-        FloatingPointError: samples that are not finite, of which a picture would show nothing.
     """
     names, frames = names_of(model, plan), []
+    behind = data_behind(model) if trajectory is not None else None
     with sink(model, plan, output, command) as put:
         for batch in steps:
             if trajectory is not None and batch.plan.seeds[0] == plan.seeds[0]:
-                frames.append(picture(batch.shown, batch.plan.conditions, names))
+                frames.append(picture(batch.shown, batch.plan.conditions, names, behind=behind))
             if batch.done:
-                require_finite(batch)
                 put(batch)
     if trajectory is not None:
         canvas.save_animation(frames, trajectory)
@@ -178,21 +194,12 @@ def sink(model: Opened, plan: Plan, output: Path, command: str) -> Iterator[Call
     elif output.suffix:
         kept: list[Tensor] = []
         yield lambda batch: kept.append(batch.shown)
-        sheet = picture(torch.cat(kept), plan.conditions, names_of(model, plan))
+        sheet = picture(torch.cat(kept), plan.conditions, names_of(model, plan), behind=data_behind(model))
         canvas.save_picture(sheet, output, command)
     elif model.facts.is_image:
         yield lambda batch: save_singles(batch.images, batch.plan.seeds, output, command)
     else:
         raise ConfigError("samples of this model are points: give a .png or .npz output in the place of a folder.")
-
-
-def require_finite(batch: Samples) -> None:
-    """Raise a FloatingPointError where samples are not finite."""
-    if not bool(batch.state.isfinite().all()):
-        raise FloatingPointError(
-            f"samples of seed {batch.plan.seeds[0]} and on are not finite. Lower `guidance`, or choose another "
-            "sampler, grid or number of steps."
-        )
 
 
 def as_tensor(labels: Sequence[int] | None) -> Tensor | None:
@@ -228,12 +235,13 @@ def picture(
     *,
     before: Mapping[str, Tensor] | None = None,
     after: Mapping[str, Tensor] | None = None,
+    behind: Tensor | None = None,
 ) -> Image.Image:
     """Images uint8 (N, C, H, W) as a grid whose rows are what was asked for, each between those that came before and
-    after it; points (N, D) as a scatter."""
+    after it; points (N, D) as a scatter, over points of the data where there are some."""
     rows = list(dict.fromkeys(conditions or ()))
     if samples.ndim == 2:
-        return scatter(samples, tuple(rows.index(one) for one in conditions) if conditions else None)
+        return points_of(samples, conditions, label_names, behind)
     each, names = len(samples) // max(1, len(rows)), [row_name(row, label_names) for row in rows]
     if rows and isinstance(rows[0], GivenImage) and not before:
         before = {"given": torch.cat([shown_given(one, samples) for one in rows if isinstance(one, GivenImage)])}
@@ -249,6 +257,21 @@ def picture(
     if rows and len(samples) % len(rows) == 0 and each <= WIDEST:
         return canvas.grid(samples, columns=each, row_names=names)
     return canvas.grid(samples, columns=max(1, min(len(samples), round(len(samples) ** 0.5))))
+
+
+def points_of(
+    samples: Tensor, conditions: Sequence[Condition] | None, label_names: Sequence[str], behind: Tensor | None
+) -> Image.Image:
+    """Points (N, D), the first two coordinates, coloured by what they were to be where that is one of a few."""
+    kinds = list(dict.fromkeys(conditions or ()))
+    few = conditions is not None and 1 < len(kinds) <= MOST_COLOURS
+    return scatter(
+        samples,
+        [kinds.index(one) for one in conditions or ()] if few else None,
+        [row_name(kind, label_names) for kind in kinds],
+        behind,
+        title=f"{len(samples):,} samples",
+    )
 
 
 def shown_given(condition: GivenImage, samples: Tensor) -> Tensor:

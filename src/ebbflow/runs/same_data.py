@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ebbflow.config import AnyConfig, to_dict
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.runs.build import facts_of, load_splits
-from ebbflow.runs.folder import Run, read_facts
+from ebbflow.runs.folder import Run, description, read_facts, versions
+from ebbflow.training.world import World
 
 ROWS = 256  # of large data that a fingerprint reads
 
@@ -27,9 +29,27 @@ def splits_of_run(run: Run, data_dir: Path | None = None) -> Splits:
         DataError: it has another shape or other classes than the run.
     """
     data = run.config.data if data_dir is None else replace(run.config.data, dir=str(data_dir))
-    splits = load_splits(replace(run.config, data=data))
+    splits = _renumbered(load_splits(replace(run.config, data=data)), run.facts.label_names)
     require_same_data(run, splits.train)
     return splits
+
+
+def in_order_of(splits: Splits, folder: Path) -> Splits:
+    """The data of what is trained in a folder, its classes in the order in which they were when it was begun: earlier
+    versions sorted the names of numbers as text."""
+    return _renumbered(splits, tuple(description(folder).get("facts", {}).get("label_names", ())))
+
+
+def _renumbered(splits: Splits, names: tuple[str, ...]) -> Splits:
+    own = splits.train.label_names
+    if names == own or sorted(names) != sorted(own):
+        return splits
+    place = torch.tensor([names.index(name) for name in own])
+    parts = {
+        part: replace(data, labels=None if data.labels is None else place[data.labels], label_names=names)
+        for part, data in vars(splits).items()
+    }
+    return Splits(**parts)
 
 
 def require_same_data(run: Run, other: Run | Dataset) -> None:
@@ -55,6 +75,17 @@ def require_same_data(run: Run, other: Run | Dataset) -> None:
             f"{run.config.data.name!r} of {mine}, {other.folder} on {other.config.data.name!r} of {yours}. Give runs "
             "on the same data."
         )
+
+
+def require_same_everywhere(world: World, config: AnyConfig, splits: Splits) -> None:
+    """Refuse to train with processes of another configuration, other data or another version.
+
+    Raises:
+        ConfigError: the first thing that differs, and on which of them.
+    """
+    if world.size > 1:
+        keys = {f"{section}.{key}": value for section, part in to_dict(config).items() for key, value in part.items()}
+        world.require_same({**versions(), **keys, "data": fingerprint(splits)})
 
 
 def fingerprint(splits: Splits) -> str:

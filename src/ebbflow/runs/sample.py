@@ -18,7 +18,7 @@ from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.runs.derived import learned_times, variance_table
-from ebbflow.runs.opened import Opened
+from ebbflow.runs.opened import Opened, require_finite
 from ebbflow.runs.plan import Plan
 from ebbflow.training.engine import in_precision, pick_precision
 from ebbflow.training.world import World
@@ -80,6 +80,7 @@ def generate(model: Opened, plan: Plan, world: World = World()) -> Iterator[Samp
     Raises:
         ConfigError: an unknown sampler, grid or option, a learned grid that was not searched.
         ValueError: an option out of range.
+        FloatingPointError: results that are not finite, of which a picture would show nothing.
     """
     ready = prepared(model, plan)
     times = grid_of(model, plan).tolist()
@@ -104,12 +105,13 @@ def shared(plan: Plan, world: World) -> Plan:
 
 
 def in_turn(
-    model: Opened, plan: Plan, world: World, keep: Callable[[Samples], T]
+    model: Opened, plan: Plan, world: World, keep: Callable[[Samples], T], spoiled: T | None = None
 ) -> Iterator[tuple[Samples | None, Plan, T | None]]:
     """The batches of a plan by the processes of a world in turn, each of which holds one at a time.
 
     Args:
         keep: makes of a finished batch what goes to rank 0.
+        spoiled: what goes there of a batch that is not finite, and of those after it; None raises it.
 
     Yields:
         Each step of this process's own, its batch's plan, and None; on rank 0, of every batch in order, what `keep`
@@ -119,11 +121,18 @@ def in_turn(
     for i, part in enumerate(plan.batches()):
         step, kept = None, None
         if i % world.size == world.rank:
-            for step in own:
-                if step.done:
-                    kept = keep(step)
-                    break
-                yield step, part, None
+            try:
+                for step in own:
+                    if step.done:
+                        kept = keep(step)
+                        break
+                    yield step, part, None
+                else:
+                    kept = spoiled
+            except FloatingPointError:
+                if spoiled is None:
+                    raise
+                kept = spoiled
         kept = world.passed(kept, i % world.size)
         if kept is not None:
             yield step, part, kept
@@ -146,6 +155,8 @@ def sampled(model: Opened, plan: Plan, world: World) -> Iterator[Samples]:
 def results(model: Opened, plan: Plan, steps: Iterator[Step], num_steps: int) -> Iterator[Samples]:
     """The steps of one batch as samples; the last of `num_steps` is done."""
     for i, step in enumerate(steps, start=1):
+        if i == num_steps:
+            require_finite(model, step.x, f"the samples of seeds {plan.seeds[0]} to {plan.seeds[-1]}")
         yield Samples(state=step.x, state_x0=step.estimate.x0, plan=plan, step=i, done=i == num_steps, model=model)
 
 

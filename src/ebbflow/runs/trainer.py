@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ebbflow.config import to_dict
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
@@ -27,9 +26,8 @@ from ebbflow.runs.folder import (
     prune,
     set_aside,
     take_folder,
-    versions,
 )
-from ebbflow.runs.same_data import fingerprint
+from ebbflow.runs.same_data import require_same_everywhere
 from ebbflow.runs.snapshots import forget_snapshots_after, keep_snapshot
 from ebbflow.runs.tasks import RunTask
 from ebbflow.show import canvas
@@ -100,11 +98,14 @@ class Trainer:
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
         with ExitStack() as held:
-            self._remarks, self._beside = [], None
+            self._remarks: list[str] = []
+            self._beside, self.skipped = None, 0
             if self.world.leads:
-                self._remarks = held.enter_context(take_folder(self.folder, self.config, self.facts))
+                self._remarks, self._still = held.enter_context(take_folder(self.folder, self.config, self.facts))
                 self._beside = task.store_copies()
-            self.start, self.minutes = self._shared(self._restore() if self.world.leads else (0, 0.0))
+            begun = (*self._restore(), self.skipped) if self.world.leads else (0, 0.0, 0)
+            require_same_everywhere(self.world, self.config, task.splits)
+            self.start, self.minutes, self.skipped = checkpoint.share(self.world, task, self.ema, self.optimiser, begun)
             self.step = self.start
             rows = self.world.first(metrics(self.folder) if self.world.leads else [])
             self._loss = next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan)
@@ -180,13 +181,26 @@ class Trainer:
                 raise FloatingPointError(f"{error} {self._last_good()}") from None
             if step is None:
                 return
-            window.append(step)
             self.step, self.minutes = step.step, step.minutes
+            here = self._progress(step.loss, step.lr)
+            if step.skipped:
+                self.skipped += 1
+                here = replace(here, note=f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite")
+            else:
+                window.append(step)
             stopped = self.world.any(self.should_stop()) and not self._is_last
-            if is_due(step.step, self.train.log_every) or stopped or self._is_last:
-                self._log(self._summary(window, 60 * (self.minutes - before)))
+            if window and (is_due(step.step, self.train.log_every) or stopped or self._is_last):
+                self._log(self._summary(window, 60 * (self.minutes - before)), required=True)
                 window, before = [], self.minutes
-            yield self._progress(step.loss, step.lr), stopped
+            yield here, stopped
+
+    def _require_folder(self) -> None:
+        """Raise where the folder is not the one that was taken: another run may live there now."""
+        if not self._still():
+            raise CheckpointError(
+                f"{self.folder} was removed or replaced while it was trained, at step {self.step}. Run the command "
+                "again to start anew."
+            )
 
     def _progress(self, loss: float, lr: float) -> Progress:
         return Progress(
@@ -215,6 +229,7 @@ class Trainer:
                 decay_rate=train.lr_decay_rate,
             ),
             seed=train.seed,
+            skip_nonfinite=max(0, train.skip_nonfinite - self.skipped),
         )
 
     @property
@@ -234,8 +249,10 @@ class Trainer:
         if is_due(step, self.train.sample_every) or self._is_last:
             yield replace(here, note=self._draw(net, step))
 
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: dict[str, Any], *, required: bool = False) -> None:
         if self.world.leads:
+            if required:
+                self._require_folder()
             log_metrics(self.folder, row)
 
     def _tidy(self, step: int) -> None:
@@ -281,6 +298,7 @@ class Trainer:
         last, num = window[-1], len(window)
         row = {
             **self.spent,
+            **({"skipped": self.skipped} if self.skipped else {}),
             "loss": sum(s.loss for s in window) / num,
             "lr": last.lr,
             "grad_norm": sum(s.grad_norm for s in window) / num,
@@ -302,6 +320,7 @@ class Trainer:
                 checkpoint.restore(found, self.task.net, self.ema, self.optimiser)
                 if self.task.state():
                     self.task.load_state(found.tensors("task"))
+                minutes, self.skipped = found.number("minutes"), int(found.number("skipped"))
             except CheckpointError as error:
                 first = first or error
                 continue
@@ -310,27 +329,12 @@ class Trainer:
                     self._remarks.append(f"{first} It is now {set_aside(later)}; going on from step {found.step}.")
             forget_after(self.folder, found.step)
             forget_snapshots_after(self.folder, found.step)
-            return found.step, float(found.state.get("minutes", 0.0))
+            return found.step, minutes
         if first is not None:
             raise first
         (self.folder / METRICS).unlink(missing_ok=True)
         forget_snapshots_after(self.folder, 0)
         return 0, 0.0
-
-    def _shared(self, begun: tuple[int, float]) -> tuple[int, float]:
-        """Where rank 0 begins, and its weights, averages, optimiser and task on every process.
-
-        Raises:
-            ConfigError: a process with another configuration, other data or another version.
-        """
-        if self.world.size == 1:
-            return begun
-        keys = {f"{section}.{k}": v for section, part in to_dict(self.config).items() for k, v in part.items()}
-        self.world.require_same({**versions(), **keys, "data": fingerprint(self.task.splits)})
-        checkpoint.share(self.world, self.task.net, self.ema, self.optimiser)
-        if state := self.world.copy(self.task.state()):
-            self.task.load_state(state)
-        return self.world.first(begun)
 
     def _last_good(self) -> str:
         found = checkpoints(self.folder)
@@ -340,17 +344,32 @@ class Trainer:
         folder = checkpoint_of(self.folder, step)
         if not self.world.leads:
             return folder
+        self._require_folder()
+        self._require_finite()
         checkpoint.save(
             folder,
             model=self.task.net,
             ema=self.ema,
             optimiser=self.optimiser,
-            state={**self.spent, "minutes": self.minutes, **describe(self.config, self.facts)},
+            state={
+                **self.spent,
+                "minutes": self.minutes,
+                "skipped": self.skipped,
+                **describe(self.config, self.facts),
+            },
             beside=self._beside,
             parts={"task": self.task.state()},
         )
         self._tidy(step)
         return folder
+
+    def _require_finite(self) -> None:
+        """Raise where weights have become something that no checkpoint should replace a good one with."""
+        if not all(bool(p.isfinite().all()) for p in self.task.net.parameters()):
+            raise FloatingPointError(
+                f"the weights are not finite after step {self.step}: a step was too large. Lower the learning rate. "
+                f"{self._last_good()}"
+            )
 
     def _card(self, step: int) -> str:
         found = self.measured

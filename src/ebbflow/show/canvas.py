@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,14 @@ from torch import Tensor
 
 from ebbflow.errors import ConfigError
 from ebbflow.files import whole_file
+from ebbflow.show.fonts import font_for, writable
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFont
+    from PIL import Image
 
 TILE = 56  # tiny images are enlarged, by a whole factor, to at least about this side
-GAP = 2
+SMALL, WIDE = 256, 1024  # a sheet that is less high is enlarged further, as long as it is not wider
+GAP, MARGIN = 2, 8  # between tiles, and around all of them
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ANIMATION_SUFFIXES = (".webp", ".gif")
 
@@ -29,15 +30,10 @@ def to_picture(tile: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
-def font_for(names: Sequence[str], size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font; where it lacks letters, that of matplotlib, which knows Latin, Greek and Cyrillic."""
-    from PIL import ImageFont
-
-    if not all(map(str.isascii, names)) and (found := find_spec("matplotlib")) and found.origin:
-        wide = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if wide.is_file():
-            return ImageFont.truetype(wide, size)
-    return ImageFont.load_default(size=size)
+def enlargement(height: int, width: int, rows: int, columns: int) -> int:
+    """The whole factor by which tiles are enlarged: to about `TILE`, and while the sheet is small, to `SMALL` of
+    height, or `WIDE` of width."""
+    return max(1, round(TILE / max(height, width)), min(-(-SMALL // (rows * height)), WIDE // (columns * width)))
 
 
 def grid(
@@ -47,29 +43,36 @@ def grid(
     over each column where given."""
     from PIL import Image, ImageDraw
 
-    factor = max(1, round(TILE / max(images.shape[2:])))
-    height, width = (side * factor + GAP for side in images.shape[2:])
     rows = -(-len(images) // columns)
+    row_names, column_names = writable(row_names[:rows]), writable(column_names[:columns])
+    high, wide = images.shape[2:]
+    factor = enlargement(high, wide, rows, columns)
+    height, width = high * factor + GAP, wide * factor + GAP
     size = max(12, min(20, height // 3))
-    font = font_for((*row_names, *column_names), size)
-    margin = max((int(font.getlength(name)) for name in row_names), default=-3 * GAP) + 3 * GAP
-    widest = max((font.getlength(name) for name in column_names), default=0)
-    small = font if widest <= width else font_for(column_names, max(8, int(size * width / widest)))
-    top = size + 4 * GAP if column_names else 0
+    widest = max((length(name, size) for name in column_names), default=0)
+    small = size if widest <= width else max(8, int(size * width / widest))
+    left = max((length(name, size) + 3 * GAP for name in row_names), default=0) + MARGIN
+    top = size + 4 * GAP if any(column_names) else MARGIN
+    right = max(MARGIN, (length(column_names[-1], small) - width) // 2 + GAP if column_names else 0)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[images.shape[1]]
-    sheet = Image.new(mode, (margin + columns * width + GAP, top + rows * height + GAP), "white")
+    sheet = Image.new(mode, (left + columns * width + right, top + rows * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, name in enumerate(row_names[:rows]):
-        middle = top + GAP + row * height + height // 2
-        draw.text((margin - 2 * GAP, middle), name, fill="black", font=font, anchor="rm")
-    for column, name in enumerate(column_names[:columns]):
-        middle = margin + GAP + column * width + width // 2
-        draw.text((middle, top - GAP), name, fill="black", font=small, anchor="mb")
+    for row, name in enumerate(row_names):
+        middle = top + row * height + height // 2
+        draw.text((left - 2 * GAP, middle), name, fill="black", font=font_for(name, size), anchor="rm")
+    for column, name in enumerate(column_names):
+        middle = left + column * width + width // 2
+        draw.text((middle, top - GAP), name, fill="black", font=font_for(name, small), anchor="mb")
     for i, tile in enumerate(images):
         picture = to_picture(tile)
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        sheet.paste(picture, (margin + (i % columns) * width + GAP, top + (i // columns) * height + GAP))
+        sheet.paste(picture, (left + (i % columns) * width, top + (i // columns) * height))
     return sheet
+
+
+def length(text: str, size: int) -> int:
+    """How many pixels wide a text is."""
+    return int(font_for(text, size).getlength(text))
 
 
 def save_picture(picture: Image.Image, path: Path, command: str = "") -> None:

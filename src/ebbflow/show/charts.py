@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ebbflow.show.page import COLOURS, FAINT, INK, RULE, figure
+from ebbflow.show.page import figure
+from ebbflow.show.style import COLOURS, FAINT, INK, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis

@@ -14,6 +14,7 @@ from ebbflow.core.paths import PATHS, Path
 from ebbflow.core.weights import effective_weight
 from ebbflow.errors import ConfigError, choose
 from ebbflow.show.plots import to_picture
+from ebbflow.show.style import in_style
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +42,11 @@ class Term:
     def name(self) -> str:
         """As it is read: prediction:times:weight@path."""
         return f"{self.prediction}:{self.times}:{self.weight}@{self.path_name}"
+
+    @property
+    def said(self) -> str:
+        """In words: "velocity, weight uniform, times logit_normal, path flow"."""
+        return f"{self.prediction}, weight {self.weight}, times {self.times}, path {self.path_name}"
 
     @property
     def path(self) -> Path:
@@ -106,23 +112,24 @@ def _ratio(first: str, second: str, a: Tensor, b: Tensor) -> Ratio:
     return Ratio(first=first, second=second, factor=float(ratio.mean().exp()), spread=spread, same=spread <= SAME)
 
 
+@in_style
 def draw(terms: Sequence[Term]) -> Image.Image:
     """w(L), each scaled to 1 at L = 0; what is one and the same lies on one line, drawn thick and dashed in turn."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.8), dpi=110, layout="constrained")
+    figure = Figure(figsize=(7.5, 4.4 + 0.2 * len(terms)), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     log_snrs, middle = grid(), torch.zeros(1, dtype=torch.float64)
     styles = ["-", "--", "-.", ":"]
     for i, term in enumerate(terms):
         scaled = term.weights(log_snrs) / term.weights(middle)
-        axes.plot(log_snrs, scaled, styles[i % 4], linewidth=max(1.2, 4.0 - 0.8 * i), label=term.name)
+        axes.plot(log_snrs, scaled, styles[i % 4], linewidth=max(1.2, 4.0 - 0.8 * i), label=term.said)
     axes.set(
+        title="How objectives weigh noise levels",
         xlabel="log-SNR  (noise on the left, data on the right)",
         ylabel="w(L) of the loss on eps, 1 at L = 0",
         yscale="log",
         ylim=(1e-4, 1e4),
     )
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", fontsize=9)
     return to_picture(figure)

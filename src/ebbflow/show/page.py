@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from ebbflow.show.style import COLOURS, FAINT, INK, RULE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, FAINT, RULE = "#1d2733", "#5d6875", "#d5dbe3"
-COLOURS = ("#1f5fa8", "#b8500b", "#1d7a4c", "#9b2fae", "#a8281f", "#5b6b00", "#00768a", "#6b4a2b")
 LIGHT = {"ink": INK, "faint": FAINT, "rule": RULE, **{f"c{i}": colour for i, colour in enumerate(COLOURS)}}
 DARK = {
     "ink": "#dfe6ee", "faint": "#98a4b1", "rule": "#343c46", "c0": "#7fb4f0", "c1": "#f3a261", "c2": "#6fd3a0",

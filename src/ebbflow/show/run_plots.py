@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ebbflow.show.plots import to_picture
+from ebbflow.show.style import COLOURS, FAINT, INK, in_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,6 +73,7 @@ def summary(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     return {"run": name, "step": rows[-1]["step"], **{k: last(curve(rows, k)) for k in keys}, "gap": last(gap(rows))}
 
 
+@in_style
 def draw_runs(runs: Mapping[str, Sequence[Row]]) -> Image.Image:
     """Runs in one figure: six panels that compare them, and below them the loss by log-SNR of each.
 
@@ -79,15 +81,19 @@ def draw_runs(runs: Mapping[str, Sequence[Row]]) -> Image.Image:
         runs: rows of metrics.jsonl by the name that the legend shows.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(14, 11), dpi=100, layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(2, 1.1))
     upper, lower = halves
     panels = upper.subplots(2, 3).ravel()
     for number, (name, rows) in enumerate(runs.items()):
-        _compare(panels, name, rows, f"C{number % 10}")
+        _compare(panels, name, rows, COLOURS[number % len(COLOURS)])
     for panel in panels:
         _finish(panel)
+    if len(runs) > 1:
+        lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(runs)]
+        upper.legend(handles=lines, loc="outside upper center", ncols=min(4, len(runs)))
     below = lower.subplots(1, len(runs), squeeze=False, sharey=True)[0]
     for panel, (name, rows) in zip(below, runs.items(), strict=True):
         _by_level(panel, name, rows)
@@ -103,7 +109,7 @@ def _compare(panels: Sequence[Axes], name: str, rows: Sequence[Row], colour: str
     _line(held, curve(rows, "held_out"), "held-out loss: averaged weights (raw ones dashed)", **label, marker="o")
     _line(held, curve(rows, "held_out_raw"), None, color=colour, linestyle="--", marker="x")
     _line(between, gap(rows), "held-out loss minus training loss", **label, marker="o")
-    between.axhline(0, color="grey", linewidth=0.6)
+    between.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
     norm.set_yscale("log")
     _line(norm, curve(rows, "grad_norm").smoothed(0.02), "gradient norm, before clipping", **label)
     _line(rate, curve(rows, "lr"), "learning rate", **label)
@@ -112,18 +118,15 @@ def _compare(panels: Sequence[Axes], name: str, rows: Sequence[Row], colour: str
 
 def _line(panel: Axes, points: Curve, title: str | None, **style: Any) -> None:
     if title is not None:
-        panel.set_title(title, fontsize="medium")
+        panel.set_title(title)
     if len(points.steps):
         panel.plot(points.steps, points.values, linewidth=1.4, markersize=4, **style)
 
 
 def _finish(panel: Axes) -> None:
     panel.set_xlabel("step")
-    panel.grid(alpha=0.25)
-    if panel.get_legend_handles_labels()[1]:
-        panel.legend(fontsize="small")
-    else:
-        panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color="grey")
+    if not panel.get_legend_handles_labels()[1]:
+        panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=FAINT)
 
 
 def _by_level(panel: Axes, name: str, rows: Sequence[Row]) -> None:
@@ -135,11 +138,14 @@ def _by_level(panel: Axes, name: str, rows: Sequence[Row]) -> None:
         points = curve(rows, BY_LOG_SNR, level).smoothed()
         colour = colormaps["viridis"](0.9 * place / max(len(names) - 1, 1))
         _line(panel, points, None, color=colour, label=level)
-    panel.set_title(f"{name}: training loss by log-SNR", fontsize="medium")
+    panel.set_title(f"{name}: training loss by log-SNR")
     panel.set_yscale("log")
     _finish(panel)
+    if names:
+        panel.legend(fontsize=8, ncols=2, title="dark is noise, light is data", title_fontsize=8)
 
 
+@in_style
 def draw_lengths(name: str, rows: Sequence[Row]) -> Image.Image:
     """The held-out loss of averages of a run's weights by their lengths; the best one is ringed.
 
@@ -154,9 +160,8 @@ def draw_lengths(name: str, rows: Sequence[Row]) -> Image.Image:
     ordered = sorted(rows, key=lambda row: row["length"])
     best = min(rows, key=lambda row: row["held_out"])
     panel.plot([row["length"] for row in ordered], [row["held_out"] for row in ordered], marker="o", linewidth=1.4)
-    panel.plot([best["length"]], [best["held_out"]], "o", markersize=13, color="black", markerfacecolor="none")
-    panel.set_title(f"{name}: averages of the weights", fontsize="medium")
+    panel.plot([best["length"]], [best["held_out"]], "o", markersize=13, color=INK, markerfacecolor="none")
+    panel.set_title(f"{name}: averages of the weights")
     panel.set_xlabel("length, as a share of the training")
     panel.set_ylabel("held-out loss")
-    panel.grid(alpha=0.25)
     return to_picture(figure)

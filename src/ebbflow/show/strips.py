@@ -20,6 +20,7 @@ from ebbflow.methods.samplers import Sampler, Step
 from ebbflow.methods.sampling import pure_noise, walk_from
 from ebbflow.show import canvas
 from ebbflow.show.plots import to_picture
+from ebbflow.show.style import BEHIND, FAINT, INK, in_style
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -226,26 +227,41 @@ def draw_toy(path: Path, toy: Trace, real: Trace, name: str, decode: Decode = it
     return _pairs(real.times, num, most, upper, lower)
 
 
-def draw_trajectories(ways: Mapping[str, Trace], data: Tensor | None = None, limit: float = 2.0) -> Image.Image:
+@in_style
+def draw_trajectories(ways: Mapping[str, Trace], data: Tensor | None = None) -> Image.Image:
     """A panel a sampler: the ways of 2-D points from noise (hollow) to samples (filled), the data below them.
 
     Args:
         ways: traces by the name of their panel; the same samples have the same colour.
         data: points (N, 2) to lay below.
-        limit: half the side of a panel, larger where the states go further.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(ways), 5.4), dpi=110, layout="constrained")
-    far = max(limit, *(1.05 * float(way.states.abs().max()) for way in ways.values()))
+    figure = Figure(figsize=(5 * len(ways), 5.4), dpi=110, layout="constrained")
+    ends = torch.cat([way.states[[0, -1]].flatten(0, 1) for way in ways.values()])
+    low, high = (float(torch.quantile(ends, q)) for q in (0.005, 0.995))
+    edge = 0.12 * (high - low)
     for panel, (name, way) in zip(figure.subplots(1, len(ways), squeeze=False)[0], ways.items(), strict=True):
         if data is not None:
-            panel.scatter(data[:, 0], data[:, 1], s=2, color="0.8", linewidths=0)
-        colours = colormaps["turbo"](torch.linspace(0.05, 0.95, way.states.shape[1]).numpy())
+            panel.scatter(data[:, 0], data[:, 1], s=4, color=BEHIND, linewidths=0, label="data")
+        num = way.states.shape[1]
+        colours = colormaps["turbo"](torch.linspace(0.05, 0.95, num).numpy())
+        lines = {"lw": 0.8, "alpha": 0.8} if _wander(way) < 3 else {"lw": 0.4, "alpha": 0.45}
         for i, colour in enumerate(colours):
-            panel.plot(way.states[:, i, 0], way.states[:, i, 1], color=colour, lw=0.6, alpha=0.6)
+            panel.plot(way.states[:, i, 0], way.states[:, i, 1], color=colour, **lines)
         panel.scatter(*way.states[0].T, s=22, facecolors="none", edgecolors=colours, linewidths=1, zorder=3)
-        panel.scatter(*way.states[-1].T, s=26, color=colours, edgecolors="black", linewidths=0.5, zorder=4)
-        panel.set(title=name, xlim=(-far, far), ylim=(-far, far), aspect="equal")
+        panel.scatter(*way.states[-1].T, s=30, color=colours, edgecolors=INK, linewidths=0.6, zorder=4)
+        panel.scatter([], [], s=22, facecolors="none", edgecolors=INK, linewidths=1, label="noise, t = 1")
+        panel.scatter([], [], s=30, color=FAINT, edgecolors=INK, linewidths=0.6, label="sample, t = 0")
+        span = (low - edge, high + edge)
+        panel.set(title=f"{name}, {len(way.times) - 1} steps", xlim=span, ylim=span, aspect="equal")
+        panel.set(xlabel="$x_1$", ylabel="$x_2$")
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return to_picture(figure)
+
+
+def _wander(way: Trace) -> float:
+    """How much longer the ways are than straight lines would be."""
+    hops = way.states.diff(dim=0).norm(dim=-1).sum(0)
+    return float((hops / (way.states[-1] - way.states[0]).norm(dim=-1).clamp_min(1e-6)).median())

@@ -218,18 +218,19 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
     plan, counted = setting.plan, Counted(model.denoiser)
     seen: list[dict[str, Tensor]] = []
     first, seconds, made, failed, world = [], 0.0, 0, None, here()
-    next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
+    with suppress(FloatingPointError):  # said of the cell itself
+        next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
     looking = 0.0
 
     def look(batch: Samples) -> tuple[Tensor, dict[str, Tensor]]:
         nonlocal looking
         x, began = batch.shown, time.perf_counter()
-        finite = bool(torch.isfinite(batch.state).all())
-        found = yardstick.features.of(batch.for_features) if finite else {}
+        found = yardstick.features.of(batch.for_features)
         looking += time.perf_counter() - began
         return (x if batch.plan.seeds[0] - plan.seeds[0] < STRIP_POINTS else x[:0]), found
 
-    batches = in_turn(model.with_denoiser(counted), shared(plan, world), world, look)
+    spoiled: tuple[Tensor, dict[str, Tensor]] = (torch.empty(0), {})
+    batches = in_turn(model.with_denoiser(counted), shared(plan, world), world, look, spoiled)
     while failed is None or world.size > 1:  # the others go on, and wait to be heard
         began = time.perf_counter()
         step, part, found = next(batches, (None, plan, None))

@@ -17,7 +17,7 @@ from ebbflow.core.condition import Condition
 from ebbflow.core.entries import spelt
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError, DataError
-from ebbflow.files import load_tensors, save_tensors, write_text
+from ebbflow.files import load_tensors, require_place, save_tensors, write_text
 from ebbflow.latent import encoded
 from ebbflow.methods.samplers import sampler_of
 from ebbflow.metrics import features as maps
@@ -74,6 +74,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     settings = _settings(model, request, plan, features, reference)
     measured = model.with_denoiser(in_net_precision(model.denoiser, pick_precision(request.precision, model.device)))
     folder = (Path("eval") / slug(model.name)) if model.run is None else model.run.folder / "eval"
+    require_place(folder / "any.json")
     partial = folder / f".partial-{key_of(settings, code_hash())}"
     yield from _sample(measured, plan, features, partial)
     if not here().leads:
@@ -303,11 +304,6 @@ def _sample(model: Opened, plan: Plan, features: Features, partial: Path) -> Wor
 
 def _kept(batch: Samples, first: int, features: Features) -> dict[str, Tensor]:
     """The features of a batch, and of the first samples themselves."""
-    if not bool(torch.isfinite(batch.x).all()):
-        seeds = batch.plan.seeds
-        raise FloatingPointError(
-            f"samples of seeds {seeds[0]} to {seeds[-1]} are not finite. Try more `steps` or a smaller `guidance`."
-        )
     return features.of(batch.for_features) | {"x": batch.shown[: max(0, NEAREST_NUM - first)]}
 
 

@@ -30,7 +30,7 @@ from ebbflow.metrics.measure import mean_and_error
 from ebbflow.progress import Stage, Work
 from ebbflow.requests.studies import LikelihoodRequest
 from ebbflow.runs.derived import variance_table
-from ebbflow.runs.opened import Opened, held_out_of
+from ebbflow.runs.opened import Opened, held_out_of, require_finite
 from ebbflow.training.world import here
 
 ODE_STEPS = 32
@@ -55,6 +55,7 @@ def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[s
         yield Stage("likelihood", int(rows[-1]) + 1, len(data))
     parts = world.in_turn(parts, len(batches))
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    require_finite(model, nats["total"], "the likelihoods")
     return _report(model, nats, request)
 
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ebbflow.conditioning import VectorConditioner
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import complete, values
-from ebbflow.requests.sampling import EditCall, EditCommand, EditRequest, SampleCall, SampleCommand, SampleRequest
+from ebbflow.requests.sampling import (
+    EditCall,
+    EditCommand,
+    EditRequest,
+    InvertCommand,
+    SampleCall,
+    SampleCommand,
+    SampleRequest,
+)
 from ebbflow.requests.serving import GenerationRequest, ImageEditRequest, Images, Limits
 from ebbflow.requests.written import command_of, python_of
 from ebbflow.runs.edit import Edit, edit_of, edit_plan
@@ -20,8 +31,10 @@ from ebbflow.runs.opened import require_images
 from ebbflow.runs.pictures import read_picture
 from ebbflow.runs.plan import Plan, plan_of
 from ebbflow.runs.results import row_name
-from ebbflow.studio.together import Asked
+from ebbflow.studio.together import Asked, Through
 
+INVERTED = InvertCommand(ckpt="", input=Path(), output=Path())  # its defaults
+NOISE = Path("noise.npz")
 SHARED = ("steps", "sampler", "grid", "options", "guidance", "clip")
 
 
@@ -88,6 +101,49 @@ def edit_question(
     return Question(asked=asked, **_written("edit", place, EditCommand, EditCall, given))
 
 
+def through_question(
+    model: Model, request: EditRequest, pictures: Sequence[Path], limits: Limits, place: str
+) -> Question:
+    """One picture to its noise and back, as `ebbflow invert` goes, or `num` of them from one to another.
+
+    Args:
+        pictures: one or two files, which lie there for as long as this takes.
+
+    Raises:
+        ConfigError, ValueError, DataError: as `edit_question`, or a sampler that cannot be walked backwards.
+    """
+    if len(pictures) == 1:
+        guidance = INVERTED.guidance if request.guidance is None else request.guidance
+        request = replace(request, num=1, steps=request.steps or INVERTED.steps, guidance=guidance)
+    plan = edit_plan(model, request, as_one=True)
+    within(plan, limits)
+    num, x0 = len(plan.seeds), [read_picture(path, model.dims)[0] for path in (pictures[0], pictures[-1])]
+    if num < len(pictures):
+        raise ConfigError(f"`num` must be at least 2 (both ends count), got {num}.")
+    fractions = tuple(i / max(1, num - 1) for i in range(num))
+    asked = Through(model=model, plan=plan, pair=torch.cat(x0), fractions=fractions)
+    asked.check()
+    names = [path.name for path in pictures]
+    said = {name: value for name, value in vars(request).items() if value is not None}
+    return Question(asked=asked, command=_through(names, place, said), python=_through_python(names, place, said))
+
+
+def _through(names: list[str], place: str, said: dict[str, Any]) -> str:
+    given = {**said, "ckpt": place, "input": Path(names[0]), "output": Path("edits.png")}
+    if len(names) == 2:
+        return command_of("edit", EditCommand, {**given, "interpolate_with": Path(names[1])})
+    back = {name: given.get(name) for name in ("ckpt", "labels", "prompts", "vectors", "output")}
+    there = command_of("invert", InvertCommand, {**given, "output": NOISE})
+    return f"{there} && {command_of('edit', EditCommand, {**back, 'noise': NOISE})}"
+
+
+def _through_python(names: list[str], place: str, said: dict[str, Any]) -> str:
+    num = {} if len(names) == 2 else {"num": 2}
+    call = python_of("interpolate", names[0], EditRequest, {**said, **num}).removeprefix("ebbflow.")
+    both = call.replace(repr(names[0]), f"{names[0]!r}, {names[-1]!r}", 1)
+    return f"{python_of('open', place, EditRequest, {})}.{both}"
+
+
 def _written(verb: str, place: str, command: type[Any], call: type[Any], given: dict[str, Any]) -> dict[str, str]:
     said = {name: value for name, value in given.items() if value is not None}
     python = python_of(verb, place, call, said)
@@ -151,3 +207,10 @@ def _condition(model: Model, request: Images) -> dict[str, Any]:
 def hears_text(model: Model) -> bool:
     """Whether a model is asked by text."""
     return bool(model.examples) and isinstance(model.examples[0], str)
+
+
+def asked_by(model: Model) -> str | None:
+    """What a model is asked by: text, vector or label; None for one that is asked for nothing."""
+    if isinstance(model.reader, VectorConditioner):
+        return "vector"
+    return "text" if hears_text(model) else "label" if model.is_conditional and model.label_names else None

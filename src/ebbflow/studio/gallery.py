@@ -12,11 +12,14 @@ from typing import Any
 
 from ebbflow.errors import ConfigError
 from ebbflow.files import LOCK, locked
+from ebbflow.metrics.frontier import Cell
 from ebbflow.runs.folder import CONFIG, METRICS, checkpoints, metrics
+from ebbflow.studies.compare import read_cells
 
 DEPTH = 3  # folders within folders in which runs are looked for
 POINTS = 240  # of a curve
 REPORTS = (".html", ".htm")
+CELLS = ".cells.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ class Card:
         picture: step of the newest picture; None where none was drawn.
         classes: how many.
         changed: seconds since 1970.
+        taught: whether it learned from another run, which no second student does from it.
+        damage: what is wrong with it, "" where nothing is.
     """
 
     name: str
@@ -45,6 +50,8 @@ class Card:
     picture: int | None
     classes: int
     changed: float
+    taught: bool = False
+    damage: str = ""
 
 
 def runs_in(folder: Path) -> dict[str, Path]:
@@ -96,6 +103,8 @@ def card_of(name: str, path: Path) -> Card:
         picture=max(pictures(path), default=None),
         classes=len(facts.get("label_names", ())),
         changed=max(file.stat().st_mtime for file in (path, path / CONFIG, path / METRICS) if file.exists()),
+        taught=bool(config.get("teacher", {}).get("run")),
+        damage=damage_of(path, known),
     )
 
 
@@ -120,14 +129,24 @@ def state_of(path: Path, known: dict[str, Any], step: int, num_steps: int) -> st
     """training, finished, stopped, new or damaged."""
     if trainer_of(path) is not None:
         return "training"
-    if not known:
+    if damage_of(path, known):
         return "damaged"
+    if not checkpoints(path):
+        return "new"
+    return "finished" if step >= num_steps else "stopped"
+
+
+def damage_of(path: Path, known: dict[str, Any]) -> str:
+    """What is wrong with a run, as far as a look at its files tells; "" where nothing is."""
+    if not known:
+        return f"its {CONFIG} cannot be read as that of a run."
     saved = checkpoints(path)
     if not saved:
-        return "new"
-    if not (saved[-1] / "state.json").is_file():
-        return "damaged"
-    return "finished" if step >= num_steps else "stopped"
+        return ""
+    newest, state = saved[-1], saved[-1] / "state.json"
+    if not state.is_file():
+        return f"{newest.name} has no {state.name}."
+    return next((f"{file.name} of {newest.name} is empty." for file in newest.iterdir() if not file.stat().st_size), "")
 
 
 def trainer_of(path: Path) -> int | None:
@@ -176,6 +195,25 @@ def reports(folder: Path) -> dict[str, Path]:
             if path.suffix in REPORTS and path.is_file() and _is_below(path, root):
                 found[path.relative_to(folder).as_posix()] = path
     return found
+
+
+def measured(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What the comparisons of a folder measured of a run: settings, milliseconds a sample, Frechet distance and its
+    standard error, and the page that shows more."""
+    root, found = folder.resolve(), list[dict[str, Any]]()
+    for place in (folder, *runs_in(folder).values()):
+        for store in (one for one in sorted(place.glob(f"*{CELLS}")) if _is_below(one, root)):
+            page = store.with_name(store.name.removesuffix(CELLS) + ".html")
+            report = page.relative_to(folder).as_posix() if page.is_file() else None
+            cells = [one for one in read_cells(store).values() if one.run == name.rpartition("/")[2]]
+            found += [_cell(one) | {"report": report} for one in cells if math.isfinite(one.frechet)]
+    return found
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    setting = {key: getattr(cell, key) for key in ("sampler", "grid", "steps", "guidance", "evaluations", "num")}
+    error = cell.errors.get("frechet")
+    return {**setting, "milliseconds": cell.milliseconds, "frechet": cell.frechet, "error": error}
 
 
 def _finite(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
+from ebbflow.conditioning import VectorConditioner
 from ebbflow.errors import ConfigError
 from ebbflow.requests.serving import GenerationRequest, ImageEditRequest, Images
 from ebbflow.runs.model import Model
 from ebbflow.studio.asking import (
     Question,
+    asked_by,
     edit_question,
     generation,
-    hears_text,
     image_edit,
     place_of,
     sample_question,
@@ -193,8 +194,8 @@ def check_type(request: Request, wanted: str) -> None:
         raise WrongTypeError(f"the body must be {wanted}, got {given or 'nothing'}.")
 
 
-async def form_of(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
-    """The fields of a form and its files, of which `image` is one.
+async def form_of(request: Request, known: Collection[str] = FILES) -> tuple[dict[str, str], dict[str, bytes]]:
+    """The fields of a form and its files, which are called as `known` says; `image` is one of them.
 
     Raises:
         WrongTypeError: no form.
@@ -212,8 +213,8 @@ async def form_of(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
             else:
                 fields_[name] = value
     for name in files:
-        if name not in FILES:
-            raise ConfigError(f"unknown file `{name}`. Known: {', '.join(FILES)}.")
+        if name not in known:
+            raise ConfigError(f"unknown file `{name}`. Known: {', '.join(known)}.")
     if "image" not in files:
         raise ConfigError("`image` is missing: the picture to edit, as a file of the form.")
     return fields_, files
@@ -255,7 +256,9 @@ async def described(desk: Desk, name: str) -> dict[str, Any]:
         "size": f"{model.dims[2]}x{model.dims[1]}" if image else None,
         "channels": model.dims[0] if image else None,
         "labels": list(model.label_names),
-        "asked_by": "text" if hears_text(model) else "label" if model.is_conditional and model.label_names else None,
-        "examples": [one for one in model.examples if isinstance(one, str)],
+        "asked_by": asked_by(model),
+        "examples": [one for one in model.examples if isinstance(one, str | tuple)],
+        "numbers": model.reader.size if isinstance(model.reader, VectorConditioner) else 0,
+        "guidable": model.is_guidable,
         "defaults": {one.name: getattr(given, one.name) for one in fields(given)},
     }

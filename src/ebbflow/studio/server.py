@@ -74,7 +74,7 @@ def studio(request: StudioRequest, ready: Callable[[str], None]) -> None:
         raise ConfigError(f"`folder` {request.folder} is a file. Give the folder that holds the runs.")
     request.folder.mkdir(parents=True, exist_ok=True)
     desk = desk_of(Shelf({}, weights=request.weights, device=request.device, meter=meter, say=log), request, meter, log)
-    page = Page(desk=desk, folder=request.folder, trainings=Trainings(request.folder))
+    page = Page(desk=desk, folder=request.folder, trainings=Trainings(request.folder, request.data_root))
     app = application(desk, token=token, local=is_loopback(request.host), free=FREE, add=page.add_to)
     listen(app, request, request, lambda url: ready(f"the runs in {request.folder}: open {url}"))
 

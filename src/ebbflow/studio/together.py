@@ -13,11 +13,12 @@ from ebbflow.core.condition import Cond, Condition, cat_rows, rows_of
 from ebbflow.core.noise import Noise
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
+from ebbflow.errors import ConfigError
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser, Wrapped, conditional
-from ebbflow.methods.editing import inpaint, sdedit
+from ebbflow.methods.editing import FIXED_POINT, inpaint, invert, invertible, sdedit, slerp
 from ebbflow.methods.samplers import Step
-from ebbflow.methods.sampling import walk
+from ebbflow.methods.sampling import grid_times, walk
 from ebbflow.runs.edit import Edit, coarse, paste_back
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
@@ -84,6 +85,54 @@ class Asked:
         bound_rows(self.model, [first])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Through(Asked):
+    """Pictures by way of their noises: each sample is a state on the arc between those of two pictures, decoded; see
+    `methods.editing.interpolate`. Glimpses show the states themselves, scaled as a net is shown them.
+
+    Args:
+        pair: the pictures, float32 (2, *dims); twice the same one goes there and back.
+        fractions: of each sample, in [0, 1].
+    """
+
+    pair: Tensor
+    fractions: tuple[float, ...]
+
+    def rows(self, start: int, stop: int) -> Through:
+        return replace(self, plan=self.plan.rows(slice(start, stop)), fractions=self.fractions[start:stop])
+
+    @property
+    def num_steps(self) -> int:
+        turns = FIXED_POINT if invertible(self.plan.sampler).order > 1 else 0
+        return turns + 2 * self.plan.num_steps - 1
+
+    @property
+    def company(self) -> tuple[Any, ...]:
+        return "through", id(self.pair)
+
+    def check(self) -> None:
+        if invertible(self.plan.sampler) and self.plan.num_steps < 2:
+            raise ConfigError("the way to noise and back needs 2 `steps` or more, got 1.")
+        super().check()
+
+    def steps(self, bound: Denoiser, model: Opened) -> Iterator[Step]:
+        """There, and back."""
+        times, sampler = grid_times(model.denoiser, self.plan.grid, self.plan.num_steps), self.plan.sampler
+        where = torch.tensor(self.fractions, dtype=torch.float64)
+        x = pair = model.encode(self.pair)
+        for step in invert(bound, pair, times, sampler=sampler):
+            x = step.x
+            yield _shown(bound, replace(step, x=x[where.round().long()]))
+        for step in invertible(sampler)(bound, slerp(x[:1], x[1:], where), times):
+            yield _shown(bound, step)
+
+
+def _shown(denoiser: Denoiser, step: Step) -> Step:
+    """A step whose estimate is its state, scaled as a net is shown it."""
+    c = denoiser.path.at(step.t)
+    return replace(step, estimate=replace(step.estimate, x0=step.x / float((c.alpha**2 + c.sigma**2).sqrt())))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowGuided(Wrapped):
     """u + w (c - u) with a w for each sample: `ClassifierFree` where the samples of a batch disagree.
@@ -119,6 +168,9 @@ def walk_together(asked: Sequence[Asked]) -> Iterator[Step]:
     """
     first = asked[0]
     model, plan = prepared(first.model, first.plan), first.plan
+    if isinstance(first, Through):
+        whole = replace(first, plan=plan, fractions=tuple(f for one in asked for f in one.fractions))  # type: ignore[attr-defined]
+        return whole.steps(bind(model, plan.rows(slice(0, 1))), model)
     seeds = [seed for one in asked for seed in one.plan.seeds]
     bound = bound_rows(model, asked)
     if first.image is not None:

@@ -9,21 +9,35 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ebbflow.cli.train import flags_of
-from ebbflow.config import RunConfig, merge, parse_as, read_preset, read_settings
+from ebbflow.config import Layer, RunConfig, merge, parse_as, read_preset, read_settings, to_dict
 from ebbflow.data import DATASETS
-from ebbflow.errors import ConfigError, choose
+from ebbflow.errors import ConfigError, choose, has
 from ebbflow.requests.base import narrowed
-from ebbflow.requests.serving import NewRunRequest
-from ebbflow.requests.training import TrainRequest
+from ebbflow.requests.serving import NewRunRequest, NewStudentRequest, NewTraining
+from ebbflow.requests.training import (
+    DistillRequest,
+    Settings,
+    TrainAutoencoderRequest,
+    TrainClassifierRequest,
+    TrainRequest,
+)
 from ebbflow.requests.written import command_of
 from ebbflow.runs.folder import CONFIG
-from ebbflow.studio.gallery import trainer_of
+from ebbflow.runs.teacher import student_of
+from ebbflow.studio.gallery import described, trainer_of
 
+S = TypeVar("S", bound=Settings)
 LOGS = ".studio"  # beside the runs: the folder of a new run must be empty
 TAIL = 2000  # characters of a log
+VERBS = {
+    "model": ("train", TrainRequest),
+    "classifier": ("train-classifier", TrainClassifierRequest),
+    "autoencoder": ("train-autoencoder", TrainAutoencoderRequest),
+}
+PLACES = ("data.name", "data.dir", "latent.autoencoder", "init.run", "teacher.run", "conditioning.model")
 
 
 class Trainings:
@@ -31,27 +45,58 @@ class Trainings:
 
     Args:
         folder: where runs lie.
+        root: below it, or below `folder`, lies every file that a training may name.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, root: Path = Path()) -> None:
+        self.folder, self.root = folder, root
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, request: NewRunRequest) -> dict[str, Any]:
         """Start a new training; its command.
 
         Raises:
-            ConfigError: a name that is taken or none, or what no configuration can take.
+            ConfigError: a name that is taken or none, what no configuration can take, or a file elsewhere.
         """
+        given = self._given(TrainRequest, request)
+        return self._begin(request.name, "train", given, read_preset(request.preset))
+
+    def distill(self, request: NewStudentRequest, teacher: Path) -> dict[str, Any]:
+        """Start a new training that learns from the run in the folder `teacher`; its command.
+
+        Raises:
+            ConfigError: as `start`.
+            CheckpointError: the run cannot be opened.
+        """
+        given = self._given(DistillRequest, request, run=str(teacher))
+        return self._begin(request.name, "distill", given, student_of(str(teacher), jumps=request.pairs is None))
+
+    def _given(self, cls: type[S], request: NewTraining, **more: Any) -> S:
         if not re.fullmatch(r"[\w-]{1,60}", request.name):
             raise ConfigError(f"`name` must be letters, digits, - and _, at most 60, got {request.name[:60]!r}.")
         path = self.folder / request.name
         if path.exists() or self.is_starting(request.name):
             raise ConfigError(f"`name` {request.name!r} is taken. Choose another, or go on with that run.")
-        given = narrowed(TrainRequest, request, settings=request.settings or {}, save_dir=path)
-        config = parse_as(RunConfig, merge(read_preset(request.preset), read_settings(given.settings), flags_of(given)))
-        choose(DATASETS, config.data.name, "data set")
-        return self._run(request.name, command_of("train", TrainRequest, vars(given)))
+        return narrowed(cls, request, settings=request.settings or {}, save_dir=path, **more)
+
+    def _begin(self, name: str, verb: str, given: Settings, below: Layer) -> dict[str, Any]:
+        config = to_dict(parse_as(RunConfig, merge(below, read_settings(given.settings), flags_of(given))))
+        for place in PLACES:
+            section, key = place.split(".")
+            if config[section].get(key) is not None:
+                self._check_place(place, config[section][key])
+        return self._run(name, command_of(verb, type(given), vars(given)))
+
+    def _check_place(self, place: str, value: str) -> None:
+        found, is_name = Path(value).expanduser(), place == "data.name" and "/" not in value
+        inside = any(map(found.resolve().is_relative_to, (self.root.resolve(), self.folder.resolve())))
+        if place == "data.name" and (has(DATASETS, value) or (not (inside and found.exists()) and is_name)):
+            choose(DATASETS, value, "data set")
+        elif value.startswith("hf:") or not inside:
+            raise ConfigError(
+                f"{place}: {value[:100]!r} is outside of {self.root.resolve()}, where this page finds its "
+                "files. Start the server with another `data_root`, or train from the command line."
+            )
 
     def resume(self, name: str, path: Path) -> dict[str, Any]:
         """Go on with a run that was stopped; the command.
@@ -61,7 +106,8 @@ class Trainings:
         """
         if trainer_of(path) is not None:
             raise ConfigError(f"`name` {name!r} is being trained already.")
-        return self._run(name, command_of("train", TrainRequest, {"config": path / CONFIG, "save_dir": path}))
+        verb, cls = VERBS.get(described(path).get("kind", "model"), VERBS["model"])
+        return self._run(name, command_of(verb, cls, {"config": path / CONFIG, "save_dir": path}))
 
     def stop(self, name: str, path: Path) -> None:
         """Ask the process that trains to stop after its step; a checkpoint is kept.

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ebbflow.errors import CheckpointError
-from ebbflow.files import link_or_copy, load_described, load_tensors, save_tensors, whole_folder
+from ebbflow.files import file_hash, link_or_copy, load_described, load_tensors, save_tensors, whole_folder
 from ebbflow.training.ema import EMA
+from ebbflow.training.task import Task
 from ebbflow.training.world import World
 
+T = TypeVar("T")
 FIRST_NAMES = {"task": "times"}  # what parts were called in the first format
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")  # of an optimiser: tensors like the parameter that they belong to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +43,26 @@ class Checkpoint:
         """Optimiser steps done."""
         return int(self.state["step"])
 
+    def number(self, name: str) -> float:
+        """A number of its state, 0 where an older version kept none.
+
+        Raises:
+            CheckpointError: it is no finite number, at least 0.
+        """
+        value = self.state.get(name, 0)
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise CheckpointError(
+                f"{self.folder / 'state.json'}: `{name}` is {value!r}, and a number of at least 0 is wanted."
+            )
+        return float(value)
+
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors of `part`: "model", "ema", "optimiser", "task" or a further one.
 
         What the first format wrote beside the net comes as the present one has it.
 
         Raises:
-            CheckpointError: the file is missing or not safetensors.
+            CheckpointError: the file is missing, not safetensors, or not the one that was written.
         """
         first = FIRST_NAMES.get(part, part)
         tensors = self._read(part if self._has(part) or not self._has(first) else first)
@@ -64,15 +83,35 @@ class Checkpoint:
         return self.folder / f"{part}.safetensors"
 
     def _read(self, part: str) -> dict[str, Tensor]:
+        with suppress(FileNotFoundError):  # its training has let it go; what was opened before can still be read
+            self.require_written(self.path(part).name)
         if part in self.files:
             return {name: self.files[part].get_tensor(name) for name in self.files[part].keys()}  # noqa: SIM118
         try:
             return load_tensors(self.path(part))
         except CheckpointError as error:
             incomplete = "" if self.path(part).exists() else " This checkpoint is incomplete."
-            others = sorted(one for one in self.folder.parent.glob("step_*") if one.name != self.folder.name)
-            cure = f" Name another one, such as {others[-1]}." if others else ""
-            raise CheckpointError(f"{error}{incomplete}{cure}") from error
+            raise CheckpointError(f"{error}{incomplete}{self._another()}") from error
+
+    def require_written(self, *names: str) -> None:
+        """Raise unless files of the folder, all that were written by default, are what was written then; versions that
+        kept no hashes of them are believed.
+
+        Raises:
+            CheckpointError: one is not; names it.
+            FileNotFoundError: one is not there.
+        """
+        hashes = self.state.get("files", {})
+        for name in names or hashes:
+            if name in hashes and file_hash(self.folder / name) != hashes[name]:
+                raise CheckpointError(
+                    f"{self.folder / name} is damaged: it is not what was written (its sha256 differs)."
+                    f"{self._another()}"
+                )
+
+    def _another(self) -> str:
+        others = sorted(one for one in self.folder.parent.glob("step_*") if one.name != self.folder.name)
+        return f" Name another one, such as {others[-1]}." if others else ""
 
 
 def save(
@@ -101,8 +140,22 @@ def save(
             save_tensors(value, partial / f"{name}.safetensors")
         if beside is not None:
             link_or_copy(beside, partial / beside.name)
-        (partial / "state.json").write_text(json.dumps(state, indent=2))
+        state = write_state(partial, state)
     return Checkpoint(folder=folder, state=state)
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `state.json` into a folder that holds all other files: the facts, the sha256 of each file as "files", and
+    that of all this as "sha256"; returns them."""
+    facts = {**state, "files": {file.name: file_hash(file) for file in sorted(folder.iterdir())}}
+    facts["sha256"] = _seal(facts)
+    (folder / "state.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    return facts
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in facts.items() if key != "sha256"})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(folder: Path) -> Checkpoint:
@@ -111,14 +164,35 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is not one.
     """
+    file = folder / ("config.json" if exported(folder) else "state.json")
     try:
-        state = json.loads((folder / "state.json").read_text())
-        int(state["step"])
+        state = json.loads(file.read_text(encoding="utf-8"))
+        if type(state["step"]) is not int or state["step"] < 0:
+            raise ValueError(f"its step is {state['step']!r}")
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is no checkpoint: it has no state.json.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'} is not the state of a checkpoint: {error}.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not the state of a checkpoint: {error}.") from error
+    if "sha256" in state and state["sha256"] != _seal(state):
+        raise CheckpointError(f"{file} is damaged: it is not what was written (its sha256 differs).")
+    named = re.fullmatch(r"step_(\d+)", folder.name)
+    if named and int(named[1]) != state["step"]:
+        raise CheckpointError(
+            f"{file} is of step {state['step']}, and its folder of another. Restore the folder's name."
+        )
     return Checkpoint(folder=folder, state=state, files=_opened(folder))
+
+
+def exported(folder: Path) -> list[Path]:
+    """The folder, where it is an export of a run: weights, and a config.json that holds the state of their
+    checkpoint."""
+    if (folder / "state.json").is_file() or not (folder / "model.safetensors").is_file():
+        return []
+    try:
+        state = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [folder] if isinstance(state, dict) and "exported" in state else []
 
 
 def _opened(folder: Path) -> dict[str, Any]:
@@ -134,31 +208,69 @@ def _opened(folder: Path) -> dict[str, Any]:
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, ema: EMA | None, optimiser: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights, average and optimiser state back in place, for an exact resume."""
+    """Put a checkpoint's weights, average and optimiser state back in place, for an exact resume.
+
+    Raises:
+        CheckpointError: a file is not what was written, or does not fit.
+    """
+    try:
+        checkpoint.require_written()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename} is missing. This checkpoint is incomplete.") from error
     load_weights(model, checkpoint.tensors("model"), checkpoint.path("model"))
     if ema is not None:
         for name, module in ema.parts.items():
             load_weights(module, checkpoint.tensors(name), checkpoint.path(name))
-        ema.num_updates = int(checkpoint.state["ema_updates"])
-    tensors = checkpoint.tensors("optimiser")
-    for i, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):
-        optimiser.state[parameter] = {
-            key.split(".", 1)[1]: value if value.ndim == 0 else value.to(parameter.device)
-            for key, value in tensors.items()
-            if key.startswith(f"{i}.")
-        }
+        ema.num_updates = int(checkpoint.number("ema_updates"))
+    found, states = checkpoint.tensors("optimiser"), dict[str, dict[str, Tensor]]()
+    for name, value in found.items():
+        number, _, key = name.partition(".")
+        states.setdefault(number, {})[key] = value
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    _require_moments(states, parameters, checkpoint)
+    for i, parameter in enumerate(parameters):
+        kept = states.get(str(i), {})
+        optimiser.state[parameter] = {k: v if v.ndim == 0 else v.to(parameter.device) for k, v in kept.items()}
 
 
-def share(world: World, model: nn.Module, ema: EMA | None, optimiser: torch.optim.Optimizer) -> None:
-    """Put what rank 0 has of weights, averages and optimiser state in place on every process."""
-    modules = [model, *(() if ema is None else ema.modules)]
-    for module in modules:
+def _require_moments(states: dict[str, dict[str, Tensor]], parameters: list[Tensor], checkpoint: Checkpoint) -> None:
+    """Raise unless an optimiser's state, by the number of the parameter, is one of these parameters at this step."""
+    path = checkpoint.path("optimiser")
+    if strange := states.keys() - set(map(str, range(len(parameters)))):
+        raise CheckpointError(f"{path}: it steps a parameter {min(strange)!r}, which this run has not.")
+    if checkpoint.step and not states:
+        raise CheckpointError(f"{path}: nothing is in it after {checkpoint.step} steps. This checkpoint is incomplete.")
+    for number, state in states.items():
+        like = parameters[int(number)]
+        for key, value in state.items():
+            if key in MOMENTS and (value.shape, value.dtype) != (like.shape, like.dtype):
+                got, want = ((f"{one.dtype}".removeprefix("torch."), tuple(one.shape)) for one in (value, like))
+                raise CheckpointError(
+                    f"{path}: {key!r} of parameter {number} is {got[0]} {got[1]}, not {want[0]} {want[1]}."
+                )
+            if not bool(value.isfinite().all()):
+                raise CheckpointError(f"{path}: {key!r} of parameter {number} is not finite.")
+        if not 0 <= float(state.get("step", torch.zeros(()))) <= checkpoint.step:
+            raise CheckpointError(
+                f"{path}: parameter {number} was stepped {float(state['step']):g} times, in {checkpoint.step}."
+            )
+
+
+def share(world: World, task: Task, ema: EMA | None, optimiser: torch.optim.Optimizer, facts: T) -> T:
+    """Put what rank 0 has of weights, averages, optimiser state and the task's own in place on every process; its
+    `facts`."""
+    if world.size == 1:
+        return facts
+    for module in (task.net, *(() if ema is None else ema.modules)):
         world.copy(module.state_dict())
     if ema is not None:
         ema.num_updates = world.first(ema.num_updates)
     for p in (p for group in optimiser.param_groups for p in group["params"]):
         if found := world.copy({key: torch.as_tensor(value) for key, value in optimiser.state[p].items()}):
             optimiser.state[p] = {key: value if value.ndim == 0 else value.to(p.device) for key, value in found.items()}
+    if state := world.copy(task.state()):
+        task.load_state(state)
+    return world.first(facts)
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:

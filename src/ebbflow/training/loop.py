@@ -59,7 +59,8 @@ class Budget:
 class TrainStep:
     """What one step did: its number (1 for the first), mean loss, the first group's learning rate, gradient norm before
     clipping; time t (or None) and loss of each sample; means of what else the task reports; the minutes of work up to
-    its end, and the share of the training that is done then, 1 for the last step."""
+    its end, and the share of the training that is done then, 1 for the last step; whether it was `skipped`, its loss or
+    gradient not finite, and changed nothing."""
 
     step: int
     loss: float
@@ -70,6 +71,7 @@ class TrainStep:
     report: dict[str, float] = field(default_factory=dict)
     minutes: float = 0.0
     done: float = 0.0
+    skipped: bool = False
 
 
 @overload
@@ -89,6 +91,7 @@ def fit(
     seed: int = 0,
     read: Read | None = None,
     clock: Callable[[], float] | None = None,
+    skip_nonfinite: int = 0,
 ) -> Iterator[TrainStep]: ...
 @overload
 def fit(
@@ -108,6 +111,7 @@ def fit(
     seed: int = 0,
     read: Read | None = None,
     clock: Callable[[], float] | None = None,
+    skip_nonfinite: int = 0,
 ) -> Iterator[TrainStep]: ...
 def fit(
     *what: Any,
@@ -121,6 +125,7 @@ def fit(
     seed: int = 0,
     read: Read | None = None,
     clock: Callable[[], float] | None = None,
+    skip_nonfinite: int = 0,
 ) -> Iterator[TrainStep]:
     """Train a task, `fit(task, batches, optimiser)`, or a denoiser, `fit(denoiser, objective, batches, optimiser)`: in
     place, from step `start` to `num_steps`, or for `minutes` of work.
@@ -144,10 +149,12 @@ def fit(
             rate is touched.
         read: makes tensors of conditions that come as lists of prompts, class indices or vectors.
         clock: what minutes are read from, in seconds; by default the machine's.
+        skip_nonfinite: how many steps whose loss or gradient is not finite may be passed over, the weights as they
+            were.
 
     Raises:
         ValueError: parts that do not belong together, batches that are none, or no length.
-        FloatingPointError: a loss or gradient that is not finite, before it touches the weights.
+        FloatingPointError: a loss or gradient that is not finite, before it touches the weights, beyond those.
     """
     if len(what) == 3:
         task, batches, optimiser = what
@@ -175,6 +182,7 @@ def fit(
         average=None if ema is None else lambda: ema.update(followed),
         lr=lr,
         seed=seed,
+        skip_nonfinite=skip_nonfinite,
     )
 
 
@@ -191,6 +199,7 @@ def _steps(
     average: Callable[[], None] | None,
     lr: LearningRate | None,
     seed: int,
+    skip_nonfinite: int,
 ) -> Iterator[TrainStep]:
     clock = clock or time.perf_counter
     if engine.place is not None:
@@ -201,13 +210,20 @@ def _steps(
         while (done := budget.done(step, spent)) < 1:
             began = clock()
             rate = _set_rates(optimiser, None if lr is None else lr.at(step, done if budget.minutes else None))
-            loss = engine.backward(task, next(batches), seed=seed, step=step, done=done)
-            total, norm = _finite(task.net, loss, engine.clip, step=step, rate=rate)
-            optimiser.step()
+            batch = next(batches)
+            loss = engine.backward(task, batch, seed=seed, step=step, done=done)
+            total, norm = _sizes(task.net, loss, engine.clip)
+            good = math.isfinite(total) and math.isfinite(norm)
+            if good:
+                optimiser.step()
             task.net.zero_grad(set_to_none=True)
-            if average is not None:
-                average()
-            task.observe(loss)
+            if good:
+                if average is not None:
+                    average()
+                task.observe(loss)
+            else:
+                skip_nonfinite -= 1
+                _require_may_skip(task.net, batch, loss, skip_nonfinite >= 0, step=step, rate=rate)
             took = (clock() - began) / 60
             step, spent = step + 1, spent + (here().first(took) if budget.minutes else took)
             yield TrainStep(
@@ -220,6 +236,7 @@ def _steps(
                 report={name: float(value.mean()) for name, value in loss.report.items()},
                 minutes=spent,
                 done=budget.done(step, spent),
+                skipped=not good,
             )
 
 
@@ -234,21 +251,29 @@ def _set_rates(optimiser: torch.optim.Optimizer, rate: float | None) -> float:
     return float(groups[0]["lr"])
 
 
-def _finite(net: nn.Module, loss: Loss, clip: float, *, step: int, rate: float) -> tuple[float, float]:
-    """The mean loss and the gradient norm before it is clipped.
-
-    Raises:
-        FloatingPointError: one of them is not finite.
-    """
+def _sizes(net: nn.Module, loss: Loss, clip: float) -> tuple[float, float]:
+    """The mean loss and the gradient norm before it is clipped."""
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
     total, size = torch.stack([loss.each.mean().float(), norm.float()]).tolist()
-    if math.isfinite(total) and math.isfinite(size):
-        return total, size
-    net.zero_grad(set_to_none=True)
-    raise FloatingPointError(
-        f"the loss or its gradient is not finite at step {step + 1} (learning rate {rate:.3g}{_by_quarter(loss)}). "
-        "The weights were not touched. Lower the learning rate, or use engine.precision=fp32."
-    )
+    return total, size
+
+
+def _require_may_skip(net: nn.Module, batch: Batch, loss: Loss, may: bool, *, step: int, rate: float) -> None:
+    """Raise where a step that is not finite cannot be passed over, with the cause.
+
+    Raises:
+        FloatingPointError: it may not be, or the weights are lost, so that the next step would not be either.
+    """
+    if not all(bool(p.isfinite().all()) for p in net.parameters()):
+        why = "The weights are not finite either: an earlier step was too large. Lower the learning rate."
+    elif may:
+        return
+    elif not bool(torch.as_tensor(batch.x0).isfinite().all()):
+        why = "The data of this batch is not finite. Mend the data."
+    else:
+        why = "The weights were not touched. Lower the learning rate, or use engine.precision=fp32."
+    how = f"learning rate {rate:.3g}{_by_quarter(loss)}"
+    raise FloatingPointError(f"the loss or its gradient is not finite at step {step + 1} ({how}). {why}")
 
 
 def _by_quarter(loss: Loss) -> str:

@@ -19,7 +19,7 @@ from ebbflow.errors import ConfigError
 from ebbflow.files import write_text
 from ebbflow.latent import LatentSpace, batches_of
 from ebbflow.nets.autoencoder import Autoencoder, kl_divergence
-from ebbflow.runs.build import DatasetLoader, facts_of
+from ebbflow.runs.build import DatasetLoader, augmentation_of, facts_of
 from ebbflow.runs.folder import describe
 from ebbflow.runs.latent_files import MODEL, save_space
 from ebbflow.runs.tasks.base import RunTask
@@ -56,7 +56,13 @@ class AutoencoderTask(RunTask):
 
     def batches(self) -> DatasetLoader:
         train = self.config.train
-        return DatasetLoader(dataset=self.splits.train, cond=None, batch_size=train.batch_size, seed=train.seed)
+        return DatasetLoader(
+            dataset=self.splits.train,
+            cond=None,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            augment=augmentation_of(self.config, self.facts),
+        )
 
     def loss(self, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
         assert isinstance(net, Autoencoder)

@@ -14,7 +14,7 @@ from ebbflow.core.noise import generator_for
 from ebbflow.data import Splits
 from ebbflow.errors import DataError
 from ebbflow.methods.guidance import ClassifierObjective
-from ebbflow.runs.build import DatasetLoader, facts_of
+from ebbflow.runs.build import DatasetLoader, augmentation_of, facts_of
 from ebbflow.runs.classifier import accuracy, build_classifier
 from ebbflow.runs.tasks.base import RunTask
 from ebbflow.training.engine import device_of
@@ -45,7 +45,13 @@ class ClassifierTask(DenoiserTask, RunTask):
 
     def batches(self) -> DatasetLoader:
         data, train = self.splits.train, self.config.train
-        return DatasetLoader(dataset=data, cond=data.labels, batch_size=train.batch_size, seed=train.seed)
+        return DatasetLoader(
+            dataset=data,
+            cond=data.labels,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            augment=augmentation_of(self.config, self.facts),
+        )
 
     @cached_property
     def _held_out(self) -> HeldOut | None:

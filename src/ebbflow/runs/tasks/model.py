@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ import torch
 from PIL.Image import Image
 from torch import nn
 
-from ebbflow.conditioning import ImageConditioner
+from ebbflow.conditioning import ImageConditioner, ImageConditioning
 from ebbflow.config import RunConfig
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import spelt
 from ebbflow.data import Splits
+from ebbflow.data.augment import mirrored
+from ebbflow.errors import ConfigError
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
 from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
+    augmentation_of,
     build_denoiser,
     conditioner_of,
     drop_of,
@@ -65,10 +69,15 @@ class ModelTask(DenoiserTask, RunTask):
 
     def __init__(self, config: RunConfig, splits: Splits, folder: Path) -> None:
         self.space, self.folder = open_latent_space(config, splits.train, folder), folder
+        if self.space is not None and config.data.flip:
+            splits = replace(splits, train=mirrored(splits.train))
         self.splits = encode(splits, self.space, folder)
         self.facts = facts_of(self.splits.train)
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
+        self._augment = augmentation_of(config, self.facts)
+        if config.data.flip or config.data.crop:
+            _check_augmented(config)
         self.teacher = open_teacher(config, self.facts, self.space, folder)
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
         begins = config.init.run is not None and not checkpoints(folder)
@@ -111,6 +120,7 @@ class ModelTask(DenoiserTask, RunTask):
             batch_size=train.batch_size,
             seed=train.seed,
             pairing=self._pairing[0],
+            augment=self._augment if self._pairs is None else None,  # pairs are of the teacher's pictures
         )
 
     def store_copies(self) -> Path | None:
@@ -158,3 +168,18 @@ class ModelTask(DenoiserTask, RunTask):
             + (f" It started from {config.init.run}." if config.init.run else "")
             + (f" {taught_by(config)}" if config.teacher.run else "")
         )
+
+
+def _check_augmented(config: RunConfig) -> None:
+    """Refuse to change pictures on which something else of the run depends.
+
+    Raises:
+        ConfigError: a condition or a coupling that goes by the pictures as they are.
+    """
+    bound = {
+        "conditioning.kind=image goes by": isinstance(config.conditioning, ImageConditioning),
+        "objective.coupling pairs noise with": config.objective.coupling != "independent",
+    }
+    for what, is_so in bound.items():
+        if is_so:
+            raise ConfigError(f"{what} the pictures as they are. Use data.flip=false and data.crop=0.")

@@ -11,6 +11,7 @@ from torch import Tensor
 from ebbflow.data import to_uint8
 from ebbflow.show.canvas import grid
 from ebbflow.show.plots import to_picture
+from ebbflow.show.style import FAINT, in_style
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 WithErrors = tuple[Sequence[float], Sequence[tuple[float, float]]]  # x, and y with its standard error
 
 
+@in_style
 def curves(
     lines: Mapping[str, WithErrors],
     *,
@@ -36,7 +38,7 @@ def curves(
         y, bars = [value for value, _ in values], [2 * error for _, error in values]
         axes.errorbar(x, y, yerr=bars, marker="o", markersize=4, capsize=3, label=name)
     for name, at in (dashed or {}).items():
-        axes.axhline(at, color="grey", linestyle="--", linewidth=1, label=name)
+        axes.axhline(at, color=FAINT, linestyle="--", linewidth=1, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     tops = [value for _, values in lines.values() for value, _ in values]
     if "x" in log:
@@ -50,8 +52,7 @@ def curves(
         axes.yaxis.set_major_formatter(plain)
         if max(tops) < 10 * min(tops):
             axes.yaxis.set_minor_formatter(plain)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside upper left", ncols=2)
     return to_picture(figure)
 
 

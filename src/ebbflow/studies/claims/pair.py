@@ -16,8 +16,8 @@ import torch
 from ebbflow.conditioning import LabelConditioning
 from ebbflow.core.paths import VE, Flow
 from ebbflow.errors import ConfigError, choose
-from ebbflow.files import write_text
-from ebbflow.metrics.cache import file_hash, key_of
+from ebbflow.files import file_hash, write_text
+from ebbflow.metrics.cache import key_of
 from ebbflow.metrics.measure import check_num
 from ebbflow.metrics.yardstick import yardstick_of
 from ebbflow.progress import Work, retold

@@ -1,0 +1,94 @@
+"""What a training is made of where the user chose nothing, and the lines that say what was found and chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ebbflow.config import AnyConfig, DataConfig, Layer
+    from ebbflow.data import Dataset, Found
+    from ebbflow.runs.choice import Chosen
+
+COLOURS = {1: "grey", 3: "colour", 4: "colour with opacity"}
+GOES_BY = {
+    "label": "label",
+    "text": "caption",
+    "pretrained_text": "caption",
+    "vector": "vector",
+    "image": "picture",
+    "none": "nothing",
+}
+
+
+def below(preset: str | None, above: Layer, folder: Path) -> Chosen:
+    """What lies under everything that the user says: the preset, or what the folder's run was begun with, or what suits
+    the data."""
+    from ebbflow.cli.train import DEFAULT_PRESET, read_layer
+    from ebbflow.config import read_preset
+    from ebbflow.runs.choice import Chosen, choose_for
+    from ebbflow.runs.folder import CONFIG, description
+
+    if preset is not None:
+        return Chosen(preset=preset, layer=read_preset(preset))
+    if description(folder).get("kind") == "model":
+        return Chosen(layer=read_layer(folder / CONFIG), said=("as it was begun",))
+    found = _found(above)
+    if found is None:
+        return Chosen(preset=DEFAULT_PRESET, layer=read_preset(DEFAULT_PRESET))
+    return choose_for(*found)
+
+
+def fitting(above: Layer) -> Chosen:
+    """The size alone that suits the data, for what has no presets."""
+    from ebbflow.runs.choice import Chosen, choose_for
+
+    if (found := _found(above)) is None or found[1].size is not None:
+        return Chosen()
+    chosen = choose_for(*found)
+    size = chosen.layer["data"].get("size")
+    return Chosen() if size is None else Chosen(layer={"data": {"size": size}}, said=chosen.said[:1])
+
+
+def _found(above: Layer) -> tuple[Found, DataConfig] | None:
+    """What the data that a user names holds, and what he says of it; None where he names none."""
+    from ebbflow.config import parse
+    from ebbflow.data import look
+
+    if "name" not in above.get("data", {}):
+        return None
+    data = parse({"data": above["data"]}).data
+    return look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out), data
+
+
+def told(found: Found, config: AnyConfig, data: Dataset, chosen: Chosen) -> list[str]:
+    """What was found, what it is conditioned on and what is not used, and what was chosen, in a line each."""
+    from ebbflow.config import RunConfig, kind_of
+    from ebbflow.runs.build import facts_of, resolved
+
+    dims = data.dims
+    what = f"pictures of {'x'.join(map(str, dims))} in {COLOURS.get(dims[0], 'colour')}" if found.is_image else "points"
+    has = {
+        "label": (len(found.label_names), "label"),
+        "caption": (found.num_captions, "text"),
+        "vector": (found.num_vectors, "vector"),
+        "picture": (found.num_pairs, "image"),
+    }
+    brings = [_many(num, name) for name, (num, _) in has.items() if num]
+    held = f"{found.num_held_out:,} held out" if found.num_held_out else "none held out"
+    lines = [", ".join([f"{found.num:,} {what} ({found.num_train:,} to train on, {held})", *brings])]
+    if isinstance(config, RunConfig):
+        kind = kind_of("conditioning", resolved(config, facts_of(data)).conditioning)
+        used = GOES_BY.get(kind, kind)
+        unused = [
+            f"{_many(num, name)} not used (--set conditioning.kind={other})"
+            for name, (num, other) in has.items()
+            if num and name != used and not (used == "caption" and name == "label" and not found.num_captions)
+        ]
+        lines.append("; ".join([f"conditioned on {used}{'' if used == 'nothing' else 's'}", *unused]))
+    named = [f"preset {chosen.preset} (others: ebbflow list presets)"] if chosen.preset else []
+    return [*lines, *(["; ".join([*named, *chosen.said])] if named or chosen.said else [])]
+
+
+def _many(num: int, what: str) -> str:
+    return f"{num:,} {what}{'' if num == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""Files that an exported folder carries; they need torch and diffusers, and nothing of ebbflow."""

@@ -1,0 +1,109 @@
+"""What data gets where nobody chose: a preset by the size of its pictures, and what their number and kind ask for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ebbflow.config import AutoencoderConfig, DataConfig, Layer, RunConfig, merge, parse_as, read_preset
+from ebbflow.data import Found, is_named
+
+SIZES = (16, 32, 64, 128, 256)  # a preset each; below these sides, rounded up by a quarter, its settings are taken
+AFFORDED = {10_000: 64, 100_000: 128}  # large pictures are brought to this side while there are fewer than so many
+HUNDREDS, MANY = 1_000, 100_000
+WIDER, WIDEST = 4 / 3, 8 / 3  # channels for thousands and for more, beside those of the preset
+MINUTES, HOURS = 30, 180
+TRAIN, CODE_SIDE = "train", 32  # of latent.autoencoder: one is trained first, with codes of at most this side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What was chosen for some data.
+
+    Args:
+        preset: its name; "" for none.
+        layer: the whole configuration below what the user says.
+        said: what was chosen beside the preset, and how to choose otherwise.
+    """
+
+    preset: str = ""
+    layer: Layer = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+
+
+def choose_for(found: Found, data: DataConfig) -> Chosen:
+    """The preset for what was found, and what it is overlaid with.
+
+    Pictures of one size up to 128 pixels stay as they are; larger and mixed ones are brought to a size that so many
+    pictures can teach.
+
+    Args:
+        data: what the user says of the data; a `size` is kept.
+    """
+    if not found.is_image:
+        return Chosen(preset="digits", layer=merge(read_preset("digits"), {"net": {"kind": "mlp"}}), said=("net mlp",))
+    if data.name == "digits" and data.size is None:
+        return Chosen(preset="digits", layer=read_preset("digits"))
+    size = data.size or _size_for(found)
+    side = size or found.side
+    preset = f"pictures_{next((one for one in SIZES if side <= 1.25 * one), SIZES[-1])}"
+    below = read_preset(preset)
+    flip = _is_safe_to_flip(found, data)
+    layers: list[Layer] = [{"data": {"size": size, "flip": flip}}, *_for_number(found.num, below)]
+    if found.num_pairs:
+        layers.append({"conditioning": {"kind": "image"}})
+    brought = [f"brought to {size}x{size} (--img-size)"] if size and not data.size else []
+    mirrored = "mirrored at random (--set data.flip=false)" if flip else "not mirrored (--set data.flip=true)"
+    return Chosen(preset=preset, layer=merge(below, *layers), said=(*brought, mirrored))
+
+
+def _size_for(found: Found) -> int | None:
+    """The side that pictures are brought to; None where they stay as they are."""
+    if found.is_uniform and found.side <= 128:
+        return None
+    most = next((side for num, side in AFFORDED.items() if found.num < num), SIZES[-1])
+    return max((one for one in SIZES if one <= min(most, found.side)), default=SIZES[0])
+
+
+def _is_safe_to_flip(found: Found, data: DataConfig) -> bool:
+    """Colour is of photographs and drawings, grey may be writing; what a label or caption says of left and right, and
+    the pictures that pairs go by, would no longer fit."""
+    colours = data.channels or found.channels
+    return (
+        colours >= 3
+        and not found.tells_sides
+        and not found.num_pairs
+        and not (is_named(data.name) and data.name != "cifar10")
+    )
+
+
+def _for_number(num: int, preset: Layer) -> list[Layer]:
+    """More minutes and wider nets for more pictures; the preset itself is made for hundreds."""
+    if num < HUNDREDS:
+        return []
+    factor, minutes = (WIDER, MINUTES) if num < MANY else (WIDEST, HOURS)
+    net: dict[str, Any] = {"channels": [16 * math.ceil(factor * width / 16) for width in preset["net"]["channels"]]}
+    return [{"net": net, "train": {"minutes": minutes}}]
+
+
+def autoencoder_for(config: RunConfig, dims: tuple[int, ...]) -> AutoencoderConfig:
+    """The autoencoder that a run on images `dims` trains first: codes of at most 32x32, as long as the run itself."""
+    halvings = max(1, math.ceil(math.log2(max(dims[1:]) / CODE_SIDE)))
+    train, length = config.train, {"num_steps": config.train.num_steps, "minutes": config.train.minutes}
+    return replace(
+        parse_as(
+            AutoencoderConfig,
+            {
+                "autoencoder": {"channels": [16, 32, 64, *[64] * halvings][: halvings + 1], "latent_channels": 8},
+                "train": {
+                    **{name: value for name, value in length.items() if value is not None},
+                    "batch_size": min(train.batch_size, 16),
+                    "seed": train.seed,
+                    "sample_every": train.sample_every,
+                },
+            },
+        ),
+        data=config.data,
+        engine=config.engine,
+    )

@@ -1,0 +1,104 @@
+"""Numbers near the ends: paths that leave float range are refused when they are made, all others are finite at every
+prediction, sampler and grid from one step up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import PATH_CASES, WALKERS, is_valid, seeded, walk
+from torch import Tensor
+
+from ebbflow.core.paths import PATHS, VE, VP, CosineDiscrete, Flow, Path, SubVP, VPDiscrete
+from ebbflow.core.predictions import PREDICTIONS
+from ebbflow.core.shape import per_sample
+from ebbflow.core.times import TIME_GRIDS
+from ebbflow.methods.denoise import FunctionDenoiser
+from ebbflow.methods.oracles import Gaussian
+
+OUT_OF_RANGE: dict[str, tuple[Callable[[], Path], str]] = {
+    "shift far up": (lambda: Flow(shift=1e30), "`shift` must be between 1e-06 and 1e\\+06"),
+    "shift far down": (lambda: VE(shift=1e-30), "`shift`"),
+    "all noise": (lambda: VP(beta_max=1e4), "`beta_min` = 0.1, `beta_max` = 10000"),
+    "sub_vp underflows": (lambda: SubVP(beta_max=1e4), "`beta_max` = 10000"),
+    "no noise": (lambda: VP(beta_min=1e-30, beta_max=1e-30), "`beta_min` = 1e-30"),
+    "next to no noise": (lambda: SubVP(beta_min=1e-6, beta_max=1e-6), "`beta_max` = 1e-06"),
+    "beta overflows": (lambda: VP(beta_min=1e300, beta_max=1e308), "`beta_max` = 1e\\+308"),
+    "sigma underflows": (lambda: VE(sigma_min=1e-308), "`sigma_min` = 1e-308"),
+    "sigma of both ends": (lambda: VE(sigma_min=1e-20, sigma_max=1e15), "`sigma_min` = 1e-20"),
+    "a table of noise": (lambda: VPDiscrete(beta_start=0.9, beta_end=0.999), "`beta_start` = 0.9"),
+}
+
+FAR: dict[str, Path] = {
+    "flow/1e6": Flow(shift=1e6),
+    "flow/1e-6": Flow(shift=1e-6),
+    "vp/100": VP(beta_max=100.0),
+    "vp/shift1e4": VP(shift=1e4),
+    "sub_vp/120": SubVP(beta_max=120.0),
+    "sub_vp/little": SubVP(beta_min=0.02, beta_max=0.02),
+    "ve/1e15": VE(sigma_min=1e-3, sigma_max=1e15),
+    "ve/18 decades": VE(sigma_min=1e-9, sigma_max=1e9),
+    "vp_discrete/0.5": VPDiscrete(beta_start=0.01, beta_end=0.1),
+    "cosine_discrete/flat": CosineDiscrete(offset=1e6),
+    "cosine_discrete/long": CosineDiscrete(num_steps=20_000),
+}
+ENDS: dict[str, Path] = {**PATH_CASES, **FAR}
+
+
+def exact(path: Path, prediction: str) -> FunctionDenoiser:
+    """The output, in float32, of a net that knows Gaussian data exactly."""
+    known = Gaussian(0.1, 0.5, path)
+
+    def output(x: Tensor, t: float | Tensor) -> Tensor:
+        found = known(x.double(), t)
+        a, b = PREDICTIONS[prediction](path.at(t))
+        return (per_sample(a, x) * found.x0 + per_sample(b, x) * found.eps).to(x.dtype)
+
+    return FunctionDenoiser(function=output, path=path, prediction=prediction)
+
+
+def walked(path: Path, prediction: str, sampler: str, grid: str, steps: int) -> Tensor | None:
+    """Where three samples end; None where the pair or the number of steps is refused."""
+    if not is_valid(prediction, path):
+        return None
+    try:
+        times = TIME_GRIDS[grid](path, steps)
+    except ValueError:
+        return None
+    start = torch.randn(3, 2, generator=torch.Generator().manual_seed(1)) * float(path.at(times[0]).sigma)
+    with torch.no_grad():
+        return walk(sampler, exact(path, prediction), start, times, **seeded(sampler, {}, 3))[-1].x
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_path_that_leaves_the_range_of_floats_is_refused_with_its_keys(name: str) -> None:
+    make, says = OUT_OF_RANGE[name]
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_every_sampler_is_finite_from_one_step_up(name: str) -> None:
+    """The predictions and grids in turn; all of them together below."""
+    turns = itertools.cycle(PREDICTIONS), itertools.cycle(TIME_GRIDS)
+    for sampler, steps in itertools.product(WALKERS, (1, 2)):
+        found = next(x for p in turns[0] if (x := walked(ENDS[name], p, sampler, next(turns[1]), steps)) is not None)
+        assert bool(found.isfinite().all()), (sampler, steps)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ENDS)
+def test_every_path_prediction_sampler_and_grid_is_finite_from_one_step_up(name: str) -> None:
+    bad, made = [], 0
+    for case in itertools.product(PREDICTIONS, WALKERS, TIME_GRIDS, (1, 2, 3)):
+        found = walked(ENDS[name], *case)
+        made += found is not None
+        if found is not None and not bool(found.isfinite().all()):
+            bad.append(case)
+    assert not bad and made >= 2 * len(WALKERS) * len(TIME_GRIDS), (made, bad[:20])
+
+
+def test_the_list_has_every_kind_of_path() -> None:
+    assert {type(path) for path in FAR.values()} >= set(PATHS.values()) - {PATHS["cosine"], PATHS["linear_variance"]}
