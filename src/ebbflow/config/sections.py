@@ -53,9 +53,9 @@ class DataConfig:
     size: Count | None = None
     channels: Literal[1, 3, 4] | None = None
     skip_bad: bool = False
-    held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
+    held_out: Annotated[float, Interval(ge=0, lt=1)] | None = None
     flip: bool = False
-    crop: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    crop: Annotated[float, Interval(ge=0, le=0.9)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
