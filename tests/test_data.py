@@ -29,7 +29,7 @@ from torch import Tensor
 from ebbflow.data import DATASETS, Dataset, Splits, load_dataset, pictures, to_uint8
 from ebbflow.data.convert import convert
 from ebbflow.data.download import data_home, fetch
-from ebbflow.data.split import hashed, tenth
+from ebbflow.data.split import hashed, part_of
 from ebbflow.errors import ConfigError, DataError
 
 MNIST_FILES = tuple(pictures.MNIST_FILES)
@@ -636,7 +636,7 @@ def test_adding_files_moves_no_file() -> None:
 def test_small_sets_have_both_parts(count: int) -> None:
     held_out = int(hashed([f"{i}.png" for i in range(count)]).sum())
     assert held_out == 0 if count == 1 else 1 <= held_out < count
-    assert tenth(count) == 0 if count == 1 else 1 <= tenth(count) < count
+    assert part_of(count) == 0 if count == 1 else 1 <= part_of(count) < count
 
 
 # ---------------------------------------------------------------- .npz
