@@ -139,6 +139,7 @@ VERBS: dict[str, Verb | click.Command] = {
         "Write a run in a form that others open.", "tools", "exporting", "runs/digits --to onnx --output digits_onnx"
     ),
     "push": Verb("Put a run on the Hugging Face hub.", "tools", "exporting", "runs/digits USER/NAME --dry-run"),
+    "pack": Verb("Write a folder of pictures as tar shards.", "tools", "packing", "my_pictures shards"),
     "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),
     "doctor": Verb("Check this machine.", "tools", "inspect", ""),

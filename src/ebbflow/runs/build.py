@@ -22,7 +22,7 @@ from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import Denoiser, NetDenoiser, NetFlowMap
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
-from ebbflow.training.batches import Batch, permutation
+from ebbflow.training.batches import Batch, permutation, shuffled
 from ebbflow.training.task import Draw
 from ebbflow.training.world import here
 
@@ -41,6 +41,7 @@ def load_splits(config: AnyConfig, few: int | None = None) -> Splits:
         paired=brings_pictures(conditioning),
         held_out=data.held_out,
         few=few,
+        on_demand=data.on_demand,
     )
 
 
@@ -233,14 +234,8 @@ class DatasetLoader:
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
         size, first = len(self.dataset), step * self.batch_size
-        rows = torch.cat(
-            [
-                permutation(size, self.seed, "epoch", epoch)[
-                    max(0, first - epoch * size) : first + self.batch_size - epoch * size
-                ]
-                for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
-            ]
-        )
+        epochs = range(first // size, (first + self.batch_size - 1) // size + 1)
+        rows = torch.cat([self._order(epoch, first - epoch * size) for epoch in epochs])
         share = here().share(self.batch_size)
         mine, eps = slice(share.start, share.stop), None
         if self.pairing is not None:
@@ -262,6 +257,14 @@ class DatasetLoader:
             whole=self.batch_size,
             first=share.start,
         )
+
+    def _order(self, epoch: int, first: int) -> Tensor:
+        """The entries at places `first`, ... of an epoch, as many of a batch as lie in it."""
+        size = len(self.dataset)
+        places = range(max(0, first), min(size, first + self.batch_size))
+        if self.dataset.on_demand:
+            return shuffled(torch.arange(places.start, places.stop), size, self.seed, "epoch", epoch)
+        return permutation(size, self.seed, "epoch", epoch)[places.start : places.stop]
 
 
 def drop_of(config: RunConfig) -> float:

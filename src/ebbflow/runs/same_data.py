@@ -95,6 +95,7 @@ def fingerprint(splits: Splits) -> str:
         rows = torch.arange(0, len(data), max(1, len(data) // ROWS))
         digest.update(repr((len(data), data.dims, data.label_names)).encode())
         digest.update(data.x0(rows).contiguous().numpy().data)
+        digest.update(data.x.digest.encode() if data.on_demand else b"")  # type: ignore[attr-defined]
         if data.labels is not None:
             digest.update(data.labels[rows].contiguous().numpy().data)
     return digest.hexdigest()[:16]

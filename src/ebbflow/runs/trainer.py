@@ -14,6 +14,7 @@ import torch
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
+from ebbflow.runs.ahead import ahead
 from ebbflow.runs.folder import (
     METRICS,
     checkpoint_of,
@@ -211,7 +212,7 @@ class Trainer:
         train = self.train
         return fit(
             self.task,
-            self.task.batches(),
+            ahead(self.task.batches(), self.config.engine.workers),
             self.optimiser,
             num_steps=train.num_steps,
             minutes=train.minutes,
