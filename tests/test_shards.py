@@ -164,7 +164,7 @@ def test_a_shard_that_is_missing_or_not_whole_is_named(shards: Path, tmp_path: P
     index_of(here / "cat.tar").write_text('{"format": 1}')
     with pytest.raises(DataError, match=r"cat\.index\.json is no index of a shard"):
         load_dataset(str(here / "cat.tar"))
-    with pytest.raises(DataError, match="there is no shard .*ebbflow pack"):
+    with pytest.raises(DataError, match=r"there is no shard .*ebbflow pack"):
         load_dataset(str(here / "none-*.tar"))
 
 
