@@ -2,6 +2,7 @@
 full batches; and a long mix of good, broken and cancelled requests during which workers are killed.
 
     python benchmarks/serve.py RUN                       the table (a server of its own process, over loopback)
+    python benchmarks/serve.py RUN --write docs/serving.md       the same, into its place on that page
     python benchmarks/serve.py RUN --requests 10000      the mix: no answer lost or mixed up, memory flat
 """
 
@@ -39,6 +40,7 @@ from ebbflow.runs.sample import generate
 CLIENTS = (1, 8, 32)
 KNOWN = 40  # different questions of the mix, whose answers are known
 KILL_EVERY = 500  # requests
+BEGIN, END = "<!-- table: python benchmarks/serve.py RUN --write docs/serving.md -->", "<!-- end of table -->"
 
 
 @dataclass
@@ -77,10 +79,11 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
     return found
 
 
-def question(number: int, args: argparse.Namespace, labels: int) -> dict[str, Any]:
-    """A question of one image; they differ in seed, label and guidance."""
+def question(number: int, args: argparse.Namespace, labels: int, low: float = 1.0) -> dict[str, Any]:
+    """A question of one image; they differ in seed, label and guidance, which is `low` at least: above 1 all cost the
+    same."""
     label = {"label": number % labels} if labels else {}
-    guidance = {"guidance": 1.0 + number % 3} if labels else {}
+    guidance = {"guidance": low + number % 3} if labels else {}
     return {"seed": number, "n": 1, "steps": args.steps, **label, **guidance}
 
 
@@ -109,7 +112,7 @@ async def load(address: tuple[str, int], num_clients: int, args: argparse.Namesp
     async def client(until: float, seconds: list[float]) -> None:
         connection = Connection(*address)
         while time.perf_counter() < until:
-            body = json.dumps(question(next(numbers), args, labels)).encode()
+            body = json.dumps(question(next(numbers), args, labels, 2.0)).encode()
             began = time.perf_counter()
             status, _ = await connection.post(body)
             assert status == 200, status
@@ -127,10 +130,11 @@ async def load(address: tuple[str, int], num_clients: int, args: argparse.Namesp
     return {"p50": p50, "p95": p95, "p99": p99, "rate": len(taken) / elapsed}
 
 
-def bare(model: Model, args: argparse.Namespace, labels: int) -> float:
-    """Samples a second of a loop of full batches that only samples."""
-    given: dict[str, Any] = {"steps": args.steps, "num": args.batch_size, "batch_size": args.batch_size}
-    request = SampleRequest(**given, **({"labels": tuple(range(labels)), "guidance": 2.0} if labels else {}))
+def bare(model: Model, args: argparse.Namespace, labels: int, batch_size: int) -> float:
+    """Samples a second of a loop of batches of this size that only samples."""
+    given: dict[str, Any] = {"steps": args.steps, "num": batch_size, "batch_size": batch_size}
+    classes = tuple(i % labels for i in range(min(batch_size, labels))) if labels else None
+    request = SampleRequest(**given, **({"labels": classes, "guidance": 2.0} if labels else {}))
     plan, made, began = plan_of(model, request), 0, 0.0
     for turn in range(10**9):
         if turn == 1:
@@ -143,24 +147,35 @@ def bare(model: Model, args: argparse.Namespace, labels: int) -> float:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table, and write it where `--write` says."""
     model = Model.from_run(args.run)
     labels = len(model.label_names)
-    full = bare(model, args, labels)
-    print(f"{model}, {args.steps} steps, torch {torch.__version__}, {torch.get_num_threads()} threads,", end=" ")
-    print(
-        f"{torch.backends.cpu.get_cpu_capability()}; a bare loop of batches of {args.batch_size}: {full:.1f} images/s"
-    )
-    print("batching clients  p50 ms  p95 ms  p99 ms  requests/s  of the bare loop")
+    full = bare(model, args, labels, args.batch_size)
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    lines = [
+        f"{model}, {args.steps} steps, one image a request, {args.seconds:g} s a row; {machine}. Bare is a loop that "
+        f"only samples, {full:.1f} images/s in full batches of {args.batch_size}; the last column is beside one of as "
+        "many at once as there are clients.",
+        "",
+        "| batching | clients | p50 ms | p95 ms | p99 ms | requests/s | of bare, full | of bare, as many |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
     for batching in (True, False):
         with served(args, batching) as address:
             for num in CLIENTS:
+                size = min(num, args.batch_size) if batching else 1
+                like = full if size == args.batch_size else bare(model, args, labels, size)
                 row = asyncio.run(load(address, num, args, labels))
-                print(
-                    f"{'on' if batching else 'off':8} {num:7} {row['p50']:7.1f} {row['p95']:7.1f} {row['p99']:7.1f} "
-                    f"{row['rate']:11.1f}  {row['rate'] / full:.2f}",
-                    flush=True,
-                )
+                cells = [*(f"{row[key]:.1f}" for key in ("p50", "p95", "p99", "rate"))]
+                cells += [f"{row['rate'] / full:.2f}", f"{row['rate'] / like:.2f}"]
+                lines.append(f"| {'on' if batching else 'off'} | {num} | {' | '.join(cells)} |")
+                print(lines[-1], flush=True)
+    if args.write:
+        text = args.write.read_text(encoding="utf-8")
+        head, _, rest = text.partition(BEGIN)
+        _, _, tail = rest.partition(END)
+        args.write.write_text("\n".join([f"{head}{BEGIN}", *lines, f"{END}{tail}"]), encoding="utf-8")
 
 
 # -- the mix -----------------------------------------------------------------------------------------------------------
@@ -286,6 +301,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each row of the table")
+    parser.add_argument("--write", type=Path, help="a page with a place for the table")
     parser.add_argument("--requests", type=int, default=0, help="of the mix; the table when 0")
     args = parser.parse_args()
     mixed(args) if args.requests else table(args)

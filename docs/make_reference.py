@@ -36,6 +36,8 @@ WORDS = {
     "autoencoders": "what a latent space may be made of",
     "datasets": "`--data`; an image folder or an .npz file will do as well",
     "metrics": "columns of `ebbflow evaluate`",
+    "exporters": "`--to` of `ebbflow export` and `ebbflow push`",
+    "trackers": "`--set train.trackers=[tensorboard]`; who is given metrics and pictures of a training besides",
     "presets": "`--preset`",
 }
 HIDDEN = {

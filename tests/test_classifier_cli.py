@@ -252,7 +252,7 @@ def test_image_losses_pull_towards_their_target(
 
 def test_larger_targets_are_brought_to_size_and_masks_may_be_pictures(runs: Runs, tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), "white").save(tmp_path / "target.png")
-    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    Image.new("L", (8, 8), 0).save(tmp_path / "mask.png")
     flags = ["--loss", "inpaint", "--target", str(tmp_path / "target.png"), "--mask", str(tmp_path / "mask.png")]
     assert drawn(runs["plain"], tmp_path, "--num", "2", "--loss-weight", "3", *flags).mean() > 150
 

@@ -90,11 +90,11 @@ def test_a_sample_depends_on_its_seed_alone(run: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "many").iterdir())) == 5
 
 
-def test_trajectory_is_an_animation_with_a_frame_a_step(run: Path, tmp_path: Path) -> None:
+def test_trajectory_is_an_animation_from_noise_with_a_frame_a_step(run: Path, tmp_path: Path) -> None:
     assert (
         sample(run, tmp_path / "x.png", "--label", "1", "--steps", "5", "--trajectory", str(tmp_path / "x.webp")) == 0
     )
-    assert Image.open(tmp_path / "x.webp").n_frames == 5
+    assert Image.open(tmp_path / "x.webp").n_frames == 6
 
 
 def test_guidance_and_the_negative_label_change_samples(run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from ebbflow.cli.app import run_app
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.metrics.classifier import ClassifierSettings
-from ebbflow.metrics.frontier import Cell, advice, cheapest_within, frontier
+from ebbflow.metrics.frontier import Cell, advice, alike, cheapest_within, frontier
 from ebbflow.progress import finish
 from ebbflow.requests.studies import CompareRequest
 from ebbflow.runs import Model
@@ -141,11 +141,25 @@ def test_the_advice_names_the_cheapest_good_enough_setting() -> None:
     cells = [cell("1", sampler="heun", evaluations=39.0, seconds=8.0, values={"frechet": 1.0}), cell("2"),
              cell("3", sampler="unipc", values={"frechet": 1.03}, errors={})]  # fmt: skip
     best, cheapest, *rest = advice(cells, within=5, floor=0.9)
-    assert best.startswith("Best is a<b: heun") and "unipc" in cheapest and "7.8 times cheaper" in cheapest
-    assert any("distance of 0.9; no settings of 3" in line for line in rest)
-    assert any(line.startswith("1 other setting within") for line in rest)
+    assert best.startswith(
+        "2 of 3 settings cannot be told apart by 100 samples each; the cheapest of them is a<b: unipc"
+    )
+    assert "lowest number is that of a<b: heun" in cheapest and "7.8 times cheaper" in cheapest
+    assert any("is at 0.9: no setting comes" in line for line in rest)
     (only,) = advice([cell("1", failed="samples are not finite", values={})], within=5, floor=None)
     assert "nothing can be recommended" in only
+
+
+def test_the_headline_says_no_more_than_the_intervals() -> None:
+    """The best by number is only called so where no other comes within two standard errors of the difference, and
+    nothing is told apart that is as near as real data."""
+    errors = {"frechet": 0.1}
+    first = [cell("1", values={"frechet": 1.0}, errors=errors), cell("2", values={"frechet": 1.3}, errors=errors)]
+    assert advice(first, within=5, floor=None)[0].startswith("Best is a<b: ddim")
+    assert advice(first, within=5, floor=1.4)[0].startswith("All 2 settings cannot be told apart")
+    assert advice(first, within=5, floor=0.9)[0].startswith("Best is")
+    near = [first[0], cell("2", values={"frechet": 1.28}, errors=errors)]
+    assert alike(near, None) == near and alike(first, 1.1) == first[:1]
 
 
 @pytest.mark.parametrize("log", [None, True])
@@ -189,8 +203,8 @@ def test_the_page_needs_nothing_else_and_holds_every_cell_even_failed_ones() -> 
     assert all(name in text for name in ("ddim", "heun", "rk4", "&lt;not finite&gt;", "path.kind", "a&lt;b"))
     assert "<run>" not in text and "prefers-color-scheme: dark" in text and "@media print" in text
     assert text.count("<figure>") == 2 and "data:image/png;base64,QUJD" in text
-    assert "Best is a&lt;b: ddim, 5 steps" in text
-    assert "<title>a&lt;b: heun, 5 steps, grid uniform, guidance 1: 2</title>" in text
+    assert "All 2 settings cannot be told apart by 100 samples each" in text
+    assert "<title>a&lt;b: heun, 5 steps, grid uniform, guidance 1: 2 ± 0.1</title>" in text
 
 
 def test_the_page_is_the_same_twice_and_when_nothing_could_be_measured() -> None:
@@ -367,12 +381,12 @@ def test_samples_that_are_not_finite_fail_their_cell_alone(
         ({"grids": "learned"}, "has no learned grid of 2 steps"),
         ({"samplers": "ddim,ddim"}, "each once"),
         ({"steps": "2,x"}, "each entry must be a whole number, got 'x'"),
-        ({"steps": "0"}, "--steps must be a list such as 0-63 or 1,5,9; each entry must be at least 1, got 0"),
+        ({"steps": "0"}, "--steps must be a list such as 0-63 or 1,5,9; each entry must be in [1, 100000], got 0"),
         ({"steps": "2000", "grids": "trailing"}, "visits entries of a table"),
         ({"guidance": "strong"}, "--guidance must be a list such as 1,2.5; each entry must be a number, got 'strong'"),
         ({"num": "10"}, "too few for the covariance"),
         ({"reference": "test"}, "--reference must be"),
-        ({"features": "inception"}, "unknown features"),
+        ({"features": "resnet"}, "unknown features"),
         ({"weights": "best"}, "--weights must be ema or raw"),
     ],
 )

@@ -502,6 +502,7 @@ def test_text_is_learned(tmp_path: Path) -> None:
         "conditioning.kind=text",
         "conditioning.dim=32",
         "conditioning.depth=1",
+        "optimiser.kind=adamw",
         "train.batch_size=32",
     ]
     settings += [
@@ -699,7 +700,7 @@ def test_a_missing_package_or_encoder_is_one_sentence(
         assert message in said and said.count("\n") == 1
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert sample(folder, tmp_path / "x.png", "--prompt", "four") == 2
-    assert "pip install 'ebbflow[text]'" in capsys.readouterr().err
+    assert "pip install -e '.[text]'" in capsys.readouterr().err
 
 
 def test_a_run_of_another_kind_is_not_read_as_this_one(tmp_path: Path, runs: dict[str, Path]) -> None:

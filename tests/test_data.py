@@ -499,8 +499,8 @@ def test_metadata(labels: list[Any] | None, texts: list[str] | None, tmp_path: P
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"file_name": "a.png"}\n{oops', "metadata.jsonl: line 2 is not JSON"),
-        ('["a.png"]', "line 1 is not a JSON object"),
+        ('{"file_name": "a.png"}\n{oops', "metadata.jsonl: line 2 is no JSON"),
+        ('["a.png"]', "line 1 must be a table of names and values"),
         ('{"name": "a.png"}', "no line has a 'file_name'"),
         ("\n\n", "names no images"),
         ('{"file_name": "a.png", "label": 1}\n\n{"file_name": "a.png"}', "line 3 has no 'label', but other lines do"),

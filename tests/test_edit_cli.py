@@ -85,7 +85,7 @@ def test_an_edit_says_where_it_started_and_shows_the_input_first(
     digits_run: str, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.png"
-    assert ask("edit", digits_run, "--input", digit, "--labels", "3,5", "--num", 2, "--output", out, "--json") == 0
+    assert ask("edit", digits_run, "--input", digit, "--labels", "3,5", "--num", 4, "--output", out, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["num"], said["strength"], said["num_steps"]) == (4, 0.6, 10)
     assert said["start"] == pytest.approx(0.6)
@@ -319,8 +319,8 @@ def test_the_last_column_of_the_denoising_strip_is_the_sample(digits_run: str, t
     how = ["--num", 1, "--label", 3, "--steps", 5, "--seed", 2]
     assert ask("plot denoising", digits_run, *how, "--output", strip) == 0
     assert ask("sample", digits_run, *how, "--output", out) == 0
-    shown = np.asarray(Image.open(strip))[-2 - 56 : -2, -2 - 56 : -2]
-    sample = np.asarray(Image.fromarray(pixels(out)[0, ..., 0]).resize((56, 56), Image.Resampling.NEAREST))
+    shown = np.asarray(Image.open(strip))[-10 - 128 : -10, -10 - 128 : -10]
+    sample = np.asarray(Image.fromarray(pixels(out)[0, ..., 0]).resize((128, 128), Image.Resampling.NEAREST))
     assert np.array_equal(shown, sample)
 
 
@@ -402,7 +402,7 @@ def test_a_text_run_is_edited_by_prompts(digit: Path, tmp_path: Path, capsys: py
     assert run_app(["train", *TINY, *text, *TRAIN, "--save-dir", run]) == 0
     before = ["--input", digit, "--output", out]
     prompts = ["--prompt", "a handwritten 4", "--prompt", "a handwritten 7"]
-    assert ask("edit", run, *before, *prompts, "--num", 2, "--guidance", 2) == 0
+    assert ask("edit", run, *before, *prompts, "--num", 4, "--guidance", 2) == 0
     assert pixels(out).shape == (4, 8, 8, 1)
     assert ask("reconstruct", run, "--steps", "4", "--num", 4, "--json") == 0
     capsys.readouterr()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ebbflow as ef
-from ebbflow.config import AutoencoderConfig, ClassifierConfig, RunConfig, merge, parse_as
+from ebbflow.config import RunConfig, merge, parse_as
 from ebbflow.core.paths import Flow
 from ebbflow.data import Splits, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError
@@ -59,18 +59,7 @@ TINY: dict[str, dict[str, Any]] = {
 KINDS: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     "model": (RunConfig, TINY),
     "importance": (RunConfig, merge(TINY, {"objective": {"times": "importance", "time_bins": 2, "uncertainty": True}})),
-    "accumulate": (RunConfig, merge(TINY, {"train": {"accumulate": 3}})),
-    "power": (RunConfig, merge(TINY, {"ema": {"kind": "power", "lengths": [0.1, 0.2]}})),
-    "muon": (RunConfig, merge(TINY, {"net": {"channels": [16]}, "optimiser": {"kind": "muon"}})),
     "bf16": (RunConfig, merge(TINY, {"engine": {"precision": "bf16"}})),
-    "classifier": (
-        ClassifierConfig,
-        {"classifier": {"channels": [8], "clock_dim": 8}, "train": TINY["train"], "engine": TINY["engine"]},
-    ),
-    "autoencoder": (
-        AutoencoderConfig,
-        {"autoencoder": {"channels": [8, 8]}, "train": TINY["train"], "engine": TINY["engine"]},
-    ),
 }
 
 
@@ -178,7 +167,7 @@ def run(kind: str, splits: Splits, folder: Path, *, steps: int = 6, stop_at: int
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind: str, digits: Splits, tmp_path: Path) -> None:
-    """Stopped by a signal, and made longer afterwards."""
+    """Stopped by a signal, and made longer afterwards; test_resume.py kills what else there is."""
     run(kind, digits, tmp_path / "whole")
     run(kind, digits, tmp_path / "stopped", stop_at=3)
     assert run(kind, digits, tmp_path / "stopped").start == 3

@@ -22,7 +22,14 @@ from ebbflow.metrics.classifier import ClassifierSettings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60}
-TESTED = ("own_net_and_data", "own_sampler", "guide_a_strangers_net", "diffusers_pipeline", "evaluate_folder")
+TESTED = (
+    "own_net_and_data",
+    "own_sampler",
+    "guide_a_strangers_net",
+    "diffusers_pipeline",
+    "evaluate_folder",
+    "make_pictures",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +129,14 @@ def test_the_notebook_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]
     assert len(names["fours"]) == 8 and set(names["both"].labels) == {3, 8}
     assert Path("both.png").is_file() and Path("compare.html").is_file()
     assert "dpmpp_2m" in capsys.readouterr().out
+
+
+def test_pictures_to_try_things_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("make_pictures", monkeypatch, "mine", "6", "16")
+    splits = ef.load_dataset("mine")
+    assert splits.train.dims == (3, 16, 16) and splits.train.label_names == ("circle", "square", "triangle")
+    captions = [*(splits.train.captions or ()), *(splits.held_out.captions or ())]
+    assert len(captions) == 6 and all(re.fullmatch(r"a \w+ (circle|square|triangle)", text) for text in captions)
+    first = Path("mine/0000.png").read_bytes()
+    run("make_pictures", monkeypatch, "mine", "6", "16")
+    assert Path("mine/0000.png").read_bytes() == first, "the same every time"

@@ -11,7 +11,7 @@ from conftest import F64, Counted, normal
 from ebbflow.core.paths import PATHS, Path
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import ConfigError
-from ebbflow.methods.grid_search import cheapest_path, deviations
+from ebbflow.methods.grid_search import cheapest_path, deviations, trajectory
 from ebbflow.methods.oracles import GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import walk
@@ -47,7 +47,7 @@ def test_too_few_or_too_many_steps_are_refused(num_steps: int) -> None:
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpmpp_2m"])
 def test_a_deviation_is_one_step_against_the_teacher(name: str) -> None:
     times, x = TIME_GRIDS["cosine"](PATH, 6), normal(5, 2)
-    rows = list(deviations(lambda: MIXTURE, x, times, sampler=name))
+    rows = list(deviations(lambda: MIXTURE, list(trajectory(MIXTURE, x, times)), times, sampler=name))
     states = [x, *(step.x for step in SAMPLERS["dpmpp_2m"](MIXTURE, x, times))]
     assert len(rows) == 6
     for i, row in enumerate(rows):
@@ -61,18 +61,19 @@ def test_a_deviation_is_one_step_against_the_teacher(name: str) -> None:
 
 def test_steps_from_one_state_share_their_first_evaluation() -> None:
     counted, times = Counted(MIXTURE), TIME_GRIDS["cosine"](PATH, 6)
-    list(deviations(lambda: counted, normal(3, 2), times, sampler="ddim"))
+    states = list(trajectory(counted, normal(3, 2), times))
+    list(deviations(lambda: counted, states, times, sampler="ddim"))
     assert len(counted.asked) == 6 + 6
     counted.asked.clear()
-    list(deviations(lambda: counted, normal(3, 2), times, sampler="heun"))
-    assert len(counted.asked) == 6 + 6 + 6 * 5 // 2
+    list(deviations(lambda: counted, states, times, sampler="heun"))
+    assert len(counted.asked) == 6 + 6 * 5 // 2
 
 
 @pytest.mark.parametrize("name", ["flow", "cosine", "vp", "ve"])
 def test_a_learned_grid_comes_nearer_to_the_exact_end_than_fixed_ones_on_other_points(name: str) -> None:
     path = PATHS[name]()
     exact, times, scale = modes(path), TIME_GRIDS["cosine"](path, 40), float(path.at(1.0).sigma)
-    costs = torch.stack(list(deviations(lambda: exact, scale * normal(64, 2), times)))
+    costs = torch.stack(list(deviations(lambda: exact, list(trajectory(exact, scale * normal(64, 2), times)), times)))
     x = scale * normal(200, 2, seed=1)
     *_, end = SAMPLERS["dpmpp_2m"](exact, x, TIME_GRIDS["log_snr"](path, 500))
 
@@ -90,9 +91,7 @@ def test_a_learned_grid_comes_nearer_to_the_exact_end_than_fixed_ones_on_other_p
 def test_samplers_that_draw_noise_are_refused() -> None:
     for name, options in (("ddpm", {}), ("ddim", {"eta": 0.5})):
         with pytest.raises(ConfigError, match="draws noise"):
-            next(
-                deviations(lambda: MIXTURE, normal(2, 2), TIME_GRIDS["uniform"](PATH, 4), sampler=name, options=options)
-            )
+            next(deviations(lambda: MIXTURE, [], TIME_GRIDS["uniform"](PATH, 4), sampler=name, options=options))
 
 
 def test_walk_takes_the_times_themselves() -> None:

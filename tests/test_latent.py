@@ -129,7 +129,7 @@ def test_the_loss_is_its_formula_and_samples_the_code() -> None:
 
 @pytest.mark.parametrize("wrong", [{"channels": ()}, {"channels": (0,)}, {"latent_channels": 0}, {"num_blocks": 0}])
 def test_impossible_options_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match=r"`(channels|latent_channels|num_blocks)` must be"):
         AutoencoderOptions(**wrong)  # type: ignore[arg-type]
 
 
@@ -546,7 +546,7 @@ def test_a_missing_diffusers_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert train(tmp_path / "run", "hf:anything") == 2
-    assert "pip install 'ebbflow[hf]'" in capsys.readouterr().err
+    assert "pip install -e '.[hf]'" in capsys.readouterr().err
 
 
 # -- what cannot work ----------------------------------------------------------------------------------------------

@@ -275,7 +275,9 @@ def test_too_little_real_data_gives_no_floor() -> None:
         ).floor  # fmt: skip
 
     found = measure(comparison, num, floor(4))
-    assert found["floor"] is None and found["frechet_floor"] is None
+    assert found["frechet_floor"] is None and found["floor"]["precision"] is None, "no covariance, no neighbours"
+    assert math.isfinite(found["floor"]["kid"]), "the kernel distance needs two"
+    assert measure(comparison, num, floor(1))["floor"] is None
     assert measure(comparison, num, floor(8))["frechet_floor"] > 0
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import ebbflow as ef
 from ebbflow.cli.app import run_app
-from ebbflow.core.operators import OPERATORS, Blur, Downsample, LinearOperator, Mask, Operator
+from ebbflow.conditioning.base import DataFacts
+from ebbflow.core.operators import OPERATORS, Blur, Downsample, LinearOperator, Mask, Operator, regions
 from ebbflow.core.paths import Path as NoisePath
 from ebbflow.data import load_dataset
 from ebbflow.errors import ConfigError
@@ -21,6 +22,8 @@ from ebbflow.methods.editing import Inpainting
 from ebbflow.methods.guidance import DDNM, RESTORATIONS, Measurement, PiGDM
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS
+from ebbflow.runs.guides import open_loss
+from ebbflow.runs.pictures import read_mask
 
 DIMS = (3, 4, 4)
 
@@ -130,6 +133,23 @@ def test_ddnm_of_a_mask_is_inpainting_and_keeps_what_was_measured() -> None:
         torch.testing.assert_close(operator.measure(end), y.expand_as(operator.measure(end)), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", list(regions(4, 4)))
+def test_a_mask_says_what_is_generated_wherever_it_is_taken(name: str, tmp_path: Path) -> None:
+    """The part of that name is white: an edit makes it anew, a restoration does not know it, a loss does not ask it."""
+    part, facts = regions(8, 8)[name], DataFacts(dims=(1, 8, 8), is_image=True)
+    white = tmp_path / "mask.png"
+    Image.fromarray((255 * part.numpy()).astype("uint8")).save(white)
+    target = tmp_path / "target.png"
+    Image.new("L", (8, 8), 200).save(target)
+    assert torch.equal(read_mask(white, None, facts.dims)[0, 0], part)
+    assert torch.equal(Mask(region=name).mask(8, 8) == 0, part)  # type: ignore[arg-type]
+    for mask in (name, str(white)):
+        loss = open_loss("inpaint", facts, target=str(target), mask=mask, options={})
+        x = torch.zeros(1, 1, 8, 8, requires_grad=True)
+        slope = torch.autograd.grad(loss(x).sum(), x)[0][0, 0]
+        assert torch.equal(slope == 0, part)
+
+
 def test_a_slope_is_taken_of_the_model_and_no_graph_is_kept() -> None:
     """On a mixture the two methods differ; a frozen net's graph does not outlive the call."""
     path = PATH_CASES["flow"]
@@ -199,7 +219,8 @@ def test_a_picture_is_restored_between_what_was_given_and_the_truth(
         (["--truth", str(truth), "--operator", "grey"], "operator 'grey' wants images of several channels"),
         (["--truth", str(truth), "--operator", "smudge"], "unknown operator 'smudge'"),
         (["--truth", str(truth), "--operator", "blur", "--method", "magic"], "unknown restoration method 'magic'"),
-        (["--truth", str(truth), "--operator", "blur", "--known", str(truth)], "--known belongs to operator 'mask'"),
+        (["--truth", str(truth), "--operator", "blur", "--mask", str(truth)], "--mask belongs to operator 'mask'"),
+        (["--truth", str(truth), "--operator", "mask", "--known", str(truth)], "--known is now --mask"),
         (["--truth", str(truth), "--operator", "blur", "--operator-set", "radius=2"], "has no option 'radius'"),
     ):
         capsys.readouterr()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import shlex
 import shutil
 import threading
@@ -24,7 +25,7 @@ from ebbflow.cli.command import RequestCommand
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import entries
 from ebbflow.requests.sampling import SampleCommand
-from ebbflow.requests.serving import GenerationRequest, Limits, ServeRequest
+from ebbflow.requests.serving import GenerationRequest, ImageEditRequest, Limits, ServeRequest
 from ebbflow.runs.model import Model
 
 pytest.importorskip("fastapi")
@@ -135,6 +136,28 @@ def test_the_client_of_openai_makes_edits_and_streams_pictures(address: str) -> 
         client.images.generate(model="digits", prompt="3", extra_body={"steps": 0})
 
 
+def test_the_examples_of_the_page_on_serving_make_pictures(address: str) -> None:
+    pytest.importorskip("openai")
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(python.replace("http://127.0.0.1:8000", address).replace('"TOKEN"', repr(TOKEN)), names)
+    want = Model.from_run(RUN).sample(labels="3", num=2, seed=5, steps=8).images
+    assert torch.equal(pixels(base64.b64encode(names["picture"]).decode()), want[0, 0])
+    (curl,) = (shlex.split(line) for line in page.splitlines() if line.startswith("curl "))
+    url, body = curl[1].replace("http://127.0.0.1:8000", address), curl[curl.index("-d") + 1]
+    head = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
+    assert httpx.post(url, content=body, headers=head).json()["data"][0]["seed"] == 5
+
+
+def test_the_page_on_serving_knows_every_field_and_every_limit() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    for name in set(entries(GenerationRequest)) - {"user"} | set(entries(ImageEditRequest)) - {"user"}:
+        assert f"`{name}`" in page, name
+    for name, entry in entries(Limits).items():
+        assert name == "batching" or entry.flags[0] in page, name
+
+
 def mask(mode: str = "RGBA") -> bytes:
     """The left half is to be made: transparent, or white without transparency."""
     image = Image.new(mode, (8, 8), (0, 0, 0, 255) if mode == "RGBA" else 0)
@@ -209,7 +232,7 @@ def test_an_edit_varies_or_fills_in(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"steps": 0}, 400, "`steps` must be at least 1, got 0."),
+        ({"steps": 0}, 400, "`steps` must be in [1, 100000], got 0."),
         ({"steps": 51}, 400, "`steps` is at most 50 here"),
         ({"n": 9}, 400, "`n` is at most 8 here"),
         ({"n": "two"}, 400, "`n` must be a whole number"),
@@ -403,15 +426,22 @@ def test_a_newer_checkpoint_is_taken_up_and_a_damaged_one_is_not(tmp_path: Path)
     first = shelf.model("run")
     shelf.refresh()
     assert shelf.model("run") is first and not said
-    shutil.copytree(folder / "checkpoints" / "step_000020", folder / "checkpoints" / "step_000030")
+    newer(folder, 30)
     shelf.refresh()
     assert shelf.model("run") is not first and "opened" in said[-1]
     kept = shelf.model("run")
-    shutil.copytree(folder / "checkpoints" / "step_000020", folder / "checkpoints" / "step_000040")
-    (folder / "checkpoints" / "step_000040" / "ema.safetensors").write_bytes(b"damaged")
+    (newer(folder, 40) / "ema.safetensors").write_bytes(b"damaged")
     shelf.refresh()
     shelf.refresh()
     assert shelf.model("run") is kept and "the old one is kept" in said[-1] and len(said) == 2
+
+
+def newer(run: Path, step: int) -> Path:
+    """A copy of a run's checkpoint that calls itself one of another step."""
+    made = shutil.copytree(run / "checkpoints" / "step_000020", run / "checkpoints" / f"step_{step:06d}")
+    state = json.loads((made / "state.json").read_text())
+    (made / "state.json").write_text(json.dumps({**state, "step": step}))
+    return made
 
 
 def test_models_of_one_name_are_told_apart() -> None:

@@ -28,6 +28,7 @@ from ebbflow.core.noise import Noise
 from ebbflow.core.paths import PATHS
 from ebbflow.errors import ConfigError
 from ebbflow.methods.editing import FIXED_POINT
+from ebbflow.methods.oracles import FiniteData
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import walk
 from ebbflow.metrics.frontier import Cell
@@ -419,6 +420,20 @@ def test_ways_end_where_the_field_leads_with_steps_enough() -> None:
     assert torch.allclose(torch.tensor(found["ways"][-1]), last.x.float(), atol=2e-3)
     assert len(found["ways"]) == 8
     assert torch.allclose(torch.tensor(found["ways"][0]), Noise(range(3, 8)).draw((2,)), atol=1e-3)
+
+
+def test_ways_to_one_normal_distribution_at_a_point_are_straight() -> None:
+    point = lessons._walked(
+        FiniteData(torch.tensor([[0.5, -1.0]]).double(), PATHS["flow"]()),
+        torch.randn(9, 2).double(),
+        "euler",
+        8,
+        "uniform",
+        range(9),
+    )
+    assert float(lessons._bend(point)) < 1e-6
+    bends = [lessons.ways(Lesson(label=label, num=40, steps=1)) for label in (2, None)]
+    assert bends[0]["bend"] < 0.3 < 1 < bends[1]["bend"] and bends[0]["error"] < 0.2 < bends[1]["error"]
 
 
 def test_guidance_leads_to_the_class(client: TestClient) -> None:

@@ -93,38 +93,11 @@ def test_it_overfits_eight_points(precision: Precision) -> None:
     assert error() < 0.05 * before
 
 
-def run_to_the_end(config: RunConfig, splits: Splits, folder: Path, stop_at: int | None = None) -> Trainer:
-    done: list[int] = []
-    task = task_of(config, splits, folder)
-    trainer = Trainer(task, should_stop=lambda: stop_at is not None and len(done) >= stop_at)
-    last = 0
-    for progress in trainer.events():
-        if progress.step != last:
-            last = progress.step
-            done.append(last)
+def run_to_the_end(config: RunConfig, splits: Splits, folder: Path) -> Trainer:
+    trainer = Trainer(task_of(config, splits, folder))
+    for _ in trainer.events():
+        pass
     return trainer
-
-
-@pytest.mark.parametrize("stop_at", [4, 6])
-def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(digits: Splits, tmp_path: Path, stop_at: int) -> None:
-    config = tiny()
-    whole = run_to_the_end(config, digits, tmp_path / "whole")
-    run_to_the_end(config, digits, tmp_path / "parts", stop_at=stop_at)
-    resumed = Trainer(task_of(config, digits, tmp_path / "parts"))
-    assert resumed.start in (stop_at, stop_at + 1)
-    list(resumed.events())
-    for part in ("model", "ema", "optimiser"):
-        a, b = (open_run(tmp_path / name).checkpoint.tensors(part) for name in ("whole", "parts"))
-        assert a.keys() == b.keys()
-        for name in a:
-            assert torch.equal(a[name], b[name]), f"{part}: {name} differs after resuming"
-    assert whole.ema is not None and resumed.ema is not None
-    assert whole.ema.num_updates == resumed.ema.num_updates == 12
-    rows = [
-        [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("whole", "parts")
-    ]
-    held = [[(r["step"], r["held_out"]) for r in row if "held_out" in r] for row in rows]
-    assert held[0] == held[1]
 
 
 def test_ema_is_its_closed_form() -> None:

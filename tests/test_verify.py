@@ -20,6 +20,7 @@ from ebbflow.core.times import TIME_GRIDS
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.proof import exact, faults
+from ebbflow.proof.maps import MapVerdict
 from ebbflow.proof.tables import page
 from ebbflow.proof.verify import Scope, Verdict, verify
 
@@ -365,6 +366,25 @@ def test_the_page_has_a_row_a_verdict_and_escapes_what_it_is_given(everything: l
     assert text.count('<tr><td class="word">') == len(everything) + 1
     assert "<b>" not in text.replace("<b>Each", "").replace("<b>Order", "").split("<h2>All rows</h2>")[1]
     assert "1 &lt; 2 &amp; so on" in text and "&lt;i&gt;" in text
+    told = {(row.sampler, row.path) for row in everything if dict(row.order_errors).get(32, 0) > 1e-12}
+    assert all(f"<title>{sampler}, 32 steps: error " in text for sampler, _ in told) and len(told) > 20
+    assert text.count("<figure>") == 2 and "at the exact map" not in text
+
+
+def test_the_errors_that_are_drawn_have_the_order_that_is_told(everything: list[Verdict]) -> None:
+    for row in everything:
+        if row.order_measured is not None:
+            (few, coarse), (many, fine) = row.order_errors[-2:]
+            if fine > 1e-6:
+                assert math.log(coarse / fine) / math.log(many / few) == pytest.approx(row.order_measured, abs=1e-9)
+
+
+def test_the_page_of_maps_alone_has_their_table() -> None:
+    rows = [
+        MapVerdict(objective="<lsd>", path="flow", prediction="velocity", loss=0.0, floor=0.0, ok=False, reason="<no>")
+    ]
+    text = page([], "ebbflow verify --maps lsd", rows)
+    assert "&lt;lsd&gt;" in text and "&lt;no&gt;" in text and "0 ok" in text and "All rows" not in text
 
 
 def test_json_numbers_are_json(capsys: pytest.CaptureFixture[str], here: Path) -> None:

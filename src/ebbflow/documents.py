@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -107,3 +108,14 @@ def read_json(path: Path, kind: Any = Any) -> Any:
         OSError: it cannot be read.
     """
     return parsed(read_text(path), kind)
+
+
+def in_markdown(text: str) -> str:
+    """Words of anybody's in a page of Markdown, where they are no tags, links or code."""
+    return re.sub(r"[<>&`\[\]|]", lambda found: f"&#{ord(found[0])};", text)
+
+
+def fenced(text: str) -> str:
+    """A block of code in Markdown, which nothing inside can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}\n"

@@ -24,7 +24,7 @@ class DataError(ValueError):
 
 def missing(what: str, package: str, extra: str) -> ImportError:
     """The error for `what`, which needs a package that is not installed, with the command that installs it."""
-    return ImportError(f"{what} needs the package {package}: pip install 'ebbflow[{extra}]'")
+    return ImportError(f"{what} needs the package {package}: pip install -e '.[{extra}]' in the folder of ebbflow")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ebbflow.core.memory import weighed
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset
 from ebbflow.errors import missing
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions
 from ebbflow.nets.padding import padded
+from ebbflow.values import Width, convert, record
 
 BATCH = 64
 SMALLEST_STD = 1e-6  # a channel that never varies is only shifted
@@ -190,12 +192,13 @@ def from_description(description: Mapping[str, Any]) -> LatentSpace:
 
     Raises:
         ImportError: it needs diffusers, which is missing.
-        KeyError, TypeError, ValueError: not such a description.
+        KeyError, TypeError, ValueError, Wrong: not such a description.
     """
-    dims, options = tuple(description["dims"]), dict(description["options"])
+    dims, options = convert(tuple[Width, ...], description["dims"]), dict(description["options"])
     if description["kind"] == "hf":
         return LatentSpace(DiffusersAutoencoder(diffusers_class().from_config(options)), dims)
-    return LatentSpace(AutoencoderOptions(**{**options, "channels": tuple(options["channels"])}).build(dims), dims)
+    own = record(AutoencoderOptions, options)
+    return LatentSpace(weighed(lambda: own.build(dims), "this autoencoder", "Its file is not to be trusted."), dims)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -38,11 +38,12 @@ class Endless:
 
 
 def read_value(text: str) -> Any:
-    """A value as TOML writes it (3, 0.5, true, [1, 2]), or else the text itself."""
+    """A value as TOML writes it (3, 0.5, true, [1, 2]), a list of bare words ([cat, dog]), or else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
-        return text
+        words = re.fullmatch(r"\[([\w-]+(?:, *[\w-]+)*)\]", text)
+        return text if words is None else [word.strip() for word in words[1].split(",")]
 
 
 def read_items(text: str) -> list[str]:

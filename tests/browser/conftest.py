@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from ebbflow.metrics.frontier import Cell
+from ebbflow.studies.compare import append_cell
+
 RUN = Path(__file__).parents[1] / "data" / "format1" / "model"  # 8x8 digits by class
 PATIENCE = 180_000  # milliseconds: the machine may be busy
 
@@ -74,6 +77,17 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(RUN, folder / "digits")
     (folder / "compare.html").write_text("<h1>A comparison</h1>", encoding="utf-8")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "config.json").write_text("{", encoding="utf-8")
+    cell = Cell(
+        key="k", run="digits", sampler="heun", grid="uniform", steps=8, guidance=2.0, evaluations=30.0, seconds=2.0,
+        num=100, values={"frechet": 12.5}, errors={"frechet": 0.5},
+    )  # fmt: skip
+    append_cell(folder / "compare.cells.jsonl", cell)
+    few = ("train.sample_every=0", "train.held_out_every=0", "conditioning.kind=vector", "net.channels=[4, 4]")
+    words = ["train", "--preset", "digits", "--max-steps", "2", "--save-dir", str(folder / "vectors")]
+    settings = [word for one in few for word in ("--set", one)]
+    subprocess.run([sys.executable, "-m", "ebbflow", *words, *settings], check=True, capture_output=True)
     made = Studio(folder)
     yield made
     made.stop()

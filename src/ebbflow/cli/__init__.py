@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import NoReturn
 
 from ebbflow.cli.app import run_app
@@ -14,4 +15,8 @@ def main() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started this, and its number would be the next file's
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *more: (
+        f"ebbflow: {message}\n" if category is UserWarning else plain(message, category, *more)
+    )
     sys.exit(run_app(sys.argv[1:]))

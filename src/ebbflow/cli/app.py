@@ -17,6 +17,7 @@ from ebbflow.cli.command import SETTINGS, Failed, RequestCommand
 from ebbflow.cli.errors import explained
 from ebbflow.cli.together import launched, run_together
 from ebbflow.errors import nearest
+from ebbflow.requests.base import RENAMED
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,24 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """One line for each."""
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, one.says if isinstance(one, Verb) else one.help or "") for name, one in self.verbs.items()]
-            )
+        """One line for each, under the heads that begin at some of them."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        head = "Commands"
+        for name, one in self.verbs.items():
+            head = HEADS.get(name, head) if self.name == "ebbflow" else head
+            groups.setdefault(head, []).append((name, one.says if isinstance(one, Verb) else one.help or ""))
+        for head, rows in groups.items():
+            with formatter.section(head):
+                formatter.write_dl(rows)
 
 
+HEADS = {
+    "train": "Train",
+    "sample": "Sample and edit",
+    "evaluate": "Measure",
+    "studio": "Look and serve",
+    "ema": "Tools",
+}
 DIGITS, SEVEN = "--ckpt runs/digits", "--ckpt runs/digits --input seven.png"
 PLOTS: dict[str, Verb | click.Command] = {
     "schedules": Verb("Alpha, sigma, beta and log-SNR of paths.", "plots", "plots", "--paths flow,cosine"),
@@ -197,9 +209,13 @@ def _run(arguments: Sequence[str]) -> int:
         print(error.format_message())
         return 0
     except click.UsageError as error:
-        place = error.ctx.command_path if error.ctx else "ebbflow"
-        return _say(f"{error.format_message()} `{place} --help` shows what there is.", 2)
+        place, option = error.ctx.command_path if error.ctx else "ebbflow", getattr(error, "option_name", "")
+        now = RENAMED.get(option.removeprefix("--"))
+        said = error.format_message() if now is None else f"{option} is now --{now}; see docs/words.md."
+        return _say(f"{said} `{place} --help` shows what there is.", 2)
     except (KeyboardInterrupt, click.Abort):
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # a bar may still stand there
         return _say("stopped.", 130)
     except Exception as error:
         if debug:

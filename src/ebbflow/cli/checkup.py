@@ -11,7 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EXTRAS = {"diffusers": "hf", "transformers": "text", "fastapi": "studio"}
+EXTRAS = {
+    "diffusers": "hf",
+    "transformers": "text",
+    "fastapi": "studio",
+    "huggingface_hub": "hub",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "tensorboard": "trackers",
+    "wandb": "trackers",
+}
 Row = dict[str, Any]
 
 
@@ -64,9 +73,7 @@ def _extras() -> list[Row]:
     return [
         _row(
             name,
-            "present"
-            if importlib.util.find_spec(name)
-            else f"absent; pip install 'ebbflow[{extra}]' where it is wanted",
+            "present" if importlib.util.find_spec(name) else f"absent; pip install -e '.[{extra}]' where it is wanted",
         )
         for name, extra in EXTRAS.items()
     ]

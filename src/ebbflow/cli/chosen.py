@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 COLOURS = {1: "grey", 3: "colour", 4: "colour with opacity"}
 GOES_BY = {
-    "label": "label",
-    "text": "caption",
-    "pretrained_text": "caption",
-    "vector": "vector",
-    "image": "picture",
+    "label": "labels",
+    "text": "captions",
+    "pretrained_text": "captions",
+    "vector": "vectors",
+    "image": "pictures",
     "none": "nothing",
 }
 
 
-def below(preset: str | None, above: Layer, folder: Path) -> Chosen:
-    """What lies under everything that the user says: the preset, or what the folder's run was begun with, or what suits
-    the data."""
+def below(preset: str | None, file: Path | None, above: Layer, folder: Path) -> Chosen:
+    """What lies under everything that the user says: the preset, or what the folder's run was begun with, or nothing
+    under a file that says all, or what suits the data."""
     from ebbflow.cli.train import DEFAULT_PRESET, read_layer
     from ebbflow.config import read_preset
     from ebbflow.runs.choice import Chosen, choose_for
@@ -31,12 +31,14 @@ def below(preset: str | None, above: Layer, folder: Path) -> Chosen:
 
     if preset is not None:
         return Chosen(preset=preset, layer=read_preset(preset))
-    if description(folder).get("kind") == "model":
+    if (begun := description(folder)) and begun.get("kind", "model") == "model":
         return Chosen(layer=read_layer(folder / CONFIG), said=("as it was begun",))
+    if file is not None and file.suffix.lower() == ".json":
+        return Chosen(said=(f"as in {file}",))
     found = _found(above)
     if found is None:
         return Chosen(preset=DEFAULT_PRESET, layer=read_preset(DEFAULT_PRESET))
-    return choose_for(*found)
+    return choose_for(*found).under(above)
 
 
 def fitting(above: Layer) -> Chosen:
@@ -68,24 +70,24 @@ def told(found: Found, config: AnyConfig, data: Dataset, chosen: Chosen) -> list
 
     dims = data.dims
     what = f"pictures of {'x'.join(map(str, dims))} in {COLOURS.get(dims[0], 'colour')}" if found.is_image else "points"
+    worded = () if found.num_captions else ("text", "pretrained_text")  # where captions are made of labels
     has = {
-        "label": (len(found.label_names), "label"),
-        "caption": (found.num_captions, "text"),
-        "vector": (found.num_vectors, "vector"),
-        "picture": (found.num_pairs, "image"),
+        "label": (len(found.label_names), ("label", *worded)),
+        "caption": (found.num_captions, ("text", "pretrained_text")),
+        "vector": (found.num_vectors, ("vector",)),
+        "pair": (found.num_pairs, ("image",)),
     }
     brings = [_many(num, name) for name, (num, _) in has.items() if num]
     held = f"{found.num_held_out:,} held out" if found.num_held_out else "none held out"
     lines = [", ".join([f"{found.num:,} {what} ({found.num_train:,} to train on, {held})", *brings])]
     if isinstance(config, RunConfig):
         kind = kind_of("conditioning", resolved(config, facts_of(data)).conditioning)
-        used = GOES_BY.get(kind, kind)
         unused = [
-            f"{_many(num, name)} not used (--set conditioning.kind={other})"
-            for name, (num, other) in has.items()
-            if num and name != used and not (used == "caption" and name == "label" and not found.num_captions)
+            f"{_many(num, name)} not used (--set conditioning.kind={kinds[0]})"
+            for name, (num, kinds) in has.items()
+            if num and kind not in kinds
         ]
-        lines.append("; ".join([f"conditioned on {used}{'' if used == 'nothing' else 's'}", *unused]))
+        lines.append("; ".join([f"conditioned on {GOES_BY.get(kind, kind)}", *unused]))
     named = [f"preset {chosen.preset} (others: ebbflow list presets)"] if chosen.preset else []
     return [*lines, *(["; ".join([*named, *chosen.said])] if named or chosen.said else [])]
 

@@ -115,7 +115,7 @@ def read(cls: type[Any], given: Mapping[str, Any]) -> Any:
         if entry is None:
             continue
         if entry.name in texts:
-            names = [entry.name.upper(), *entry.flags] if entry.place else entry.flags
+            names = [entry.place, *entry.flags] if entry.place else entry.flags
             raise ConfigError(f"{' and '.join(names)} say the same. Give one.")
         texts[entry.name] = table(value, entry) if get_origin(entry.kind) is dict else value
     flags = values(cls, texts, spell=spelling, text=True)
@@ -138,7 +138,7 @@ def table(settings: Sequence[str], entry: Entry) -> dict[str, Any]:
 
 def spelling(entry: Entry) -> str:
     """How the command line calls a field: its flag, or the name of its place."""
-    return entry.flags[0] if entry.flags else entry.name.upper()
+    return entry.flags[0] if entry.flags else entry.place
 
 
 def spelled(message: str, cls: type[Any] | None) -> str:
@@ -201,7 +201,7 @@ def sections(cls: type[Any]) -> dict[str, list[tuple[str, str]]]:
 def help_row(entry: Entry) -> tuple[str, str]:
     """The flag with what it takes, and what it does, its default, and whether it must be given."""
     if entry.place:
-        flag = in_place(entry)
+        flag = " or ".join([in_place(entry), *entry.flags])
     elif entry.kind is bool:
         flag = _switch(entry, entry.flags[0])
     else:
@@ -213,7 +213,7 @@ def help_row(entry: Entry) -> tuple[str, str]:
 
 def in_place(entry: Entry) -> str:
     """What stands for a field that is told by its place."""
-    return entry.name.upper() + ("..." if get_origin(entry.kind) is tuple else "")
+    return entry.place + ("..." if get_origin(entry.kind) is tuple else "")
 
 
 def wants(kind: Any) -> str:

@@ -63,6 +63,7 @@ def _catalogue() -> dict[str, Any]:
     from ebbflow.nets import NETS
     from ebbflow.training.ema import EMAS
     from ebbflow.training.optim import OPTIMISERS
+    from ebbflow.training.trackers import TRACKERS
 
     return {
         "samplers": SAMPLERS,
@@ -84,6 +85,7 @@ def _catalogue() -> dict[str, Any]:
         "datasets": DATASETS,
         "metrics": METRICS,
         "exporters": EXPORTERS,
+        "trackers": TRACKERS,
         "presets": presets(),
     }
 
@@ -109,7 +111,13 @@ def list_names(request: ListRequest) -> None:
     elif request.name is not None:
         print_rows([{"key": key, "value": value} for key, value in _flat(rows[0])])
     else:
-        print_rows([{"name": row["name"], "description": row["description"]} for row in rows])
+        print_rows([{"name": row["name"], "description": row["description"] + _options(row)} for row in rows])
+
+
+def _options(row: dict[str, Any]) -> str:
+    """What can be set of an entry, with its defaults."""
+    found = row.get("options") or {}
+    return f" [{', '.join(f'{name}={value}' for name, value in found.items())}]" if found else ""
 
 
 def _flat(row: dict[str, Any]) -> list[tuple[str, Any]]:

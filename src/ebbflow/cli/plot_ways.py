@@ -51,7 +51,10 @@ def toy_sampler(request: ToySamplerCommand) -> None:
     toy = toy_trace(bind(model, plan), dims, plan.seeds, times, model.device)
     picture = draw_toy(model.denoiser.path, toy, _way(model, plan), str(plan.sampler), model.decode)
     canvas.save_picture(picture, request.output, this_command())
-    print(request.output)
+    print(
+        f"x - eps takes all of the noise away in its first step and goes on taking what is no longer there; below it "
+        f"{plan.sampler}, from the same noise: {request.output}"
+    )
 
 
 def trajectories(request: TrajectoriesCommand) -> None:

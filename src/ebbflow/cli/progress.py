@@ -76,6 +76,8 @@ def shown(work: Work[T], stopped: str, *, unit: str = "it", lines: bool = False)
     try:
         return finish(work, watch)
     except KeyboardInterrupt as error:
+        if bar is not None:
+            bar.close()
         print(stopped, file=sys.stderr)
         raise click.exceptions.Exit(130) from error
     finally:
@@ -95,13 +97,15 @@ def follow(trainer: Any) -> bool:
     """Show the training's progress; True when it came to its end."""
     from tqdm import tqdm
 
-    timed, visible, smooth, told = bool(trainer.train.minutes), sys.stderr.isatty(), None, int(20 * trainer.share)
+    timed, visible, told = bool(trainer.train.minutes), sys.stderr.isatty(), int(20 * trainer.share)
+    smooth, seen = 0.0, 0
     total = round(60 * trainer.train.minutes) if timed else trainer.train.num_steps
     begun, unit = round(total * trainer.share), "s" if timed else "step"
     with tqdm(total=total, initial=begun, unit=unit, disable=not visible, dynamic_ncols=True) as bar:
         for progress in trainer.events():
             bar.update(round(total * progress.done) - bar.n)
-            smooth = progress.loss if smooth is None or smooth != smooth else 0.95 * smooth + 0.05 * progress.loss
+            seen = 1 if smooth != smooth else seen + 1
+            smooth = progress.loss if seen == 1 else smooth + max(0.05, 1 / seen) * (progress.loss - smooth)
             bar.set_postfix({"step": progress.step} if timed else {}, loss=f"{smooth:.4f}", refresh=False)
             line = progress.note or (None if progress.held_out is None else f"held-out loss {progress.held_out:.4f}")
             if line is not None:
@@ -116,8 +120,8 @@ def follow(trainer: Any) -> bool:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """A question that answers True after SIGINT, SIGTERM or SIGHUP; a second signal ends the process at once, but for
-    the one by which a launcher passes the first on."""
+    """A question that answers True after SIGINT, SIGTERM or SIGHUP, but for those that were ignored when this began; a
+    second signal ends the process at once, but for the one by which a launcher passes the first on."""
     asked: list[float] = []
 
     def ask(number: int, frame: object) -> None:
@@ -129,7 +133,9 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if number != HANGUP:  # after which there is no terminal to print to
             warn("\nstopping after this step; again to stop at once")
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
+    known = [number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number]
+    heard = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
+    previous = {number: signal.signal(number, ask) for number in heard}
     try:
         yield lambda: bool(asked)
     finally:

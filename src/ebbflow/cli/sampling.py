@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_rows, this_command
-from ebbflow.cli.progress import watched
+from ebbflow.cli.progress import shown, watched
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import narrowed
 from ebbflow.requests.sampling import (
@@ -208,7 +208,7 @@ def reconstruct(request: ReconstructCommand) -> None:
     require_images(model, "reconstruction")
     data = held_out_of(model, request.data_dir, request.num)
     plan = replace(default_plan(model, seeds=[0]), **changes_of(model, narrowed(Sampling, request, steps=None)))
-    done = list(watched(reconstructions(model, plan, data, request.steps), len(request.steps), unit="report"))
+    done = shown(reconstructions(model, plan, data, request.steps), "stopped.", unit="step")
     if request.output is not None:
         _draw(data.x, done, request.output)
     rows = [{"sampler": str(plan.sampler), **one.row()} for one in done]
@@ -216,7 +216,25 @@ def reconstruct(request: ReconstructCommand) -> None:
         print_json(rows)
         return
     print_rows(
-        [{**row, "psnr": f"{row['psnr']:.2f} dB", "standard_error": f"{row['standard_error']:.2f}"} for row in rows]
+        [
+            {
+                "sampler": "sampler",
+                "steps": "steps",
+                "images": "images",
+                "psnr": "PSNR (higher is better)",
+                "error": "+-",
+            },
+            *(
+                {
+                    "sampler": row["sampler"],
+                    "steps": row["num_steps"],
+                    "images": row["num"],
+                    "psnr": f"{row['psnr']:.2f} dB",
+                    "error": f"{row['standard_error']:.2f}",
+                }
+                for row in rows
+            ),
+        ]
     )
 
 

@@ -50,24 +50,52 @@ def evaluate_images(request: EvaluateImagesCommand) -> None:
 
 
 def _print_evaluation(result: dict[str, Any], num: int) -> None:
-    from ebbflow.metrics.scores import METRICS
+    from ebbflow.metrics.scores import HIGHER, METRICS
 
     floor, errors = result["floor"] or {}, result["standard_errors"]
     rows = [
-        {"metric": name, "value": _number(value), "+-": _number(errors.get(name)), "real": _number(floor.get(name))}
+        {
+            "metric": name,
+            "value": _number(value),
+            "+-": _number(errors.get(name), 2),
+            "real data": _number(floor.get(name)),
+            "better": "higher" if name in HIGHER else "lower",
+        }
         for name in METRICS
         if (value := result[name]) is not None
     ]
     if result["nearest_ratio"] is not None:
-        rows.append({"metric": "nearest_ratio", "value": _number(result["nearest_ratio"]), "+-": "-", "real": "1"})
+        known = {"+-": "-", "real data": "1", "better": "near 1; a copy is 0"}
+        rows.append({"metric": "nearest_ratio", "value": _number(result["nearest_ratio"]), **known})
     beside = [name for name in ("psnr", "psnr_of_given", "frechet_of_given") if name in result]
-    rows += [{"metric": name, "value": _number(result[name]), "+-": "-", "real": "-"} for name in beside]
+    rows += [
+        {"metric": n, "value": _number(result[n]), "+-": "-", "real data": "-", "better": _better(n)} for n in beside
+    ]
     _print_table(rows)
     judge = result["classifier"] or {}
     error = judge.get("held_out_error")
     says = "" if error is None else f"; classifier wrong on {error:.2%} of the held-out data"
+    print("", *(f"{note}." for note in result["notes"]), sep="\n" if result["notes"] else "")
     spent = f" in {result['seconds']} s" if "seconds" in result else ""
-    print(f"\n{num} samples{spent}, features {result['features']}{says}")
+    print(f"\n{num} samples{spent}{_way(result)}, features {result['features']}{says}")
+    print(
+        "+- is a standard error; `real data` is the other split in the place of samples. nearest_ratio: how near "
+        "samples lie to the training data, over how near unseen data lies."
+    )
+
+
+def _better(name: str) -> str:
+    return "lower" if name.startswith("frechet") else "higher"
+
+
+def _way(result: Mapping[str, Any]) -> str:
+    """How the samples were made, where they were."""
+    if "sampler" not in result:
+        return ""
+    from ebbflow.core.entries import spelt
+
+    grid = "" if result["grid"] is None else f", grid {spelt(result['grid'])}"
+    return f" by {result['sampler']}, {result['steps']} steps{grid}, guidance {result['guidance']:g}"
 
 
 def compare(request: CompareCommand) -> None:
@@ -105,10 +133,10 @@ def _print_comparison(report: Report, output: Path) -> None:
                 "grid": cell.grid,
                 "guidance": f"{cell.guidance:g}",
                 "evaluations": f"{cell.evaluations:g}",
-                "ms": f"{cell.milliseconds:.3g}",
-                "frechet": cell.failed or f"{cell.frechet:.4g}",
+                "ms a sample": f"{cell.milliseconds:.3g}",
+                "frechet (lower is better)": cell.failed or f"{cell.frechet:.4g}",
                 "+-": f"{cell.errors['frechet']:.2g}" if "frechet" in cell.errors else "",
-                "frontier": "*" if cell.key in good else "",
+                "on the frontier": "*" if cell.key in good else "",
             }
             for cell in sorted(report.cells, key=lambda cell: cell.frechet)
         ]
@@ -128,7 +156,23 @@ def likelihood(request: LikelihoodRequest) -> None:
     if request.json:
         print_json(report)
     else:
-        print_rows([{"key": key, "value": value} for key, value in report.items() if value is not None])
+        _print_likelihood(report)
+
+
+def _print_likelihood(report: Mapping[str, Any]) -> None:
+    """The figure with its error and its unit, then how it was found."""
+    error = report["standard_error"]
+    bar = "" if error is None else f" +- {error:.3f}"
+    print(f"{report['bits_per_dim']:.3f}{bar} bits a dimension of {report['num']} held-out samples; lower is better\n")
+    rest = {key: value for key, value in report.items() if value is not None and key not in HEAD}
+    print_rows([{"key": key, "value": _short(value)} for key, value in rest.items()])
+
+
+HEAD = ("bits_per_dim", "standard_error", "num")
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def search_grid(request: SearchGridRequest) -> None:
@@ -189,5 +233,5 @@ def _print_table(rows: Sequence[Mapping[str, str]]) -> None:
     print_rows([{key: key for key in rows[0]}, *rows])
 
 
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _number(value: Any, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"

@@ -65,7 +65,8 @@ def train(request: TrainRequest) -> int:
         name=name if request.preset else own,
         use="ebbflow sample --ckpt {folder} --output samples.png",
     )
-    return _run(kind, request, below(request.preset, _above(request), request.save_dir or Path("runs") / kind.name))
+    folder = request.save_dir or Path("runs") / kind.name
+    return _run(kind, request, below(request.preset, request.config, _above(request), folder))
 
 
 def distill(request: DistillRequest) -> int:
@@ -166,7 +167,7 @@ def asked(kind: Kind, request: Settings, chosen: Chosen) -> Asked:
     splits = load_splits(config, few=config.train.batch_size if request.dry_run else None)
     found = found_in(splits)
     if request.dry_run and splits.train.is_image:
-        found = look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out)
+        found = chosen.found or look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out)
     if request.epochs is not None:
         steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
@@ -233,7 +234,7 @@ def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
         what = asked(kind, request, chosen)
     with at_batch_size(what.config.train.batch_size):
         if request.dry_run:
-            return _describe(what, as_json=request.json)
+            return _describe(what, request)
         folder = request.save_dir or Path("runs") / kind.name.format(data=Path(what.config.data.name).stem)
         with redirect_stdout(sys.stderr if request.json else sys.stdout):
             tell("\n".join([f"{folder}: {what.lines[0]}", *what.lines[1:]]))
@@ -308,20 +309,26 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
     )
 
 
-def _describe(what: Asked, *, as_json: bool) -> int:
+def _describe(what: Asked, request: Settings) -> int:
     """Print the resolved configuration and, of a model, its parameters, FLOPs and the time of a step, measured."""
     from ebbflow.config import RunConfig, to_dict
     from ebbflow.runs.cost import measure_cost
+    from ebbflow.training.world import here
 
     config, found = what.config, what.found
     is_model = isinstance(config, RunConfig)
-    cost = measure_cost(config, what.splits, found.num_train) if is_model else {"config": to_dict(config)}
-    if as_json:
-        print_json({**cost, "num_samples": found.num_train})
+    cost: dict[str, Any] = {"config": to_dict(config)}
+    if is_model:
+        size, there = request.world_size or here().size, request.device_memory
+        cost = measure_cost(config, what.splits, found.num_train, world_size=size, device_memory=there)
+    if request.json:
+        scale = cost.get("scale")
+        print_json({**cost, "scale": None if scale is None else scale.facts(), "num_samples": found.num_train})
         return 0
     print(as_toml(cost["config"]), "", *(f"# {line}" for line in what.lines), sep="\n")
     if is_model:
         print(_costs(cost, config))
+        print(*(f"# {line}" for line in (cost["scale"].lines() if cost["scale"] else ())), sep="\n")
     return 0
 
 

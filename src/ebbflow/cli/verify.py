@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NUM_SHOWN = 20
+MEANING = """\
+error: how far samples are from the exact ones, in standard deviations of the data; of samplers that draw, how far their
+mean and variance are. mean off, modes off: of the mean, and of the share of a mode. variance ratio: 1 is exact. With so
+few steps they need not be near that: a row is ok when more steps take the error away at the declared order.
+"""
 
 
 def verify(request: VerifyRequest) -> int:
@@ -35,7 +40,7 @@ def verify(request: VerifyRequest) -> int:
     if request.output is not None:
         from ebbflow.proof.tables import page
 
-        write_text(request.output, page(rows, this_command()))
+        write_text(request.output, page(rows, this_command(), maps))
     every: list[Verdict | MapVerdict] = [*rows, *maps]
     if request.json:
         print_json([asdict(row) for row in every])
@@ -63,7 +68,7 @@ def _maps(request: VerifyRequest) -> list[MapVerdict]:
 
 
 def _print_maps(rows: Sequence[MapVerdict]) -> None:
-    from ebbflow.proof.maps import map_table
+    from ebbflow.proof.maps import map_table, maps_summary
 
     if not rows:
         return
@@ -71,8 +76,7 @@ def _print_maps(rows: Sequence[MapVerdict]) -> None:
     print_rows([{str(i): entry for i, entry in enumerate(line)} for line in map_table(rows)])
     for row in [row for row in rows if not row.ok][:NUM_SHOWN]:
         print(f"not ok: {row.objective} on {row.path} in {row.prediction}: {row.reason}")
-    refused = sum(row.refused for row in rows)
-    print(f"{len(rows)} objectives on paths, {sum(row.ok for row in rows)} ok ({refused} refused, as they must be).")
+    print(maps_summary(rows))
 
 
 def _plan(request: VerifyRequest) -> Scope:
@@ -106,6 +110,7 @@ def _print(rows: Sequence[Verdict], output: Path | None) -> None:
     for table in (order_matrix(rows), sampler_table(rows)):
         print_rows([{str(i): entry for i, entry in enumerate(line)} for line in table])
         print()
+    print(MEANING)
     found = failures(rows)
     for reason, befallen in found[:NUM_SHOWN]:
         print(f"not ok, {len(befallen)} rows: {reason}")

@@ -89,23 +89,21 @@ def in_range(label: int, num_classes: int) -> int:
 
 
 def label_indices(labels: Sequence[str | int], label_names: Sequence[str]) -> list[int]:
-    """Class indices of labels given by name or by index.
+    """Class indices of labels given by name or, where names are no numbers, by index.
 
     Raises:
         ValueError: a label that the data does not have.
     """
     if not label_names:
         raise ValueError("this run knows no labels, so there are none to choose. Leave the labels out.")
-    found = []
+    found, numbered = [], any(name.isdecimal() for name in label_names)
     for label in labels:
         text = str(label)
         if text in label_names:
             found.append(list(label_names).index(text))
-        elif text.isdigit() and int(text) < len(label_names):
+        elif text.isdecimal() and int(text) < len(label_names) and not numbered:
             found.append(int(text))
         else:
-            raise ValueError(
-                f"label {text!r} is unknown to this run. Known: {', '.join(label_names)} (or 0 to "
-                f"{len(label_names) - 1})."
-            )
+            or_index = "" if numbered else f" (or 0 to {len(label_names) - 1})"
+            raise ValueError(f"label {text!r} is unknown to this run. Known: {', '.join(label_names)}{or_index}.")
     return found

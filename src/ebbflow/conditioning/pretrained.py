@@ -143,10 +143,11 @@ def load_text_model(name: str) -> tuple[Any, Any]:
     source, local = str(folder) if folder.is_dir() else name, must_be_local(name)
     try:
         with quiet(transformers) if folder.is_dir() else nullcontext():
-            kind = transformers.AutoConfig.from_pretrained(source, local_files_only=local).model_type
+            own: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}  # it never brings code
+            kind = transformers.AutoConfig.from_pretrained(source, **own).model_type
             cls = getattr(transformers, TEXT_HALVES.get(kind, "AutoModel"))
-            model = cls.from_pretrained(source, use_safetensors=True, local_files_only=local)
-            tokeniser = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+            model = cls.from_pretrained(source, use_safetensors=True, **own)
+            tokeniser = transformers.AutoTokenizer.from_pretrained(source, **own)
     except (OSError, ValueError, KeyError) as error:
         reason = (unreachable(name) or str(error).strip().splitlines()[0]).rstrip(".")
         raise ConfigError(f"text encoder {name!r} cannot be loaded: {reason}. {HOW}") from error

@@ -14,7 +14,7 @@ from ebbflow.core.paths import PATHS, Flow, Path
 from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
-from ebbflow.errors import ConfigError
+from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.couplings import COUPLINGS
 from ebbflow.methods.maps import MAPS
 from ebbflow.methods.samplers.best import AUTO
@@ -25,6 +25,7 @@ from ebbflow.nets.classifier import ClassifierOptions
 from ebbflow.nets.unet import UNetOptions
 from ebbflow.training.ema import EMAS, EmaOptions, ExponentialOptions
 from ebbflow.training.optim import OPTIMISERS, AdamWOptions, OptimiserOptions
+from ebbflow.training.trackers import TRACKERS
 from ebbflow.values import Positive, Share
 
 Count = Annotated[int, Ge(1)]
@@ -129,6 +130,7 @@ class TrainConfig:
         save_every, keep: checkpoints; the newest `keep` and the best are kept.
         sample_every, held_out_every, log_every: sample grids, held-out loss, lines of metrics.jsonl.
         held_out_size: samples of the held-out loss.
+        trackers: that are given metrics and pictures too: tensorboard, wandb.
         skip_nonfinite: how many steps of the run whose loss or gradient is not finite are passed over, each of them
             said, before it stops with the cause.
     """
@@ -152,8 +154,11 @@ class TrainConfig:
     log_every: Count = 10
     held_out_size: Count = 512
     skip_nonfinite: Every = 0
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.trackers:
+            choose(TRACKERS, name, "tracker")
         if self.minutes is not None:
             object.__setattr__(self, "num_steps", None)
         elif self.num_steps is None:

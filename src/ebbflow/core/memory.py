@@ -1,10 +1,20 @@
-"""The allocator: one setting that training and sampling share."""
+"""The allocator, with one setting that training and sampling share, and nets weighed before they take memory."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
+from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ebbflow.memory import require
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @cache
@@ -19,3 +29,19 @@ def keep_large_blocks() -> bool:
         return all(libc.mallopt(name, size) == 1 for name, size in thresholds.items())
     except (OSError, AttributeError):
         return False
+
+
+def weighed(build: Callable[[], N], what: str, cure: str) -> N:
+    """What `build` makes, weighed before it takes memory; a net that cannot be made without is not weighed.
+
+    Raises:
+        ConfigError: its weights alone do not fit.
+    """
+    size: float = 0
+    try:
+        with torch.device("meta"):
+            size = sum(p.numel() * p.element_size() for p in build().parameters())
+    except (RuntimeError, TypeError) as error:
+        size = math.inf if "overflow" in str(error) else 0
+    require(size, what, cure)
+    return build()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -33,6 +34,9 @@ class Noise:
         self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         self._block: tuple[Tensor, ...] = ()
         self._is_fresh = True
+
+    def __repr__(self) -> str:
+        return f"Noise({reprlib.repr(self.seeds)})"
 
     def like(self, x: Tensor) -> Tensor:
         """The next draw, of the shape, dtype and device of `x`.

@@ -102,13 +102,27 @@ class Grey(Operator):
         return weights.to(y)[:, None, None] * y / (float(weights.square().sum()) + noise.to(y))
 
 
+def regions(height: int, width: int) -> dict[str, Tensor]:
+    """Parts of an image by name, bool (H, W)."""
+    row, column = torch.arange(height)[:, None], torch.arange(width)[None]
+    middle = (row >= height // 4) & (row < height - height // 4)
+    found = {
+        "left": column < width // 2,
+        "right": column >= width // 2,
+        "top": row < height // 2,
+        "bottom": row >= height // 2,
+        "centre": middle & (column >= width // 4) & (column < width - width // 4),
+    }
+    return {name: part.expand(height, width) for name, part in found.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mask(Operator):
     """The pixels of a part of the image; the others are measured as 0, which is mid-grey.
 
     Args:
-        region: what is known: left, right, top or bottom (half), or everything but the centre (half the sides).
-        known: (H, W) in {0, 1}, in the place of `region`.
+        region: what is missing: the left, right, top or bottom half, or the centre (half the sides).
+        known: (H, W) in {0, 1}, 1 where the image is known, in the place of `region`.
     """
 
     region: Region = "left"
@@ -128,16 +142,7 @@ class Mask(Operator):
                 got = "x".join(map(str, self.known.shape))
                 raise ValueError(f"`known` must be of the image's size {height}x{width}, got {got}.")
             return self.known.float()
-        row, column = torch.arange(height)[:, None], torch.arange(width)[None]
-        middle = (row >= height // 4) & (row < height - height // 4)
-        known = {
-            "left": column < width // 2,
-            "right": column >= width // 2,
-            "top": row < height // 2,
-            "bottom": row >= height // 2,
-            "centre": ~(middle & (column >= width // 4) & (column < width - width // 4)),
-        }[self.region]
-        return known.expand(height, width).float()
+        return 1 - regions(height, width)[self.region].float()
 
     def dims(self, dims: Dims) -> Dims:
         self.mask(*dims[1:])

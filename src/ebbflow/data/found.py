@@ -103,7 +103,7 @@ def _headers(paths: list[Path]) -> tuple[list[tuple[int, int]], int]:
     for path in paths:
         try:
             with Image.open(path) as image:
-                turned = image.getexif().get(0x0112, 1) > 4  # lying on its side
+                turned = Image.Image.getexif(image).get(0x0112, 1) > 4  # on its side; a PNG's own would decode it
                 sizes.append((image.height, image.width) if turned else image.size)
                 channels = channels or channels_of(image)
         except Exception:  # a damaged file is the reader's to name; Pillow raises nearly anything

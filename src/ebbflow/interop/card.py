@@ -10,7 +10,6 @@ from typing import Any
 
 from ebbflow.core.entries import spelt
 from ebbflow.core.predictions import path_name
-from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.metrics.scores import METRICS
 from ebbflow.runs.folder import Run
 from ebbflow.runs.model import Model
@@ -114,7 +113,7 @@ def sample_picture(folder: Path, model: Model) -> bytes | None:
     try:
         plan = default_plan(model, seeds=range(NUM_SHOWN), conditions=conditions)
         return collect(model, plan, generate(model, plan))._repr_png_()
-    except (CheckpointError, ConfigError):  # such as a table of the data that was not measured
+    except ValueError:  # such as a table that would have to be measured on the data
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,8 @@ def export(model: Model, request: ExportRequest, *, command: str = "", repo: str
         picture = sample_picture(run.folder, model)
         if picture is not None:
             (partial / "samples.png").write_bytes(picture)
-        use = f"{_found(request.to, repo or folder.name, bool(repo))}\n{made.use}"
+        imports, _, body = made.use.partition("\n\n")
+        use = f"{imports}\n{_found(request.to, repo or folder.name, bool(repo))}\n{body}"
         card = Card(run=run, name=repo or folder.name, library=made.library, use=use, command=command)
         write_text(partial / "README.md", card.text(request.license, is_pictured=picture is not None))
     return folder
@@ -164,12 +166,10 @@ def _without_places(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
 
 
 def _found(to: str, name: str, on_hub: bool) -> str:
-    """The lines that say where an export lies."""
-    if not on_hub:
-        return f"folder = {name!r}"
-    if to == "safetensors":
-        return f"folder = {f'hf:{name}'!r}"
-    return f"from huggingface_hub import snapshot_download\n\nfolder = snapshot_download({name!r})"
+    """The lines, below imports, that say where an export lies."""
+    if on_hub and to != "safetensors":
+        return f"from huggingface_hub import snapshot_download\n\nfolder = snapshot_download({name!r})"
+    return f"\nfolder = {(f'hf:{name}' if on_hub else name)!r}"
 
 
 def _asked(model: Model) -> str:
@@ -224,11 +224,13 @@ def _onnx(program: Any, inputs: list[str], outputs: list[str], path: Path) -> No
 
 @contextmanager
 def _in_silence(name: str) -> Iterator[None]:
-    """Without the warnings of a logger, which speak of packages that nobody asked for."""
+    """Without warnings, those of a logger too, which speak of packages that nobody asked for."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(before)

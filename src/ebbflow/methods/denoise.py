@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ebbflow.conditioning import ConditionedNet
 from ebbflow.core.condition import Cond, expand_rows, to_device
-from ebbflow.core.entries import Choice, entry
+from ebbflow.core.entries import Choice, entry, spelt
 from ebbflow.core.paths import Coefficients, Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
 from ebbflow.core.shape import per_sample
@@ -203,7 +203,7 @@ class OutputDenoiser(Conditional):
 Net = Callable[[Tensor, Tensor, Any], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NetDenoiser(OutputDenoiser):
     """A net as a denoiser: it is shown scale * x_t and told a clock, and its output is solved for x0 and eps.
 
@@ -234,6 +234,12 @@ class NetDenoiser(OutputDenoiser):
         super().__post_init__()
         entry(SCALES, self.scale, "scale")
         entry(CLOCKS, self.clock, "clock")
+
+    def __repr__(self) -> str:
+        num = sum(p.numel() for p in self.net.parameters()) if isinstance(self.net, nn.Module) else 0
+        net = f"{type(self.net).__name__} of {num:,} parameters" if num else type(self.net).__name__
+        bound = ", given a condition" if self.cond is not None else ""
+        return f"{type(self).__name__}({net}, predicts {spelt(self.prediction)} on {self.path}{bound})"
 
     def output(self, x_t: Tensor, t: float | Tensor, cond: Any) -> Tensor:
         """The net's raw output at (x_t, t), in the dtype of `x_t`."""
@@ -298,7 +304,7 @@ class NetDenoiser(OutputDenoiser):
         return replace(self, path=path)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NetFlowMap(NetDenoiser, FlowMap):
     """A net that is told the gap t - s of a jump beside its clock, as a denoiser that jumps.
 
@@ -324,7 +330,7 @@ class NetFlowMap(NetDenoiser, FlowMap):
         shown, told = self._views(x_t, t)
         if s is not None:
             wide = gap(t, s)
-            if bool((wide < 0).any()):
+            if not torch.compiler.is_exporting() and bool((wide < 0).any()):
                 raise ValueError("a jump leads to less noise: `s` must be at most `t`.")
             told = torch.stack([told, wide.to(told).expand(x_t.shape[0])], dim=1)
         return self._answer(shown, told, cond, x_t)

@@ -247,7 +247,18 @@ def reconstruct(
 ) -> Tensor:
     """The image out of its own noise: `invert`, then sample on the same grid; shape (B, *dims). Arguments and errors as
     in `invert`."""
-    return decode(denoiser, last(invert(denoiser, x0, times, sampler=sampler, iterations=iterations)), times, sampler)
+    return last(there_and_back(denoiser, x0, times, sampler=sampler, iterations=iterations))
+
+
+def there_and_back(
+    denoiser: Denoiser, x0: Tensor, times: Times, *, sampler: str | Sampler = "ddim", iterations: int | None = None
+) -> Iterator[Step]:
+    """The steps of `reconstruct`: first those of `invert`, then those of sampling."""
+    x = x0
+    for step in invert(denoiser, x0, times, sampler=sampler, iterations=iterations):
+        yield step
+        x = step.x
+    yield from invertible(sampler)(denoiser, x, times)
 
 
 def decode(denoiser: Denoiser, x: Tensor, times: Times, sampler: str | Sampler = "ddim") -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,7 +51,7 @@ def trajectory(denoiser: Denoiser, x: Tensor, times: Tensor) -> Iterator[Tensor]
 
 def deviations(
     bind: Callable[[], Denoiser],
-    x: Tensor,
+    states: Sequence[Tensor],
     times: Tensor,
     *,
     sampler: str | Sampler = "ddim",
@@ -64,8 +64,8 @@ def deviations(
     of the teacher's states; otherwise a path whose x is large at t = 1 would count nothing but its first steps.
 
     Args:
-        bind: makes the denoiser, with its condition bound to the rows of x.
-        x: states at times[0], shape (B, *dims).
+        bind: makes the denoiser, with its condition bound to the rows of the states.
+        states: the teacher's at each time, as `trajectory` makes them, each of shape (B, *dims).
         times: M + 1 candidates, falling.
         sampler: a deterministic one of `SAMPLERS`; one with a memory takes its first step, which is DDIM's.
         options: of the sampler.
@@ -73,16 +73,10 @@ def deviations(
     Raises:
         ConfigError: an unknown sampler, or one that draws noise.
 
-    Cost: M evaluations for the teacher; M for a sampler of one evaluation a step, and M (M - 1) / 2 more for each
-    further evaluation of a step.
+    Cost: M evaluations for a sampler of one evaluation a step, and M (M - 1) / 2 more for each further evaluation of a
+    step.
     """
-    chosen = sampler_of(sampler)
-    if chosen.stochastic or (options or {}).get("eta"):
-        raise ConfigError(
-            f"sampler {sampler!r} draws noise, so its steps cannot be held against a teacher's. Search with ddim; the "
-            "grid found serves other samplers too."
-        )
-    states = list(trajectory(bind(), x, times))
+    chosen = drawless(sampler, options)
     sizes = [float(in_float64(state).square().mean()) for state in states]
     for i in range(len(times) - 1):
         once, row = FirstCallShared(inner=bind()), torch.full((len(times),), torch.inf, dtype=torch.float64)
@@ -90,6 +84,21 @@ def deviations(
             (step,) = chosen(once, states[i], times[[i, j]], **(options or {}))
             row[j] = in_float64(step.x - states[j]).square().mean() * sizes[-1] / sizes[j]
         yield row
+
+
+def drawless(sampler: str | Sampler, options: Mapping[str, object] | None = None) -> Sampler:
+    """The sampler, whose steps can be held against a teacher's.
+
+    Raises:
+        ConfigError: an unknown one, or one that draws noise.
+    """
+    chosen = sampler_of(sampler)
+    if chosen.stochastic or (options or {}).get("eta"):
+        raise ConfigError(
+            f"sampler {sampler!r} draws noise, so its steps cannot be held against a teacher's. Search with ddim; the "
+            "grid found serves other samplers too."
+        )
+    return chosen
 
 
 def cheapest_path(costs: Tensor, num_steps: int) -> tuple[list[int], float]:

@@ -6,10 +6,10 @@ Both return nats of the density of x0 (or of its 256 levels); `to_bits` turns th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ from ebbflow.errors import choose
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.samplers.ancestral import Variance, step_variance
 from ebbflow.methods.samplers.base import levels_of
+from ebbflow.progress import finish
+
+T = TypeVar("T")
+Steps = Generator[int, None, T]  # how many steps are done, and the result
 
 Trace = Literal["auto", "exact", "hutchinson", "known"]
 BYTES_OFFSET = math.log2(127.5)  # bits a dimension between the density of x = u8 / 127.5 - 1 and the mass of a level
@@ -106,13 +110,20 @@ def variational_bound(
     Raises:
         ValueError: a grid that does not run down to 0, or a variance that the denoiser cannot serve.
     """
+    return finish(bound_steps(denoiser, x0, times, noise=noise, variance=variance, of_bytes=of_bytes))
+
+
+def bound_steps(
+    denoiser: Denoiser, x0: Tensor, times: Tensor, *, noise: Draws, variance: Variance, of_bytes: bool
+) -> Steps[Bound]:
+    """`variational_bound` step by step: yields how many are done, and returns the bound."""
     ladder = levels_of(denoiser.path, times)
     if ladder[-1].sigma != 0:
         raise ValueError(f"the variational bound needs a grid that ends at t = 0, got {ladder[-1].t}.")
     top = ladder[0]
     steps = decoder = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
     small = None
-    for t, s in pairwise(ladder):
+    for done, (t, s) in enumerate(pairwise(ladder), start=1):
         estimate = denoiser(t.alpha * x0 + t.sigma * noise.like(x0), t.t)
         kernel = posterior(t, s)
         if s.sigma > 0:
@@ -126,6 +137,7 @@ def variational_bound(
                 kernel = replace(kernel, small=kernel.large if small is None else small)
             log_variance = as_float64(step_variance(kernel, estimate, variance)).log().to(x0)
             decoder = -(log_level if of_bytes else log_density)(x0, estimate.x0, log_variance).flatten(1).sum(1)
+        yield done
     return Bound(prior=(top.alpha / top.sigma * x0).pow(2).flatten(1).sum(1) / 2, steps=steps, decoder=decoder)
 
 
@@ -166,6 +178,15 @@ def log_likelihood(
         ConfigError: unknown method.
         ValueError: an argument out of range, or a probe or variance that is wanted and missing.
     """
+    return finish(
+        likelihood_steps(denoiser, x0, num_steps=num_steps, method=method, trace=trace, probe=probe, start=start)
+    )
+
+
+def likelihood_steps(
+    denoiser: Denoiser, x0: Tensor, *, num_steps: int, method: str, trace: Trace, probe: Tensor | None, start: float
+) -> Steps[Tensor]:
+    """`log_likelihood` step by step: yields how many are done, and returns it."""
     if num_steps < 2 or not 0 < start < 1:
         raise ValueError(f"`num_steps` must be at least 2 and `start` in (0, 1), got {num_steps} and {start}.")
     advance = choose(INTEGRATORS, method, "integrator of the likelihood")
@@ -176,9 +197,10 @@ def log_likelihood(
         denoiser=denoiser, divergence=_divergence(trace, num_dims, probe), times=_times(denoiser.path, angles)
     )
     u, total = math.cos(angles[0]) * x0, in_float64(torch.zeros(len(x0), device=x0.device))
-    for here, there in pairwise(angles):
+    for done, (here, there) in enumerate(pairwise(angles), start=1):
         u, gained = advance(field, u, here, there)
         total = total + gained
+        yield done
     end = denoiser.path.at(1.0)
     radius, sigma = float(torch.hypot(end.alpha, end.sigma)), float(end.sigma)
     prior = log_density(radius * in_float64(u), torch.zeros_like(total[0]), torch.tensor(2 * math.log(sigma)).to(total))

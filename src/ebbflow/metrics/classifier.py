@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,8 @@ from torch.nn import functional
 
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, Splits
-from ebbflow.training.batches import Batch, permutation
-from ebbflow.training.engine import Engine
-from ebbflow.training.loop import fit
-from ebbflow.training.optim import LearningRate, adamw
+from ebbflow.metrics.learning import learn, rows_of_step
+from ebbflow.training.batches import Batch
 from ebbflow.training.task import Draw, Loss, Task
 
 
@@ -107,11 +106,7 @@ class LabelTask(Task):
 
     def batch(self, step: int) -> Batch:
         """Rows from permutations of the data laid end to end."""
-        size, settings = len(self.data), self.settings
-        num = min(settings.batch_size, size)
-        per_epoch = size // num
-        order = permutation(size, settings.seed, "order", step // per_epoch)
-        rows = order[(step % per_epoch) * num :][:num]
+        rows = rows_of_step(self.data, self.settings, step)
         assert self.data.labels is not None
         return Batch(x0=self.data.x0(rows), cond=self.data.labels[rows])
 
@@ -122,20 +117,21 @@ class LabelTask(Task):
 
 
 def train_classifier(
-    net: ClassifierNet, data: Dataset, settings: ClassifierSettings, device: torch.device
+    net: ClassifierNet, data: Dataset, settings: ClassifierSettings, device: torch.device, keep: Path | None = None
 ) -> Generator[tuple[int, int], None, None]:
-    """Train `net` in place on `data` by cross-entropy, without augmentation; yields (steps done, steps in all).
+    """Train `net` in place on `data` by cross-entropy, without augmentation; yields (steps done, steps in all), and
+    goes on from what it left in `keep`.
 
     At the end the features are scaled to a mean variance of 1 over the data.
     """
-    task, num_steps = LabelTask(net=net, data=data, settings=settings), settings.num_steps(len(data))
-    optimiser = adamw(net.to(device).parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    rate = LearningRate(peak=settings.lr, warmup_steps=num_steps // 20, schedule="cosine", num_steps=num_steps)
-    engine = Engine(device=None, precision="bf16" if settings.dtype == "bfloat16" else "fp32", clip=math.inf)
-    for step in fit(task, task, optimiser, num_steps=num_steps, engine=engine, lr=rate, seed=settings.seed):
-        yield step.step, num_steps
-    net.eval().requires_grad_(False)
-    rows = torch.randperm(len(data), generator=generator_for(settings.seed, "scale"))[:10_000]
+    task = LabelTask(net=net, data=data, settings=settings)
+    yield from learn(task, task, len(data), settings, device, keep)
+    scale_features(net, data, settings.seed, device)
+
+
+def scale_features(net: ClassifierNet, data: Dataset, seed: int, device: torch.device) -> None:
+    """Bring the features to a mean variance of 1 over the data."""
+    rows = torch.randperm(len(data), generator=generator_for(seed, "scale"))[:10_000]
     features = torch.cat([net(data.x0(part).to(device)).cpu() for part in rows.split(500)])
     net.rescale(float(features.double().var(0).mean()) ** -0.5)
 

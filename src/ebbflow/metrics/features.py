@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,15 +18,21 @@ from ebbflow.metrics.cache import cache_folder, cached, data_hash, key_of, slug,
 from ebbflow.metrics.classifier import (
     ClassifierNet,
     ClassifierSettings,
+    scale_features,
     train_classifier,
     trained_facts,
 )
-from ebbflow.metrics.pretrained import Kind, pretrained
+from ebbflow.metrics.contrast import ContrastNet, ContrastSettings, ContrastTask, tokens
+from ebbflow.metrics.inception import inception
+from ebbflow.metrics.learning import learn
+from ebbflow.metrics.pretrained import pretrained
 from ebbflow.progress import Stage, Work
 from ebbflow.training.engine import pick_precision
 
 PCA_FEATURES = 64
-PCA_ROWS = 10_000
+MANY_LABELS, MANY_A_CLASS, MANY_PICTURES = 1000, 20, 128  # pictures from which a classifier, or a net of views, is made
+ROWS_A_FEATURE = 4
+PCA_ROWS, PCA_VALUES = 10_000, 40_000_000  # entries that components are of, and numbers in them
 BATCH = 500
 
 
@@ -81,6 +88,39 @@ class ClassifierFeatures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrastFeatures:
+    """The penultimate layer of a net that learned from pictures which views are of one, or which caption is whose.
+
+    Args:
+        net: trained.
+        name: such as "views-mine-1a2b3c4d", by the sha256 of the weights.
+        dim, facts, device: as in `ClassifierFeatures`.
+    """
+
+    net: ContrastNet
+    name: str
+    dim: int
+    facts: dict[str, Any]
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net.image(x.to(self.device)).cpu()
+
+    @torch.no_grad()
+    def of_pictures(self, x: Tensor) -> Tensor:
+        """Unit vectors (B, 64) on the CPU of x0, to be compared with those of texts."""
+        return self.net.of_pictures(x.to(self.device)).cpu()
+
+    @torch.no_grad()
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, 64) on the CPU of texts; each different one is read once."""
+        known = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        parts = [self.net.of_texts(part.to(self.device)).cpu() for part in tokens(list(known)).split(BATCH)]
+        return torch.cat(parts)[torch.tensor([known[text] for text in texts])]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinearFeatures:
     """Flattened samples, centred and multiplied by a matrix.
 
@@ -122,7 +162,7 @@ def classifier(
     found = cached(path)
     if found is None:
         began = time.perf_counter()
-        for done, total in train_classifier(net, train, settings, device):
+        for done, total in train_classifier(net, train, settings, device, path.with_suffix(".partial")):
             yield Stage("train classifier", done, total)
         facts = trained_facts(net, splits, settings, device) | {"seconds": round(time.perf_counter() - began, 1)}
         facts = store(path, net.state_dict(), facts)
@@ -134,6 +174,35 @@ def classifier(
     return ClassifierFeatures(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
 
 
+def contrast(splits: Splits, device: torch.device, *, reads: bool) -> Work[ContrastFeatures]:
+    """The net that learns without labels from the pictures of `splits.train`, and with `reads` from their captions,
+    from the cache or trained now."""
+    train = splits.train
+    settings = ContrastSettings(dtype=str(pick_precision("auto", device)).removeprefix("torch."))
+    kind, captions = ("captions", train.captions) if reads else ("views", None)
+    assert captions is not None or not reads
+    key = key_of(kind, data_hash(train), captions, asdict(settings))
+    path = cache_folder() / f"{kind}-{slug(train.name)}-{key}.safetensors"
+    with fresh_weights(derive_seed(settings.seed, kind)):
+        net = ContrastNet(train.dims, settings.num_features, reads=reads)
+    found = cached(path)
+    if found is None:
+        began = time.perf_counter()
+        ids = None if captions is None else tokens(captions)
+        task = ContrastTask(net=net, data=train, settings=settings, ids=ids)
+        for done, total in learn(task, task, len(train), settings, device, path.with_suffix(".partial")):
+            yield Stage("train scorer of captions" if reads else "train features", done, total)
+        scale_features(net.image, train, settings.seed, device)
+        made = {"settings": asdict(settings), "seconds": round(time.perf_counter() - began, 1)}
+        facts = store(path, net.state_dict(), made)
+    else:
+        tensors, facts = found
+        net.load_state_dict(tensors)
+    net.to(device).eval().requires_grad_(False)
+    name = f"{kind}-{slug(train.name)}-{facts['sha256'][:8]}"
+    return ContrastFeatures(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
+
+
 def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
     """An untrained classifier of `data`, the same for the same seed."""
     with fresh_weights(derive_seed(settings.seed, "classifier")):
@@ -141,7 +210,8 @@ def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
 
 
 def pca(data: Dataset, num_features: int = PCA_FEATURES) -> LinearFeatures:
-    """The first principal components of up to `PCA_ROWS` entries of `data`, scaled to a mean variance of 1.
+    """The first principal components of up to `PCA_ROWS` entries of `data`, fewer of large ones, scaled to a mean
+    variance of 1.
 
     Args:
         data: at least 2 entries.
@@ -150,7 +220,8 @@ def pca(data: Dataset, num_features: int = PCA_FEATURES) -> LinearFeatures:
     Raises:
         ConfigError: the entries are all the same.
     """
-    rows = torch.arange(len(data))[:: -(-len(data) // PCA_ROWS)]
+    most = min(PCA_ROWS, max(PCA_VALUES // data.x[0].numel(), 2 * num_features))
+    rows = torch.arange(len(data))[:: -(-len(data) // most)]
     flat = data.x0(rows).flatten(1).double()
     centre = flat.mean(0)
     spread, axes = torch.linalg.svd(flat - centre, full_matrices=False)[1:]
@@ -175,22 +246,46 @@ def coordinates(data: Dataset) -> LinearFeatures:
     )
 
 
+def automatic(train: Dataset, num: int, reference_size: int) -> str:
+    """The kind of features that suits so many samples of some data, and a reference of that size: "classifier" where
+    labels are many, "views" where pictures are, else a few principal components, as "pca:7".
+
+    A Frechet distance wants several rows a feature; principal components are as few as leave 4.
+    """
+    if not train.is_image:
+        return "coordinates"
+    if train.num_classes > 1 and len(train) >= max(MANY_LABELS, MANY_A_CLASS * train.num_classes):
+        return "classifier"
+    rows = min(num, reference_size)
+    if len(train) >= MANY_PICTURES and rows >= ROWS_A_FEATURE * ContrastSettings().num_features:
+        return "views"
+    return f"pca:{max(1, min(PCA_FEATURES, rows // ROWS_A_FEATURE))}"
+
+
 FITTED: dict[str, Callable[[Dataset], FeatureMap]] = {"pca": pca, "coordinates": coordinates}
-PRETRAINED: dict[str, Kind] = {"dinov2": "dinov2", "clip": "clip"}
-KINDS = ("auto", "classifier", *FITTED, *(f"{kind}:FOLDER" for kind in PRETRAINED))
+PRETRAINED: dict[str, Callable[[str, Dataset, torch.device], FeatureMap]] = {
+    "dinov2": partial(pretrained, "dinov2"),
+    "clip": partial(pretrained, "clip"),
+    "inception": inception,
+}
+KINDS = ("auto", "classifier", "views", *FITTED, *(f"{kind}:FOLDER" for kind in PRETRAINED))
 
 
 def check_kind(kind: str) -> None:
     """Refuse a feature map that does not exist.
 
     Raises:
-        ConfigError: `kind` is none of `KINDS`; a pretrained one wants a folder or a hub name after a colon.
+        ConfigError: `kind` is none of `KINDS`; a pretrained one wants a folder or a hub name after a colon, and "pca"
+            takes a number of components.
     """
     name, colon, source = kind.partition(":")
     if name not in {known.partition(":")[0] for known in KINDS}:
         raise ConfigError(f"unknown features {kind!r}. {nearest(name, list(KINDS))}")
+    if name == "pca" and source.isdecimal() and int(source):
+        return
     if (name in PRETRAINED) != bool(colon and source):
-        wanted = f"{name}:FOLDER, or {name}: and a hub name" if name in PRETRAINED else name
+        named = f"{name}:FILE" if name == "inception" else f"{name}:FOLDER, or {name}: and a hub name"
+        wanted = named if name in PRETRAINED else name
         raise ConfigError(f"features {kind!r} are written {wanted}.")
 
 
@@ -198,7 +293,7 @@ def feature_map(kind: str, data: Dataset, device: torch.device) -> FeatureMap:
     """The feature map called `kind` that needs no labels.
 
     Args:
-        kind: "pca", "coordinates", or a pretrained one as NAME:SOURCE; see `pretrained`.
+        kind: "pca", "pca:12", "coordinates", or a pretrained one as NAME:SOURCE; see `pretrained`.
         data: to fit it to.
         device: where it runs.
 
@@ -206,7 +301,9 @@ def feature_map(kind: str, data: Dataset, device: torch.device) -> FeatureMap:
         ConfigError: unknown, or not for this data.
     """
     name, _, source = kind.partition(":")
-    return pretrained(PRETRAINED[name], source, data, device) if name in PRETRAINED else FITTED[name](data)
+    if name in PRETRAINED:
+        return PRETRAINED[name](source, data, device)
+    return pca(data, int(source)) if source else FITTED[name](data)
 
 
 def features_of(feature_map: FeatureMap, data: Dataset) -> Work[Tensor]:

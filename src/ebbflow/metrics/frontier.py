@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -91,13 +92,26 @@ def cheapest_within(costs: Sequence[float], errors: Sequence[float], percent: fl
     return min((i for i in range(len(costs)) if errors[i] <= limit), key=lambda i: (costs[i], errors[i], i))
 
 
+def alike(cells: Sequence[Cell], floor: float | None) -> list[Cell]:
+    """The cells that cannot be told from the best one: within two standard errors of the difference, as if the two were
+    independent, or, as the best itself, no further from the reference than real data of the other split (`floor`)."""
+    best = min(cells, key=lambda cell: cell.frechet)
+    real = floor if floor is not None and best.frechet <= floor else -math.inf
+
+    def near(cell: Cell) -> bool:
+        noise = 2 * math.hypot(best.errors.get("frechet", 0.0), cell.errors.get("frechet", 0.0))
+        return cell.frechet <= max(best.frechet + noise, real)
+
+    return [cell for cell in cells if near(cell)]
+
+
 def advice(cells: Sequence[Cell], *, within: float, floor: float | None) -> list[str]:
-    """What follows from a comparison, in sentences."""
+    """What follows from a comparison, in sentences; the first one says no more than the intervals support."""
     good = [cell for cell in cells if cell.failed is None]
     if not good:
         return ["No setting could be measured, so nothing can be recommended."]
-    best = min(good, key=lambda cell: cell.frechet)
-    said = [f"Best is {_of(best)}.", _cheapest(good, best, within)]
+    best, same = min(good, key=lambda cell: cell.frechet), alike(good, floor)
+    said = [_headline(good, best, same), _cheapest(good, best, within)]
     quick = good[cheapest_within([cell.seconds for cell in good], [cell.frechet for cell in good], within)]
     if quick != _pick(good, within):
         said.append(f"By the clock, the fastest of these is {_of(quick)}.")
@@ -106,8 +120,20 @@ def advice(cells: Sequence[Cell], *, within: float, floor: float | None) -> list
         for run, own in _by_run(good).items()
         if len(_by_run(good)) > 1
     ]
-    said += [*_labels(good), *_certainty(good, best, floor)]
-    return said
+    return [*said, *_labels(good), *_floor(good, floor)]
+
+
+def _headline(cells: Sequence[Cell], best: Cell, same: Sequence[Cell]) -> str:
+    if len(same) == 1:
+        if len(cells) == 1:
+            return f"One setting was measured: {_of(best)}."
+        return f"Best is {_of(best)}; no other of the {len(cells)} settings comes within the error."
+    cheapest = min(same, key=lambda cell: (cell.evaluations, cell.frechet))
+    every = "All" if len(same) == len(cells) else f"{len(same)} of"
+    return (
+        f"{every} {len(cells)} settings cannot be told apart by {best.num:,} samples each; the cheapest of them is "
+        f"{_of(cheapest)}."
+    )
 
 
 def _of(cell: Cell) -> str:
@@ -129,11 +155,11 @@ def _by_run(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 def _cheapest(cells: Sequence[Cell], best: Cell, within: float) -> str:
     found = _pick(cells, within)
     if found == best:
-        return f"It is also the cheapest in network evaluations within {within:g} % of the best."
+        return f"The lowest number is that of {_of(best)}, also the cheapest within {within:g} % of it."
     saved = (
         f", {best.evaluations / found.evaluations:.2g} times cheaper" if found.evaluations < best.evaluations else ""
     )
-    return f"The cheapest in network evaluations within {within:g} % of it is {_of(found)}{saved}."
+    return f"The lowest number is that of {_of(best)}; the cheapest within {within:g} % of it is {_of(found)}{saved}."
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:
@@ -141,28 +167,20 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
     if not rated:
         return []
     top = max(value for value, _ in rated)
-    cell = min((cell for value, cell in rated if value == top), key=lambda cell: (cell.evaluations, cell.frechet))
+    tied = [cell for value, cell in rated if value == top]
+    cell = min(tied, key=lambda cell: (cell.evaluations, cell.frechet))
+    more = "" if len(tied) == 1 else f"; so are those of {len(tied) - 1} others, of which it is the cheapest"
+    return [f"Samples of {cell.name} are taken for the class that was asked for in {top:.1%} of the cases{more}."]
+
+
+def _floor(cells: Sequence[Cell], floor: float | None) -> list[str]:
+    if floor is None:
+        return []
+    below = sum(cell.frechet <= floor for cell in cells)
+    near = (
+        f"{below} of {len(cells)} settings come" if below > 1 else "one setting comes" if below else "no setting comes"
+    )
     return [
-        f"Most often taken for the class that was asked for, {top:.1%} of the time, are the samples of {cell.name}."
+        f"Real data of the other split, in the place of samples, is at {floor:.4g}: {near} as near as that. Below it "
+        "the distance tells nothing but how a model differs from data that nobody made."
     ]
-
-
-def _certainty(cells: Sequence[Cell], best: Cell, floor: float | None) -> list[str]:
-    said = []
-    if floor is not None:
-        below = sum(cell.frechet <= floor for cell in cells)
-        said.append(
-            f"Real data of the other split in the place of samples has a Frechet distance of {floor:.4g}; "
-            f"{below or 'no'} setting{'' if below == 1 else 's'} of {len(cells)} came as near as that"
-            f"{', among which it cannot tell better from worse' if below > 1 else ''}."
-        )
-    error = best.errors.get("frechet")
-    if error is not None:
-        near = sum(cell.frechet <= best.frechet + 2 * error for cell in cells) - 1
-        said.append(
-            f"{near} other setting{'' if near == 1 else 's'} within two standard errors of the best: their order may "
-            "change with other seeds or more samples."
-            if near
-            else "No other setting is within two standard errors of the best."
-        )
-    return said

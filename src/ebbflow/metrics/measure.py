@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from ebbflow.metrics.scores import (
     spread_rows,
 )
 
-NUM_BLOCKS = 10
+NUM_BLOCKS, FEW_REAL = 10, 1000
 
 
 def check_num(num: int, dim: int, reference_size: int) -> None:
@@ -37,8 +38,8 @@ def check_num(num: int, dim: int, reference_size: int) -> None:
         )
     if reference_size <= dim:
         raise ConfigError(
-            f"the reference has {reference_size} entries, too few for the covariance of {dim} features. Use "
-            "the reference 'train' if that split is larger, or the features 'pca'."
+            f"the reference has {reference_size} entries, too few for the covariance of {dim} features. Leave "
+            f"`reference` and `features` to auto, or use the features 'pca:{max(1, reference_size // 4)}'."
         )
 
 
@@ -75,8 +76,9 @@ def measure(c: Comparison, num: int, floor: Comparison | None) -> dict[str, Any]
 
 def _rows_of(c: Comparison, rows: slice) -> Comparison:
     """The comparison with some of the generated rows."""
-    classes, labels = (None if values is None else values[rows] for values in (c.classes, c.labels))
-    return replace(c, generated=c.generated[rows], classes=classes, labels=labels)
+    known = {"classes": c.classes, "labels": c.labels, "agrees": c.agrees}
+    cut = {name: None if values is None else values[rows] for name, values in known.items()}
+    return replace(c, generated=c.generated[rows], **cut)  # type: ignore[arg-type]
 
 
 def means(every: Sequence[Mapping[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float]]:
@@ -95,26 +97,33 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def block_errors(c: Comparison) -> dict[str, float]:
-    """Standard errors of what one measurement allows: distances by the jackknife, label accuracy by the binomial
-    law."""
-    rests = left_out(c.generated)
-    errors = {
-        "frechet": jackknife([frechet_of(c.real_moments, moments(rest)) for rest in rests]),
-        "kid": jackknife([_kid_but_for_real(c.few_real.double(), rest.double()) for rest in rests]),
-    }
-    right = METRICS["label_accuracy"](c)
-    return errors if right is None else errors | {"label_accuracy": (right * (1 - right) / len(c.generated)) ** 0.5}
+    """Standard errors of what one measurement allows: distances by the jackknife, shares by the binomial law.
+
+    That of the kernel distance holds the reference's part too where that is smaller than `FEW_REAL`.
+    """
+    rests, real = left_out(c.generated), c.few_real.double()
+    errors = {"kid": jackknife([_kid_but_for(real, rest.double()) for rest in rests])}
+    if len(real) < FEW_REAL:
+        errors["kid"] = math.hypot(
+            errors["kid"], jackknife([_kid_but_for(c.generated.double(), rest) for rest in left_out(real)])
+        )
+    if c.is_full:
+        errors["frechet"] = jackknife([frechet_of(c.real_moments, moments(rest)) for rest in rests])
+    for name in ("label_accuracy", "caption_agreement"):
+        if (right := METRICS[name](c)) is not None:
+            errors[name] = (right * (1 - right) / len(c.generated)) ** 0.5
+    return errors
 
 
 def left_out(rows: Tensor) -> list[Tensor]:
-    """`rows` without the first tenth, without the second, and so on."""
-    blocks = rows.tensor_split(NUM_BLOCKS)
-    return [torch.cat([*blocks[:i], *blocks[i + 1 :]]) for i in range(NUM_BLOCKS)]
+    """`rows` without the first tenth, without the second, and so on; of fewer than 20, without each third or so."""
+    blocks = rows.tensor_split(min(NUM_BLOCKS, max(2, len(rows) // 2)))
+    return [torch.cat([*blocks[:i], *blocks[i + 1 :]]) for i in range(len(blocks))]
 
 
-def _kid_but_for_real(real: Tensor, generated: Tensor) -> float:
-    """The terms of the kernel distance that generated rows enter."""
-    return mean_kernel_within(generated) - 2 * mean_kernel_between(generated, real)
+def _kid_but_for(other: Tensor, rows: Tensor) -> float:
+    """The terms of the kernel distance that `rows` enter."""
+    return mean_kernel_within(rows) - 2 * mean_kernel_between(rows, other)
 
 
 def jackknife(values: Sequence[float]) -> float:

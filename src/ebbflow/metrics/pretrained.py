@@ -85,7 +85,8 @@ def pretrained(kind: Kind, source: str, data: Dataset, device: torch.device) -> 
         raise missing(f"the map {kind!r} of features", "transformers", "text") from error
     loader: Any = CLIPVisionModelWithProjection if kind == "clip" else AutoModel
     try:
-        model = loader.from_pretrained(source, use_safetensors=True, local_files_only=must_be_local(source))
+        own = {"local_files_only": must_be_local(source), "trust_remote_code": False}
+        model = loader.from_pretrained(source, use_safetensors=True, **own)
     except (OSError, ValueError, RuntimeError) as error:
         reason = unreachable(source) or str(error).splitlines()[0]
         raise ConfigError(f"no {kind} model could be read from {source!r}: {reason}") from error

@@ -13,6 +13,7 @@ from ebbflow.core.noise import generator_for
 from ebbflow.metrics.moments import Moments, accumulated, moments
 
 CHUNK = 1024  # rows of a matrix of distances in memory at a time
+NEIGHBOURS = 5
 PAIRWISE_ROWS = 10_000  # of the real side, for metrics that cost its square
 
 
@@ -105,7 +106,7 @@ class Manifold:
     coverage: float
 
 
-def manifold(real: Tensor, generated: Tensor, *, k: int = 5) -> Manifold:
+def manifold(real: Tensor, generated: Tensor, *, k: int = NEIGHBOURS) -> Manifold:
     """Precision, recall, density and coverage, with a ball around each row out to its k-th neighbour in its own set.
 
     Args:
@@ -179,6 +180,7 @@ class Comparison:
         classes: what the classifier takes each generated entry for, int64 (M,), or None.
         labels: what each generated entry was meant to be, int64 (M,), or None.
         num_classes: 0 without labels.
+        agrees: whether the caption that each generated entry was asked to be fits it best, (M,) of 0 and 1, or None.
     """
 
     real: Tensor
@@ -187,6 +189,7 @@ class Comparison:
     classes: Tensor | None = None
     labels: Tensor | None = None
     num_classes: int = 0
+    agrees: Tensor | None = None
 
     @cached_property
     def real_moments(self) -> Moments:
@@ -203,10 +206,17 @@ class Comparison:
         """At most `PAIRWISE_ROWS` of the real features."""
         return spread_rows(self.real, PAIRWISE_ROWS)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are rows enough on both sides for covariances of full rank."""
+        return min(len(self.real), len(self.generated)) > self.real.shape[1]
+
     @cached_property
-    def manifold(self) -> Manifold:
+    def manifold(self) -> Manifold | None:
         """Precision, recall, density and coverage, at no more real rows than generated ones: recall and coverage fall
-        with the ratio of the two."""
+        with the ratio of the two. None where there are too few rows for neighbours."""
+        if min(len(self.real), len(self.generated)) <= NEIGHBOURS:
+            return None
         return manifold(spread_rows(self.few_real, len(self.generated)), self.generated)
 
 
@@ -215,14 +225,14 @@ def spread_rows(rows: Tensor, num: int) -> Tensor:
     return rows if len(rows) <= num else rows[torch.arange(num) * len(rows) // num]
 
 
-def _frechet(c: Comparison) -> float:
+def _frechet(c: Comparison) -> float | None:
     """Frechet distance of Gaussians fitted to the features; lower is better (Heusel et al., 2017, 1706.08500)."""
-    return frechet_of(c.real_moments, c.moments)
+    return frechet_of(c.real_moments, c.moments) if c.is_full else None
 
 
-def _frechet_infinity(c: Comparison) -> float:
+def _frechet_infinity(c: Comparison) -> float | None:
     """Frechet distance extrapolated to infinitely many samples (Chong & Forsyth, 2020, 1911.07023)."""
-    return frechet_infinity(c.real_moments, c.generated)
+    return frechet_infinity(c.real_moments, c.generated) if c.is_full and len(c.generated) > 3 else None
 
 
 def _kid(c: Comparison) -> float:
@@ -230,25 +240,25 @@ def _kid(c: Comparison) -> float:
     return kid(c.few_real, c.generated)
 
 
-def _precision(c: Comparison) -> float:
+def _precision(c: Comparison) -> float | None:
     """Fraction of samples that lie among the real ones: fidelity (Kynkaanniemi et al., 2019, 1904.06991)."""
-    return c.manifold.precision
+    return None if c.manifold is None else c.manifold.precision
 
 
-def _recall(c: Comparison) -> float:
+def _recall(c: Comparison) -> float | None:
     """Fraction of real entries that lie among the samples: diversity (Kynkaanniemi et al., 2019, 1904.06991)."""
-    return c.manifold.recall
+    return None if c.manifold is None else c.manifold.recall
 
 
-def _density(c: Comparison) -> float:
+def _density(c: Comparison) -> float | None:
     """How crowded the real neighbourhoods are that samples fall in; 1 for equal laws (Naeem et al., 2020,
     2002.09797)."""
-    return c.manifold.density
+    return None if c.manifold is None else c.manifold.density
 
 
-def _coverage(c: Comparison) -> float:
+def _coverage(c: Comparison) -> float | None:
     """Fraction of real neighbourhoods that hold a sample (Naeem et al., 2020, 2002.09797)."""
-    return c.manifold.coverage
+    return None if c.manifold is None else c.manifold.coverage
 
 
 def _label_accuracy(c: Comparison) -> float | None:
@@ -265,6 +275,12 @@ def _class_distance(c: Comparison) -> float | None:
     return histogram_distance(c.real_classes, c.classes, c.num_classes)
 
 
+def _caption_agreement(c: Comparison) -> float | None:
+    """Fraction of samples that their own caption fits better than 15 others do; None without captions (as in Hessel et
+    al., 2021, 2104.08718, by a scorer of this data)."""
+    return None if c.agrees is None else float(c.agrees.mean())
+
+
 Metric = Callable[[Comparison], "float | None"]
 METRICS: dict[str, Metric] = {
     "frechet": _frechet,
@@ -276,4 +292,6 @@ METRICS: dict[str, Metric] = {
     "coverage": _coverage,
     "label_accuracy": _label_accuracy,
     "class_distance": _class_distance,
+    "caption_agreement": _caption_agreement,
 }
+HIGHER = frozenset(("precision", "recall", "density", "coverage", "label_accuracy"))  # better; of the others, lower is

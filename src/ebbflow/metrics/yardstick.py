@@ -10,40 +10,53 @@ import torch
 from torch import Tensor
 
 from ebbflow.data import Dataset
-from ebbflow.metrics.features import ClassifierFeatures, FeatureMap, features_of
-from ebbflow.metrics.scores import Comparison
+from ebbflow.metrics.contrast import agreement
+from ebbflow.metrics.features import ClassifierFeatures, ContrastFeatures, FeatureMap, features_of
+from ebbflow.metrics.scores import CHUNK, Comparison
 from ebbflow.progress import Work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """A feature map, and a classifier where the data has labels (perhaps the same)."""
+    """A feature map, a classifier where the data has labels (perhaps the same), and a scorer of captions where samples
+    have those."""
 
     map: FeatureMap
     classifier: ClassifierFeatures | None
+    scorer: ContrastFeatures | None = None
 
     def of(self, x0: Tensor) -> dict[str, Tensor]:
-        """{"features"} and, with a classifier, {"classes"} of x0 float32 (B, *dims)."""
-        features = self.map(x0)
-        if self.classifier is None:
-            return {"features": features}
-        own = features if self.classifier.name == self.map.name else self.classifier(x0)
-        return {"features": features, "classes": self.classifier.classes(own)}
+        """{"features"} and, with a classifier, {"classes"}, with a scorer of captions {"vectors"}, of x0 float32
+        (B, *dims)."""
+        found = {"features": self.map(x0)}
+        if self.classifier is not None:
+            own = found["features"] if self.classifier.name == self.map.name else self.classifier(x0)
+            found["classes"] = self.classifier.classes(own)
+        return found if self.scorer is None else found | {"vectors": self.scorer.of_pictures(x0)}
+
+    def agrees(self, vectors: Tensor | None, texts: Sequence[str] | None) -> Tensor | None:
+        """Whether each picture's own caption fits it best, float (N,); None without a scorer, or two captions."""
+        if self.scorer is None or vectors is None or texts is None or len(set(texts)) < 2:
+            return None
+        return agreement(vectors, self.scorer.of_texts(texts), texts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Made:
-    """What is kept of samples: features (N, D), classes int64 (N,) or None, and the first few themselves."""
+    """What is kept of samples: features (N, D), classes int64 (N,) or None, the first few themselves, and vectors
+    (N, E) to hold beside those of captions, or None."""
 
     features: Tensor
     classes: Tensor | None
     first: Tensor
+    vectors: Tensor | None = None
 
     @classmethod
     def of(cls, seen: Sequence[Mapping[str, Tensor]], first: Tensor) -> Made:
         """Samples out of what `Features.of` gave of their batches."""
-        both = {kind: torch.cat([one[kind] for one in seen]) for kind in ("features", "classes") if kind in seen[0]}
-        return cls(features=both["features"], classes=both.get("classes"), first=first)
+        kinds = [kind for kind in ("features", "classes", "vectors") if kind in seen[0]]
+        found = {kind: torch.cat([one[kind] for one in seen]) for kind in kinds}
+        return cls(features=found["features"], classes=found.get("classes"), first=first, vectors=found.get("vectors"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +69,7 @@ class Yardstick:
         real: its features (N, D).
         other: features (n, D) of real data outside the reference, for the floor.
         other_classes, other_labels: what the classifier takes those for, and what they are; None without labels.
+        other_agrees: whether the own caption of each of those fits it best; None without a scorer.
     """
 
     features: Features
@@ -64,9 +78,12 @@ class Yardstick:
     other: Tensor
     other_classes: Tensor | None
     other_labels: Tensor | None
+    other_agrees: Tensor | None = None
 
-    def comparison(self, made: Made, labels: tuple[int, ...] | None) -> Comparison:
-        """Samples beside the reference; `labels` is what each was asked to be."""
+    def comparison(
+        self, made: Made, labels: tuple[int, ...] | None, prompts: Sequence[str] | None = None
+    ) -> Comparison:
+        """Samples beside the reference; `labels` or `prompts` say what each was asked to be."""
         return Comparison(
             real=self.real,
             generated=made.features,
@@ -74,15 +91,16 @@ class Yardstick:
             classes=made.classes,
             labels=None if labels is None else torch.tensor(labels),
             num_classes=self.reference.num_classes,
+            agrees=self.features.agrees(made.vectors, prompts),
         )
 
     @cached_property
     def floor(self) -> Comparison | None:
-        """Real data in the place of samples; None where it is too little for a covariance of full rank."""
-        if len(self.other) <= self.other.shape[1]:
+        """Real data in the place of samples; None where there are not two entries of it."""
+        if len(self.other) < 2:
             return None
         real = self.comparison(Made(features=self.other, classes=self.other_classes, first=self.other), None)
-        return replace(real, labels=self.other_labels)
+        return replace(real, labels=self.other_labels, agrees=self.other_agrees)
 
 
 def yardstick_of(features: Features, reference: Dataset, other: Dataset) -> Work[Yardstick]:
@@ -90,6 +108,11 @@ def yardstick_of(features: Features, reference: Dataset, other: Dataset) -> Work
     classifier, classes = features.classifier, None
     if classifier is not None and len(other):
         classes = classifier.classes(classifier(other.x0(torch.arange(len(other)))))
+    vectors = None
+    if features.scorer is not None and len(other):
+        vectors = torch.cat(
+            [features.scorer.of_pictures(other.x0(rows)) for rows in torch.arange(len(other)).split(CHUNK)]
+        )
     return Yardstick(
         features=features,
         reference=reference,
@@ -97,4 +120,5 @@ def yardstick_of(features: Features, reference: Dataset, other: Dataset) -> Work
         other=(yield from features_of(features.map, other)),
         other_classes=classes,
         other_labels=other.labels,
+        other_agrees=features.agrees(vectors, other.captions),
     )

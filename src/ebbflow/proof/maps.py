@@ -103,6 +103,12 @@ def map_table(rows: Sequence[MapVerdict]) -> list[list[str]]:
     return lines
 
 
+def maps_summary(rows: Sequence[MapVerdict]) -> str:
+    """One sentence about all rows."""
+    refused = sum(row.refused for row in rows)
+    return f"{len(rows)} objectives on paths, {sum(row.ok for row in rows)} ok ({refused} refused, as they must be)."
+
+
 def _worst(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{max(known):.1e}" if known else "-"

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from ebbflow.proof.maps import MapVerdict, map_table, maps_summary
 from ebbflow.proof.verify import Verdict
+from ebbflow.show.charts import Line, Point, panel, scale, swatch
 from ebbflow.show.page import render
+
+TINY = 1e-13  # errors below it are rounding, and are not drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +103,49 @@ def summary(rows: Sequence[Verdict]) -> str:
     return f"{len(rows)} combinations, {len(rows) - bad} ok{note}, {bad} not ok."
 
 
-def page(rows: Sequence[Verdict], command: str) -> str:
+def page(rows: Sequence[Verdict], command: str, maps: Sequence[MapVerdict] = ()) -> str:
     """The page of all rows; `command` is shown as what made it."""
+    paths = list(dict.fromkeys(row.path for row in rows))
+    orders = sorted({row.order_declared for row in rows})
     return render(
         "verify.html",
         title="ebbflow verify",
         command=command,
-        summary=summary(rows),
+        summary=" ".join([*([summary(rows)] if rows else []), *([maps_summary(maps)] if maps else [])]),
         failures=failures(rows),
         declared=declared(rows),
-        paths=list(dict.fromkeys(row.path for row in rows)),
+        paths=paths,
         groups=grouped(rows),
         sampler_table=sampler_table(rows),
+        convergence=convergence(rows),
+        orders=[(order, swatch(colour=i)) for i, order in enumerate(orders)],
+        map_table=map_table(maps),
+        map_failures=[row for row in maps if not row.ok],
     )
+
+
+def convergence(rows: Sequence[Verdict]) -> list[tuple[str, Markup]]:
+    """A path and a panel for each: the error over the interior by the number of steps, a line a sampler, coloured by
+    the order that it declares."""
+    orders = sorted({row.order_declared for row in rows})
+    firsts = [group.rows[0] for group in grouped(rows).values() if len(group.rows[0].order_errors) > 1]
+    if not firsts:
+        return []
+    pairs = [pair for row in firsts for pair in row.order_errors if pair[1] > TINY]
+    x = scale("steps", [steps for steps, _ in pairs], log=True)
+    y = scale("error", [error for _, error in pairs], log=True)
+    found = []
+    for path in dict.fromkeys(row.path for row in firsts):
+        own = [row for row in firsts if row.path == path]
+        lines = [Line(points=_points(row), colour=orders.index(row.order_declared)) for row in own]
+        found.append((path, panel([line for line in lines if line.points], x, y, title=f"error by steps on {path}")))
+    return found
+
+
+def _points(row: Verdict) -> list[Point]:
+    said = "no order" if row.order_measured is None else f"order {row.order_measured:.2f}"
+    return [
+        Point(x=steps, y=error, title=f"{row.sampler}, {steps} steps: error {error:.2g}, {said}")
+        for steps, error in row.order_errors
+        if error > TINY
+    ]

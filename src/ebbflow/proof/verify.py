@@ -46,6 +46,7 @@ class Verdict:
     Args:
         order_declared, order_measured: None measured where all errors are rounding, or no order can be told
             (a sampler that chooses its own steps has none in those of the grid).
+        order_errors: pairs of a number of steps and the error over the interior, of which the order is the slope.
         evaluations: counted, for `num_steps` steps.
         error: mean distance of the points from their exact transport; of a stochastic sampler, that of mean and
             variance.
@@ -66,6 +67,7 @@ class Verdict:
     order_declared: int
     order_measured: float | None
     num_steps: int
+    order_errors: tuple[tuple[int, float], ...] = ()
     evaluations: int = 0
     error: float | None = None
     rate: float | None = None
@@ -137,9 +139,9 @@ def verify(plan: Scope) -> Iterator[Verdict]:
 
 def _of_sampler(plan: Scope, name: str, path_name: str, bench: Bench | None, reason: str | None) -> Iterator[Verdict]:
     """All verdicts of one sampler on one path."""
-    sampler, order = plan.samplers[name], None
+    sampler, order, errors = plan.samplers[name], None, None
     if bench is not None:
-        order, reason = _examine(name, sampler, bench, plan.order_steps)
+        order, errors, reason = _examine(name, sampler, bench, plan.order_steps)
     blank = Verdict(
         sampler=name,
         path=path_name,
@@ -149,6 +151,7 @@ def _of_sampler(plan: Scope, name: str, path_name: str, bench: Bench | None, rea
         order_declared=sampler.order,
         order_measured=order,
         num_steps=plan.num_steps,
+        order_errors=tuple((n, e) for n, e in zip(plan.order_steps, errors or (), strict=False) if math.isfinite(e)),
         ok=reason is None,
         reason=reason,
     )
@@ -160,13 +163,17 @@ def _of_sampler(plan: Scope, name: str, path_name: str, bench: Bench | None, rea
             yield from _of_grid(sampler, bench, replace(blank, grid=grid), times_of, predictions)
 
 
-def _examine(name: str, sampler: Sampler, bench: Bench, order_steps: Sequence[int]) -> tuple[float | None, str | None]:
-    """The measured order of a sampler on a path, and what is wrong with it there."""
+def _examine(
+    name: str, sampler: Sampler, bench: Bench, order_steps: Sequence[int]
+) -> tuple[float | None, list[float] | None, str | None]:
+    """The measured order of a sampler on a path, the errors it is the slope of, and what is wrong with it there."""
     orders: list[float | None] = [None]
+    found: list[list[float] | None] = [None]
 
     def measure() -> str | None:
         errors = faults.order_errors(sampler, bench, order_steps)
         orders.append(None if sampler.is_adaptive else faults.measured_order(errors, order_steps))
+        found.append(errors)
         return faults.order_fault(sampler, errors, orders[-1])
 
     reason = (
@@ -174,7 +181,7 @@ def _examine(name: str, sampler: Sampler, bench: Bench, order_steps: Sequence[in
         or faults.guarded(lambda: faults.ancestral_fault(name, sampler, bench.oracle.path))
         or faults.guarded(measure)
     )
-    return orders[-1], reason
+    return orders[-1], found[-1], reason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,13 @@ class Flag:
 
 @dataclass(frozen=True)
 class Place:
-    """On the command line the field is told by its place, not by a flag, unless it has a `Flag` too."""
+    """On the command line the field is told by its place, not by a flag, unless it has a `Flag` too.
+
+    Args:
+        name: how it is called; "" for the field's own name.
+    """
+
+    name: str = ""
 
 
 @dataclass(frozen=True, init=False)
@@ -91,7 +97,7 @@ class Entry:
         optional: None is a value of it.
         flags: its spellings on the command line.
         each, hidden: as in `Flag`.
-        place: whether it is told by its place.
+        place: how it is called where it is told by its place; "" for not.
         group: the first sentence of the class that declares it; "" for one of a request, not of a part of several.
     """
 
@@ -106,7 +112,7 @@ class Entry:
     flags: tuple[str, ...]
     each: bool
     hidden: bool
-    place: bool
+    place: str
     group: str
 
     @property
@@ -131,6 +137,7 @@ class Entry:
         return value if self.ending is None else self.ending.checked(value)
 
 
+RENAMED = {"known": "mask"}  # names of before: names of now
 Spell = Callable[[Entry], str]
 
 
@@ -153,7 +160,7 @@ def _entries(cls: Any) -> dict[str, Entry]:
 def _entry(cls: type[Any], field: Field[Any], hint: Any) -> Entry:
     kind, markers, optional = _bare(hint)
     flag = next((m for m in markers if isinstance(m, Flag)), None)
-    place = any(isinstance(m, Place) for m in markers)
+    place = next((m.name or field.name.upper() for m in markers if isinstance(m, Place)), "")
     spellings = flag.names if flag and flag.names else (f"--{field.name.replace('_', '-').strip('-')}",)
     owner = next(c for c in reversed(cls.__mro__) if field.name in getattr(c, "__annotations__", {}))
     return Entry(
@@ -218,7 +225,12 @@ def known(cls: type[Any], names: Iterable[str], what: str) -> None:
     """Raise a ConfigError unless all names are fields of the request; `what` has them, such as "sample"."""
     for name in names:
         if name not in entries(cls):
-            raise ConfigError(f"unknown argument {name!r} of {what}. {nearest(name, list(entries(cls)))}")
+            raise ConfigError(f"unknown argument {name!r} of {what}. {now_called(name, entries(cls))}")
+
+
+def now_called(name: str, known: Iterable[str]) -> str:
+    """What an unknown name may have meant: its new one, or those that come near."""
+    return f"It is now {RENAMED[name]!r}; see docs/words.md." if name in RENAMED else nearest(name, list(known))
 
 
 def complete(cls: type[T], given: Mapping[str, Any], *, spell: Spell = by_name) -> T:
@@ -303,7 +315,7 @@ def takes(cls: type[Any], *, without: Iterable[str] = ()) -> Callable[[Callable[
             bound = front.bind(*args, **{name: given.pop(name) for name in front.parameters if name in given})
             for name in given:
                 if name not in (names := [entry.name for entry in kept]):
-                    raise ConfigError(f"unknown argument {name!r} of {function.__name__}. {nearest(name, names)}")
+                    raise ConfigError(f"unknown argument {name!r} of {function.__name__}. {now_called(name, names)}")
             shared = {name: value for name, value in bound.arguments.items() if name in entries(cls)}
             return function(*bound.args, from_keywords(cls, **shared, **given), **bound.kwargs)
 

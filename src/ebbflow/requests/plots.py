@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
-from ebbflow.requests.base import Doc, Place
-from ebbflow.requests.shared import DataDir, Picture, Reporting, Seed
+from ebbflow.requests.base import Doc, Flag, Place
+from ebbflow.requests.shared import MOST_STEPS, SHOWN, DataDir, Picture, Reporting, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class SchedulesRequest:
         "cosine_discrete",
         "flow",
     )
-    num_steps: Annotated[int, Ge(10), Doc("Steps that beta refers to.")] = 1000
+    num_steps: Annotated[int, Interval(ge=10, le=MOST_STEPS), Doc("Steps that beta refers to.")] = 1000
     output: Picture = Path("schedules.png")
 
 
@@ -44,7 +44,7 @@ class WeightsRequest(Reporting):
 class RunRequest(Reporting):
     """A picture of what runs wrote down."""
 
-    runs: Annotated[tuple[Path, ...], Place(), Doc("Folders of runs, finished or not.")]
+    runs: Annotated[tuple[Path, ...], Place("RUN"), Flag("--ckpt", each=True), Doc("Folders of runs, finished or not.")]
     output: Picture = Path("run.png")
 
 
@@ -56,8 +56,8 @@ class NoisingRequest(Reporting):
     data_dir: DataDir = None
     path: Annotated[str, Doc("See `ebbflow list paths`.")] = "vp_discrete"
     index: Annotated[int, Ge(0), Doc("Which of the held-out images.")] = 0
-    columns: Annotated[int, Ge(1), Doc("How many times to show.")] = 8
-    num_steps: Annotated[int, Ge(1), Doc("Steps of the chain.")] = 1000
-    num: Annotated[int, Ge(1), Doc("Noisings that the statistics are over.")] = 64
+    columns: Annotated[int, Interval(ge=1, le=SHOWN), Doc("How many times to show.")] = 8
+    num_steps: Annotated[int, Interval(ge=1, le=MOST_STEPS), Doc("Steps of the chain.")] = 1000
+    num: Annotated[int, Interval(ge=1, le=100 * SHOWN), Doc("Noisings that the statistics are over.")] = 64
     seed: Seed = 0
     output: Picture = Path("noising.png")

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, Le
 
-from ebbflow.requests.base import Doc, Flag
-from ebbflow.requests.shared import MOST, Device, Precision, Reporting, RunData, Seed, Strength
+from ebbflow.requests.base import Doc, Flag, Place
+from ebbflow.requests.shared import MOST, MOST_STEPS, SHOWN, Device, Precision, Reporting, RunData, Seed, Strength
 
 Weights = Literal["ema", "raw"]
+STEPS = Interval(ge=1, le=MOST_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,10 @@ class Where(Opening):
     """Model."""
 
     ckpt: Annotated[
-        str, Doc("The folder of a run or of one of its checkpoints, an export of it, or hf: and a name on the hub.")
+        str,
+        Place("RUN"),
+        Flag("--ckpt"),
+        Doc("The folder of a run or of one of its checkpoints, an export of it, or hf: and a name on the hub."),
     ]
 
 
@@ -36,7 +40,7 @@ class Where(Opening):
 class WhereRun(Opening):
     """Model."""
 
-    ckpt: Annotated[str, Doc("The folder of a run or of one of its checkpoints.")]
+    ckpt: Annotated[str, Place("RUN"), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ class Walk:
 class Sampling(Walk):
     """Sampling, by default as the run says."""
 
-    steps: Annotated[int | None, Doc("Number of steps; with sampler auto, of network evaluations."), Ge(1)] = None
+    steps: Annotated[int | None, Doc("Number of steps; with sampler auto, of network evaluations."), STEPS] = None
     options: Annotated[
         dict[str, Any] | None,
         Doc(
@@ -139,7 +143,7 @@ class Guiding:
     ] = None
     mask: Annotated[
         str | None,
-        Doc("What of the target is known to inpaint: an image, white where known, or left, right, top, bottom."),
+        Doc("With loss inpaint: generate where this picture is white; or left, right, top, bottom or centre."),
     ] = None
 
 
@@ -195,10 +199,12 @@ class EditRequest(Sampling, Conditions):
             "picture in memory too."
         ),
     ] = None
-    resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), Ge(1)] = 1
-    jump: Annotated[int, Doc("Steps of a piece that is resampled."), Ge(1)] = 1
+    resample: Annotated[int, Doc("With a mask: walk every piece of the way so often, which blends better."), STEPS] = 1
+    jump: Annotated[int, Doc("Steps of a piece that is resampled."), STEPS] = 1
     num: Annotated[
-        int | None, Doc("How many edits a label, or images of an interpolation."), Interval(ge=1, le=MOST)
+        int | None,
+        Doc("How many edits in all, or images of an interpolation. Default: 8, 1 of one label, 4 of each of several."),
+        Interval(ge=1, le=MOST),
     ] = None
     seed: Seed = 0
 
@@ -232,15 +238,15 @@ class RestoreRequest(Sampling, Conditions):
         Doc("Option of the operator, such as factor=4 (downsample), sigma=2 (blur), region=left (mask)."),
         Flag("--operator-set"),
     ] = None
-    known: Annotated[
-        Path | None, Doc("For operator mask: a picture, white where the image is known, in the place of a region.")
+    mask: Annotated[
+        Path | None, Doc("For operator mask: generate where this picture is white, in the place of a region.")
     ] = None
     noise: Annotated[float, Doc("Standard deviation of the noise in it, of images in [-1, 1]."), Ge(0)] = 0.0
     method: Annotated[
         str, Doc("pigdm (by the model's slope, three times the cost) or ddnm; see `ebbflow list guidance`.")
     ] = "pigdm"
     sigma_data: Annotated[float, Doc("Standard deviation of the model's data."), Gt(0)] = 0.5
-    num: Annotated[int | None, Doc("How many restorations. Default: 8."), Interval(ge=1, le=MOST)] = None
+    num: Annotated[int | None, Doc("How many restorations in all. Default: 8 a label."), Interval(ge=1, le=MOST)] = None
     seed: Seed = 0
 
 
@@ -266,7 +272,7 @@ class InvertCommand(Reporting, Walk, Conditions, Where):
 
     input: Annotated[Path, Doc("The image; it is brought to the run's size and channels.")]
     output: Annotated[Path, Doc("An .npz for the noise; `ebbflow edit --noise` goes on from it.")]
-    steps: Annotated[int, Doc("Number of steps."), Ge(2)] = 50
+    steps: Annotated[int, Doc("Number of steps."), Interval(ge=2, le=MOST_STEPS)] = 50
     guidance: Annotated[float, Doc("w of u + w (c - u); other values than 1 are not undone well.")] = 1.0
 
 
@@ -274,7 +280,12 @@ class InvertCommand(Reporting, Walk, Conditions, Where):
 class ReconstructCommand(Reporting, Walk, RunData, WhereRun):
     """How well held-out images survive the way to noise and back."""
 
-    steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Ge(2)] = (5, 10, 20, 50)
+    steps: Annotated[tuple[int, ...], Doc("Numbers of steps to compare."), Interval(ge=2, le=MOST_STEPS)] = (
+        5,
+        10,
+        20,
+        50,
+    )
     num: Annotated[int, Doc("Held-out images."), Ge(1)] = 64
     output: Annotated[Path | None, Doc("Also a picture: the first images and their reconstructions.")] = None
     batch_size: Annotated[int, Doc("Samples a network evaluation."), Ge(1)] = 64
@@ -284,7 +295,7 @@ class ReconstructCommand(Reporting, Walk, RunData, WhereRun):
 class WayCommand(Sampling, Conditions, Where):
     """A picture of the way from noise to samples."""
 
-    num: Annotated[int, Doc("How many samples."), Ge(1)] = 3
+    num: Annotated[int, Doc("How many samples."), Interval(ge=1, le=SHOWN)] = 3
     seed: Seed = 0
 
 
@@ -307,10 +318,10 @@ class TrajectoriesCommand(RunData, Conditions, WhereRun):
     """The ways of 2-D points from the same noises, with an ODE sampler and with an SDE sampler."""
 
     output: Annotated[Path, Doc("A picture (.png .jpg .webp).")] = Path("trajectories.png")
-    num: Annotated[int, Doc("How many points."), Ge(1)] = 24
+    num: Annotated[int, Doc("How many points."), Interval(ge=1, le=100 * SHOWN)] = 24
     guidance: Annotated[float, Doc("w of u + w (c - u).")] = 1.0
     ode: Annotated[str, Doc("The sampler on the left.")] = "heun"
     sde: Annotated[str, Doc("The sampler on the right.")] = "sde"
-    steps: Annotated[int, Doc("Number of steps of both."), Ge(1)] = 100
+    steps: Annotated[int, Doc("Number of steps of both."), STEPS] = 100
     grid: Annotated[str | None, Doc("Where the steps lie; see `ebbflow list grids`. Default: the run's.")] = None
     seed: Seed = 0

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from ebbflow.requests.base import Doc, Place
+from ebbflow.requests.base import Doc, Flag, Place
 from ebbflow.requests.sampling import Opening
 from ebbflow.requests.shared import Strength
 
@@ -47,8 +47,9 @@ class ServeRequest(Limits, Listening, Opening):
 
     runs: Annotated[
         tuple[str, ...],
-        Place(),
-        Doc("Folders of runs or of checkpoints, or hf: and a diffusers model; each is served by its folder's name."),
+        Place("RUN"),
+        Flag("--ckpt", each=True),
+        Doc("Folders of runs or of checkpoints, or hf: and a name on the hub; each is served by its folder's name."),
     ]
 
 

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Ending
 
 MOST = 10_000_000  # samples of one command
+MOST_STEPS = 100_000  # of a sampler
+SHOWN = 1000  # pieces of one picture
 Device = Annotated[str, Doc("auto, cpu, cuda, cuda:1 or mps.")]
+Reference = Literal["auto", "held_out", "train"]
 Precision = Literal["fp32", "bf16", "auto"]
-Steps = tuple[Annotated[int, Ge(1)], ...]
+Steps = tuple[Annotated[int, Interval(ge=1, le=MOST_STEPS)], ...]
 Names = tuple[str, ...]
 Seed = Annotated[int, Ge(0), Doc("Seed of the first sample; the next ones count up.")]
 Strength = Annotated[
@@ -25,7 +28,7 @@ Strength = Annotated[
 Page = Annotated[Path, Ending(".html", ".htm")]
 Picture = Annotated[Path, Ending(".png", ".jpg", ".jpeg", ".webp"), Doc("A picture (.png .jpg .webp).")]
 DataDir = Annotated[Path | None, Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA.")]
-FEATURES = "auto, classifier, pca, coordinates, dinov2:FOLDER or clip:FOLDER."
+FEATURES = "auto, classifier, views, pca, coordinates, dinov2:FOLDER, clip:FOLDER or inception:FILE."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,5 +59,7 @@ class Judge(RunData):
     data: Annotated[str | None, Doc("A data set's name, an image folder or an .npz file. Default: the run's own.")] = (
         None
     )
-    reference: Annotated[Literal["held_out", "train"], Doc("Which split of the data.")] = "held_out"
+    reference: Annotated[Reference, Doc("Which split of the data; auto is held_out, or train where that is small.")] = (
+        "auto"
+    )
     features: Annotated[str, Doc(FEATURES)] = "auto"

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from ebbflow.errors import ConfigError
-from ebbflow.requests.base import Doc, Ending, Place
+from ebbflow.requests.base import Doc, Ending, Flag, Place
 from ebbflow.requests.sampling import Opening, Sampling, Where, WhereRun
 from ebbflow.requests.shared import (
     FEATURES,
     MOST,
+    MOST_STEPS,
     Batches,
     Device,
     Judge,
@@ -77,7 +78,8 @@ class CompareCommand(Reporting, CompareRequest):
 
     runs: Annotated[
         tuple[str, ...],
-        Place(),
+        Place("RUN"),
+        Flag("--ckpt", each=True),
         Doc("Folders of runs or of checkpoints, or hf: and diffusers models, of the same data."),
     ]
 
@@ -91,7 +93,9 @@ class LikelihoodRequest(Reporting, RunData, Batches, WhereRun):
         Literal["ode", "vlb"], Doc("Change of variables along the ODE, or the bound of ancestral sampling.")
     ] = "ode"
     steps: Annotated[
-        int | None, Ge(2), Doc("Steps. Default: 32 of the ODE; the path's table, or 1000, of the bound.")
+        int | None,
+        Interval(ge=2, le=MOST_STEPS),
+        Doc("Steps. Default: 32 of the ODE; the path's table, or 1000, of the bound."),
     ] = None
     sampler: Annotated[str, Doc("Integrator of the ODE: rk4 or heun.")] = "rk4"
     variance: Annotated[
@@ -115,7 +119,7 @@ class SearchGridRequest(Reporting, WhereRun):
     guidance: Annotated[float, Doc("w of u + w (c - u).")] = 1.0
     candidates: Annotated[int, Interval(ge=2, le=256), Doc("Times to choose from: the teacher's steps.")] = 48
     candidate_grid: Annotated[str, Doc("Where these lie; see `ebbflow list grids`.")] = "cosine"
-    num: Annotated[int, Ge(1), Doc("How many trajectories of the teacher.")] = 32
+    num: Annotated[int, Interval(ge=1, le=MOST), Doc("How many trajectories of the teacher.")] = 32
     seed: Annotated[int, Ge(0), Doc("Seed of the first of them.")] = 0
 
 
@@ -131,7 +135,7 @@ class ClaimsRequest(Reporting, RunData, Batches):
     output: Annotated[Path, Doc("The page; pictures go to images/ beside it.")] = Path("docs/claims.md")
     only: Annotated[Names, Doc("Only these claims, such as steps,toy.")] = ()
     steps: Annotated[Steps, Doc("Numbers of steps of the first claim.")] = (5, 10, 20, 50, 100)
-    few: Annotated[int, Ge(2), Doc("Entries for what is measured sample by sample.")] = 32
+    few: Annotated[int, Interval(ge=2, le=MOST), Doc("Entries for what is measured sample by sample.")] = 32
     seed: Seed = 0
     device: Device = "auto"
     precision: Annotated[Precision, Doc("In which many samples are made.")] = "auto"

@@ -18,7 +18,7 @@ from ebbflow.requests.shared import Device, Picture, Reporting
 class InfoRequest(Reporting):
     """What a run is."""
 
-    ckpt: Annotated[str, Place(), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
+    ckpt: Annotated[str, Place("RUN"), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,10 @@ class EmaRequest(Reporting):
     """Averages of a run's weights over other lengths."""
 
     ckpt: Annotated[
-        str, Place(), Flag("--ckpt"), Doc("The folder of a run trained with ema.kind=power, or a checkpoint of it.")
+        str,
+        Place("RUN"),
+        Flag("--ckpt"),
+        Doc("The folder of a run trained with ema.kind=power, or a checkpoint of it."),
     ]
     lengths: Annotated[
         tuple[float, ...],
@@ -57,7 +60,7 @@ class EmaRequest(Reporting):
 class Which:
     """Model."""
 
-    ckpt: Annotated[str, Place(), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
+    ckpt: Annotated[str, Place("RUN"), Flag("--ckpt"), Doc("The folder of a run or of one of its checkpoints.")]
     weights: Annotated[Weights, Doc("ema (averaged) or raw.")] = "ema"
 
 

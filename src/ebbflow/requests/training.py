@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place, Sets
@@ -25,7 +25,12 @@ class Data:
         Sets("data.dir"),
         Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA."),
     ] = None
-    img_size: Annotated[int | None, Ge(1), Sets("data.size"), Doc("Resize images to this side.")] = None
+    img_size: Annotated[
+        int | None,
+        Ge(1),
+        Sets("data.size"),
+        Doc("Resize images to this side. Default: as they are, or where they are large or differ, what suits them."),
+    ] = None
     channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
         None
     )
@@ -87,6 +92,10 @@ class Settings(Reporting, Folder, Training, Data):
         dict[str, Any], Flag("--set"), Doc("section.key=value, such as train.clip=0.5; over all files.")
     ] = field(default_factory=dict)
     dry_run: Annotated[bool, Doc("Show what would be trained, and what it costs, and stop.")] = False
+    world_size: Annotated[int | None, Interval(ge=1, le=1 << 20), Doc("Of a dry run: so many processes.")] = None
+    device_memory: Annotated[float | None, Gt(0), Doc("Of a dry run: gigabytes of each process; says what fits.")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         lengths = {"epochs": self.epochs, "max_steps": self.max_steps, "minutes": self.minutes}
@@ -118,7 +127,9 @@ class TrainRequest(Settings):
 class DistillRequest(Settings):
     """A model to train from one that is trained."""
 
-    run: Annotated[str, Place(), Doc("The folder of the run that teaches, or of one of its checkpoints.")]
+    run: Annotated[
+        str, Place("RUN"), Flag("--ckpt"), Doc("The folder of the run that teaches, or of one of its checkpoints.")
+    ]
     save_dir: Annotated[
         Path | None,
         Flag("--into", "--save-dir"),

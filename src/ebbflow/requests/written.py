@@ -18,7 +18,7 @@ def command_of(verb: str, cls: type[Any], given: Mapping[str, Any]) -> str:
     for entry in entries(cls).values():
         value = given.get(entry.name)
         if value is not None and value != entry.default:
-            words += _placed(value) if entry.place else _flagged(entry, value)
+            words += _flagged(entry, value) if entry.flags else _placed(value)
     return shlex.join(words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -12,12 +13,14 @@ from torch import Tensor
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts, ImageConditioning
 from ebbflow.config import AnyConfig, RunConfig
 from ebbflow.core.entries import as_choice
+from ebbflow.core.memory import weighed
 from ebbflow.core.noise import fresh_weights, generator_for
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.data.augment import Augmentation
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
+from ebbflow.memory import require
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import Denoiser, NetDenoiser, NetFlowMap
 from ebbflow.methods.maps import MapObjective
@@ -102,6 +105,18 @@ def resolved(config: RunConfig, facts: DataFacts, begun_with: Any = None) -> Run
     return config
 
 
+def require_batch(config: AnyConfig, data: Dataset) -> None:
+    """Refuse a batch that does not fit in memory even without a net.
+
+    Raises:
+        ConfigError: such a one.
+    """
+    latent = isinstance(config, RunConfig) and config.latent.autoencoder is not None
+    values = math.prod(data.dims) // 64 if latent else 4 * math.prod(data.dims)  # data, noise, their mix, what is said
+    num = config.train.batch_size
+    require(4 * num * max(values, 1), f"a batch of {num}", "Lower `train.batch_size`.")
+
+
 def build_objective(config: RunConfig, teacher: Denoiser | None = None) -> Objective | MapObjective:
     """The objective of a run, whose jumps `teacher` may teach."""
     o, plain = config.objective, plain_objective(config)
@@ -183,7 +198,10 @@ def build_denoiser(config: RunConfig, facts: DataFacts) -> NetDenoiser:
             dims = facts.state_dims
             channels = dims[0] * (2 if config.objective.variance == "learned" else 1)
             seen = (dims[0] + (0 if conditioner is None else conditioner.extra_channels), *dims[1:])
-            net = config.net.build(seen, channels, None if conditioner is None else conditioner.spec)
+            spec = None if conditioner is None else conditioner.spec
+            net = weighed(
+                lambda: config.net.build(seen, channels, spec), "a net like this", "Make it smaller: see section `net`."
+            )
             return (NetFlowMap if jumps(config) else NetDenoiser)(
                 net=ConditionedNet(net, conditioner),
                 path=config.path,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ebbflow.config import AutoencoderConfig, DataConfig, Layer, RunConfig, merge, parse_as, read_preset
+from ebbflow.config import KINDS, AutoencoderConfig, DataConfig, Layer, RunConfig, merge, parse_as, read_preset
 from ebbflow.data import Found, is_named
 
 SIZES = (16, 32, 64, 128, 256)  # a preset each; below these sides, rounded up by a quarter, its settings are taken
 AFFORDED = {10_000: 64, 100_000: 128}  # large pictures are brought to this side while there are fewer than so many
 HUNDREDS, MANY = 1_000, 100_000
-WIDER, WIDEST = 4 / 3, 8 / 3  # channels for thousands and for more, beside those of the preset
+WIDER, WIDEST = 4 / 3, 2  # channels for thousands and for more, beside those of the preset
 MINUTES, HOURS = 30, 180
 TRAIN, CODE_SIDE = "train", 32  # of latent.autoencoder: one is trained first, with codes of at most this side
 
@@ -25,11 +25,26 @@ class Chosen:
         preset: its name; "" for none.
         layer: the whole configuration below what the user says.
         said: what was chosen beside the preset, and how to choose otherwise.
+        found: what it was chosen for, or None.
     """
 
     preset: str = ""
     layer: Layer = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    found: Found | None = None
+
+    def under(self, above: Layer) -> Chosen:
+        """The same without the sections whose kind does not know what `above` sets in them: a file that says ema.decay
+        and no kind means the kind that has it."""
+        kept = {name: section for name, section in self.layer.items() if _takes(name, section, above.get(name, {}))}
+        return replace(self, layer=kept)
+
+
+def _takes(name: str, section: dict[str, Any], above: dict[str, Any]) -> bool:
+    if name not in KINDS or "kind" in above:
+        return True
+    registry, default = KINDS[name]
+    return set(above) <= {f.name for f in fields(registry[section.get("kind", default)])}
 
 
 def choose_for(found: Found, data: DataConfig) -> Chosen:
@@ -42,9 +57,10 @@ def choose_for(found: Found, data: DataConfig) -> Chosen:
         data: what the user says of the data; a `size` is kept.
     """
     if not found.is_image:
-        return Chosen(preset="digits", layer=merge(read_preset("digits"), {"net": {"kind": "mlp"}}), said=("net mlp",))
+        layer = merge(read_preset("digits"), {"net": {"kind": "mlp"}})
+        return Chosen(preset="digits", layer=layer, said=("net mlp",), found=found)
     if data.name == "digits" and data.size is None:
-        return Chosen(preset="digits", layer=read_preset("digits"))
+        return Chosen(preset="digits", layer=read_preset("digits"), found=found)
     size = data.size or _size_for(found)
     side = size or found.side
     preset = f"pictures_{next((one for one in SIZES if side <= 1.25 * one), SIZES[-1])}"
@@ -55,7 +71,7 @@ def choose_for(found: Found, data: DataConfig) -> Chosen:
         layers.append({"conditioning": {"kind": "image"}})
     brought = [f"brought to {size}x{size} (--img-size)"] if size and not data.size else []
     mirrored = "mirrored at random (--set data.flip=false)" if flip else "not mirrored (--set data.flip=true)"
-    return Chosen(preset=preset, layer=merge(below, *layers), said=(*brought, mirrored))
+    return Chosen(preset=preset, layer=merge(below, *layers), said=(*brought, mirrored), found=found)
 
 
 def _size_for(found: Found) -> int | None:
@@ -83,7 +99,7 @@ def _for_number(num: int, preset: Layer) -> list[Layer]:
     if num < HUNDREDS:
         return []
     factor, minutes = (WIDER, MINUTES) if num < MANY else (WIDEST, HOURS)
-    net: dict[str, Any] = {"channels": [16 * math.ceil(factor * width / 16) for width in preset["net"]["channels"]]}
+    net: dict[str, Any] = {"channels": [32 * math.ceil(factor * width / 32) for width in preset["net"]["channels"]]}
     return [{"net": net, "train": {"minutes": minutes}}]
 
 

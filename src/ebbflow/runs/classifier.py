@@ -10,6 +10,7 @@ import torch
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.config import ClassifierConfig
+from ebbflow.core.memory import weighed
 from ebbflow.core.noise import fresh_weights
 from ebbflow.methods.guidance import NetClassifier
 from ebbflow.nets.classifier import Classifier
@@ -20,8 +21,12 @@ from ebbflow.training.held_out import HeldOut, bins_by_log_snr
 
 def build_classifier(config: ClassifierConfig, facts: DataFacts) -> NetClassifier:
     """A freshly initialised classifier, the same for the same `train.seed`."""
+    cure = "Make it smaller: see section `classifier`."
     with fresh_weights(config.train.seed):
-        return NetClassifier(net=config.classifier.build(facts.dims, len(facts.label_names)))
+        net = weighed(
+            lambda: config.classifier.build(facts.dims, len(facts.label_names)), "a classifier like this", cure
+        )
+        return NetClassifier(net=net)
 
 
 @torch.no_grad()

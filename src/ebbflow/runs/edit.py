@@ -20,13 +20,23 @@ from ebbflow.data import Dataset, to_uint8
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.files import whole_file
 from ebbflow.methods.denoise import Denoiser, conditional
-from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, reconstruct, sdedit, sub_grid
+from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, sdedit, sub_grid, there_and_back
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
+from ebbflow.progress import Stage, Work
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_finite, require_images
 from ebbflow.runs.pictures import as_mask, read_mask
-from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, named_any, repeat_in_blocks
+from ebbflow.runs.plan import (
+    Plan,
+    changes_of,
+    check,
+    conditions_of,
+    default_plan,
+    named_any,
+    repeat_in_blocks,
+    rows_of_equal_length,
+)
 from ebbflow.runs.sample import Samples, bind, results
 
 SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
@@ -78,7 +88,7 @@ def edit_of(request: EditRequest, dims: tuple[int, ...], image: Path | None) -> 
 
 def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> Plan:
     """What an edit's request means for a model, checked: by default 8 edits, one of a single condition, 4 of each of
-    several.
+    several; `num` is of all of them.
 
     Args:
         as_one: all images belong together (an interpolation, states that are decoded) and take one condition.
@@ -91,8 +101,7 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
     rows = conditions_of(model, request) if named else ()
     if as_one and len(rows) > 1:
         raise ConfigError("images that belong together take one condition. Give one of `labels` or `prompts`.")
-    each = request.num or (8 if as_one or not rows else 1 if len(rows) == 1 else 4)
-    count = each if as_one else each * max(1, len(rows))
+    count = rows_of_equal_length(request.num, rows, 8 if as_one or not rows else 1 if len(rows) == 1 else 4)
     seeds = tuple(range(request.seed, request.seed + count))
     plan = replace(
         default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, count)),
@@ -220,9 +229,9 @@ class Reconstruction:
         return to_uint8(self.x)
 
 
-def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[int]) -> Iterator[Reconstruction]:
+def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[int]) -> Work[list[Reconstruction]]:
     """The reconstruction of the images of `data`, each with its own condition where the model takes one, by number of
-    steps. In a latent space what the autoencoder loses is lost too.
+    steps. In a latent space what the autoencoder loses is lost too. The stages count steps, there and back.
 
     Args:
         plan: sampler, grid and batch size.
@@ -231,15 +240,22 @@ def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[in
         ConfigError, ValueError: a sampler or grid that cannot be walked backwards, fewer than 2 steps.
     """
     x0, cond = data.x0(torch.arange(len(data))), model.conditions_of(data)
+    batches, found, done = torch.arange(len(data)).split(plan.batch_size), [], 0
+    total = 2 * sum(steps) * len(batches)
     for num_steps in steps:
         times = grid_times(model.denoiser, plan.grid, num_steps)
         parts = []
-        for rows in torch.arange(len(data)).split(plan.batch_size):
+        for rows in batches:
             bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
-            parts.append(model.decode(reconstruct(bound, model.encode(x0[rows]), times, sampler=plan.sampler)))
+            state = model.encode(x0[rows])
+            for i, step in enumerate(there_and_back(bound, state, times, sampler=plan.sampler), start=1):
+                yield Stage("reconstruct", min(done + i, total), total, f"{num_steps} steps")
+                state = step.x
+            parts.append(model.decode(state))
+            done += 2 * num_steps
         x = torch.cat(parts).clamp(-1, 1)
-        require_finite(model, x, f"the reconstructions by {num_steps} steps")
-        yield Reconstruction(num_steps=num_steps, psnr=psnr(x, x0), x=x)
+        found.append(Reconstruction(num_steps=num_steps, psnr=psnr(x, x0), x=x))
+    return found
 
 
 # -- files of noise ----------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ FREE_KEYS = (
     "train.held_out_every",
     "train.log_every",
     "train.accumulate",
+    "train.trackers",
     "train.skip_nonfinite",
     "ema.num_snapshots",
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.core.condition import Cond
+from ebbflow.core.operators import regions
 from ebbflow.errors import ConfigError, choose, nearest
 from ebbflow.methods.denoise import Denoiser, conditional
 from ebbflow.methods.guidance import (
@@ -222,7 +223,7 @@ def open_loss(name: str, facts: DataFacts, *, target: str, mask: str | None, opt
     Args:
         name: a name of `LOSSES`.
         target: an image file; or for "colour" a number in [0, 1] for each channel, or one for all.
-        mask: for "inpaint": an image file, white where the target is known, or left, right, top or bottom.
+        mask: for "inpaint": an image file, white where it is to be generated, or left, right, top, bottom or centre.
         options: keyword options of the loss.
 
     Raises:
@@ -234,11 +235,13 @@ def open_loss(name: str, facts: DataFacts, *, target: str, mask: str | None, opt
         raise ConfigError(
             f"loss {name!r} is for images; this model makes points. In Python, any function of x0 will do."
         )
-    check_options(options, make, f"loss {name!r}", ("mask",))
+    check_options(options, make, f"loss {name!r}", ("known",))
     wanted = _target(name, target, facts.dims)
     if (mask is not None) != (name == "inpaint"):
-        raise ConfigError("loss 'inpaint', and only that, needs a `mask`: an image, or left, right, top or bottom.")
-    return make(wanted, _mask(mask, facts.dims), **options) if mask is not None else make(wanted, **options)
+        raise ConfigError(
+            "loss 'inpaint', and only that, needs a `mask`: an image, or left, right, top, bottom or centre."
+        )
+    return make(wanted, _known(mask, facts.dims), **options) if mask is not None else make(wanted, **options)
 
 
 def _target(name: str, text: str, dims: tuple[int, ...]) -> Tensor:
@@ -258,15 +261,8 @@ def _target(name: str, text: str, dims: tuple[int, ...]) -> Tensor:
     return 2 * values - 1
 
 
-def _mask(text: str, dims: tuple[int, ...]) -> Tensor:
-    height, width = dims[1:]
-    row, column = torch.arange(height)[:, None], torch.arange(width)[None]
-    halves = {
-        "left": column < width // 2,
-        "right": column >= width // 2,
-        "top": row < height // 2,
-        "bottom": row >= height // 2,
-    }
+def _known(text: str, dims: tuple[int, ...]) -> Tensor:
+    """1 where a mask, a picture or the name of a part, leaves the target as it is, float32 (H, W)."""
     if Path(text).is_file():
-        return (read_picture(Path(text), (1, height, width))[0][0, 0] > 0).float()
-    return choose(halves, text, "mask (no such image either)").expand(height, width).float()
+        return (read_picture(Path(text), (1, *dims[1:]))[0][0, 0] <= 0).float()
+    return 1 - choose(regions(*dims[1:]), text, "mask (no such image either)").float()

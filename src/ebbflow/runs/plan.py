@@ -11,6 +11,7 @@ from ebbflow.conditioning import ImageConditioner, label_indices
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import Choice
 from ebbflow.errors import ConfigError
+from ebbflow.memory import require
 from ebbflow.methods.denoise import flow_map
 from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
 from ebbflow.methods.samplers.best import AUTO, best_for
@@ -27,6 +28,7 @@ T = TypeVar("T")
 NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points when no number is said
 EXAMPLES = 8  # held-out pictures that a run conditioned on them is shown by when none are said
+MOST_ROWS = 100  # classes that are sampled when none is named
 FEW = 4  # samples of a model from elsewhere when no number is said, and at once where they are large
 LARGE = 3 * 64 * 64  # values of such a sample
 UNSAID = 20  # evaluations of sampler auto where the run's own sampler chooses how many
@@ -71,6 +73,12 @@ class Plan:
     def labels(self) -> tuple[int, ...] | None:
         """The class of each sample; None where they are not all classes."""
         found = tuple(one for one in self.conditions or () if isinstance(one, int))
+        return found if found and len(found) == len(self.seeds) else None
+
+    @property
+    def prompts(self) -> tuple[str, ...] | None:
+        """The text of each sample; None where they are not all texts."""
+        found = tuple(one for one in self.conditions or () if isinstance(one, str))
         return found if found and len(found) == len(self.seeds) else None
 
     @property
@@ -233,7 +241,7 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
     if not named and isinstance(model.reader, ImageConditioner):
         return held_out_images(model, EXAMPLES)
     if not named:
-        return model.examples if model.is_conditional else tuple(range(len(label_names)))
+        return model.examples[:MOST_ROWS] if model.is_conditional else tuple(range(len(label_names)))
     asked = given[named[0]]
     if not asked or (asked == (NONE,) and NONE not in names):
         return ()
@@ -251,8 +259,10 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
 
 def _seeds(model: Opened, request: SampleRequest, rows: Sequence[Condition]) -> tuple[int, ...]:
     if request.seeds is None:
-        default = _unsaid(model, rows, single=named_any(request) and len(rows) == 1)
-        return tuple(range(request.seed, request.seed + (request.num or default)))
+        num = request.num or _unsaid(model, rows, single=named_any(request) and len(rows) == 1)
+        size = num * (4 * math.prod(model.dims) + 64)
+        require(size, f"{num:,} samples", "Lower `num`, and give the rest other seeds.")
+        return tuple(range(request.seed, request.seed + num))
     if request.seed:
         raise ConfigError("`seed` and `seeds` both choose seeds. Give one.")
     if request.num is not None and request.num != len(request.seeds):
@@ -288,6 +298,18 @@ def named_any(request: Conditions) -> bool:
 def repeat_in_blocks(items: Sequence[T], num: int) -> tuple[T, ...] | None:
     """`num` times an item, in equal blocks in the order given; None where there are no items."""
     return tuple(items[i * len(items) // num] for i in range(num)) if items else None
+
+
+def rows_of_equal_length(num: int | None, rows: Sequence[Condition], each: int) -> int:
+    """How many samples are made beside an image: `num` in all, or else `each` for every condition.
+
+    Raises:
+        ConfigError: they cannot be dealt alike to the conditions, which a picture shows row by row.
+    """
+    count = num or each * max(1, len(rows))
+    if count % max(1, len(rows)):
+        raise ConfigError(f"`num` counts all samples: a multiple of the {len(rows)} conditions is wanted, got {num}.")
+    return count
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,16 @@ from ebbflow.requests.sampling import RestoreRequest
 from ebbflow.runs.guides import Guides
 from ebbflow.runs.opened import Opened, require_images
 from ebbflow.runs.pictures import MASK_LEVEL, read_picture
-from ebbflow.runs.plan import Plan, changes_of, check, conditions_of, default_plan, named_any, repeat_in_blocks
+from ebbflow.runs.plan import (
+    Plan,
+    changes_of,
+    check,
+    conditions_of,
+    default_plan,
+    named_any,
+    repeat_in_blocks,
+    rows_of_equal_length,
+)
 
 NUM = 8  # restorations when nothing is said
 
@@ -42,7 +51,7 @@ def restore_plan(model: Opened, request: RestoreRequest) -> Plan:
     )
     named = named_any(request)
     rows = conditions_of(model, request) if named else ()
-    count = (request.num or NUM) * max(1, len(rows))
+    count = rows_of_equal_length(request.num, rows, NUM)
     plan = replace(
         default_plan(model, seeds=range(request.seed, request.seed + count), conditions=repeat_in_blocks(rows, count)),
         guides=Guides(measured=measurement, restoration=request.method),
@@ -66,12 +75,12 @@ def operator_of(model: Opened, request: RestoreRequest) -> Operator:
         own = request.operator
         return own if isinstance(own, Operator) else LinearOperator(function=own)
     found: Operator = entry(OPERATORS, {"kind": request.operator, **(request.operator_options or {})}, "operator")
-    if request.known is None:
+    if request.mask is None:
         return found
     if not isinstance(found, Mask):
-        raise ConfigError("`known` belongs to operator 'mask'. Leave it out.")
-    picture = picture_files.read_picture(request.known, size=model.dims[1], channels=1)
-    return replace(found, known=torch.from_numpy(picture.pixels)[0] >= MASK_LEVEL)
+        raise ConfigError("`mask` belongs to operator 'mask'. Leave it out.")
+    picture = picture_files.read_picture(request.mask, size=model.dims[1], channels=1)
+    return replace(found, known=torch.from_numpy(picture.pixels)[0] < MASK_LEVEL)
 
 
 def measurement_of(plan: Plan) -> Measurement:

@@ -17,7 +17,7 @@ from ebbflow.data import to_uint8
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.runs.opened import Opened, held_out_of
 from ebbflow.runs.plan import Plan
-from ebbflow.runs.sample import Samples
+from ebbflow.runs.sample import Samples, start_of
 from ebbflow.show import canvas
 from ebbflow.show.npz import npz_file
 from ebbflow.show.plots import scatter
@@ -166,21 +166,22 @@ def write(
 
     Args:
         output: as in `SampleSet.save`; `check_output` says whether it can be written, before anything is sampled.
-        trajectory: an animation (.webp .gif) of the first batch's way.
+        trajectory: an animation (.webp .gif) of the first batch's way from noise.
         command: what remakes it, for the metadata.
 
     Raises:
         ConfigError: a suffix that cannot be written, or points into a folder.
     """
-    names, frames = names_of(model, plan), []
-    behind = data_behind(model) if trajectory is not None else None
+    way = [] if trajectory is None else [start_of(model, plan)]
     with sink(model, plan, output, command) as put:
         for batch in steps:
-            if trajectory is not None and batch.plan.seeds[0] == plan.seeds[0]:
-                frames.append(picture(batch.shown, batch.plan.conditions, names, behind=behind))
+            if way and batch.plan.seeds[0] == plan.seeds[0]:
+                way.append(batch)
             if batch.done:
                 put(batch)
     if trajectory is not None:
+        names, behind = names_of(model, plan), data_behind(model)
+        frames = [picture(one.shown, one.plan.conditions, names, behind=behind) for one in way]
         canvas.save_animation(frames, trajectory)
     return [str(output), *([str(trajectory)] if trajectory else [])]
 

@@ -11,11 +11,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ebbflow.core.noise import Noise
 from ebbflow.data import to_uint8
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.samplers import Step
-from ebbflow.methods.sampling import grid_times, walk
+from ebbflow.methods.sampling import grid_times, pure_noise, walk
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.runs.derived import learned_times, variance_table
 from ebbflow.runs.opened import Opened, require_finite
@@ -150,6 +151,14 @@ def sampled(model: Opened, plan: Plan, world: World) -> Iterator[Samples]:
             vars(step)["x"] = x  # decoded where it was made
         if step is not None:
             yield step
+
+
+def start_of(model: Opened, plan: Plan) -> Samples:
+    """The noise that the first batch of a plan starts from, as the step before its first."""
+    part, times = next(plan.batches()), grid_of(model, plan)
+    noise = Noise(part.seeds).draw(model.facts.state_dims).to(model.device)
+    x = pure_noise(model.denoiser, noise, times)
+    return Samples(state=x, state_x0=x, plan=part, step=0, done=False, model=model)
 
 
 def results(model: Opened, plan: Plan, steps: Iterator[Step], num_steps: int) -> Iterator[Samples]:

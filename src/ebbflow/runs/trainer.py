@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ebbflow.config import to_dict
 from ebbflow.core.memory import keep_large_blocks
+from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.ahead import ahead
@@ -31,28 +33,14 @@ from ebbflow.runs.folder import (
 from ebbflow.runs.same_data import require_same_everywhere
 from ebbflow.runs.snapshots import forget_snapshots_after, keep_snapshot
 from ebbflow.runs.tasks import RunTask
+from ebbflow.runs.told import Progress, said
 from ebbflow.show import canvas
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.held_out import bins_by_log_snr
 from ebbflow.training.loop import Budget, TrainStep, fit
 from ebbflow.training.optim import LearningRate
+from ebbflow.training.trackers import Trackers
 from ebbflow.training.world import here, require_joined
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What the caller may show after a step: how many are done of `num_steps` (None where minutes say the length), in
-    how many minutes of work, which share of the training is `done`; `note` is a line about something written or
-    found."""
-
-    step: int
-    num_steps: int | None
-    loss: float
-    lr: float
-    minutes: float = 0.0
-    done: float = 0.0
-    held_out: float | None = None
-    note: str | None = None
 
 
 class Trainer:
@@ -111,6 +99,9 @@ class Trainer:
             rows = self.world.first(metrics(self.folder) if self.world.leads else [])
             self._loss = next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan)
             self._measured = [row for row in rows if any(key.startswith("held_out") for key in row)]
+            names = () if self.is_finished or not self.world.leads else self.train.trackers
+            self._trackers = Trackers(names=names, folder=self.folder, config=to_dict(self.config), step=self.start)
+            held.callback(self._trackers.close)
             self._held = held.pop_all()
 
     @property
@@ -147,6 +138,17 @@ class Trainer:
 
     def events(self) -> Iterator[Progress]:
         """Train from where the folder stands to the end, or until `should_stop`; then the folder is let go."""
+        here = self._progress(self._loss, 0.0)
+        for here in self._events():
+            yield here
+            yield from self._told(here, self._trackers.take(here.step, here.row, here.picture))
+        yield from self._told(here, self._trackers.take(here.step, None, None))
+
+    @staticmethod
+    def _told(here: Progress, said: Iterable[str]) -> Iterator[Progress]:
+        return (replace(here, note=one, row=None, picture=None) for one in said)
+
+    def _events(self) -> Iterator[Progress]:
         with self._held:
             if self.world.leads:
                 for name in self.task.products:
@@ -158,10 +160,11 @@ class Trainer:
                 with self.world.leader_first():
                     for stage in self.task.prepare():
                         yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
-            if self.start and self.measured.get("step") != self.start:
-                yield from self._look(here)  # it was stopped right after it had saved
+            if self.start:
+                yield from self._look(here, again=True)  # it may have been stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
+                here = replace(here, row=None)
                 if self.ema is not None and self.task.averaging is not None and self.world.leads:
                     keep_snapshot(self.folder, here.step, self.ema, self.task.averaging.num_snapshots)
                 if is_due(here.step, self.train.save_every) or stopped or self._is_last:
@@ -190,8 +193,11 @@ class Trainer:
             else:
                 window.append(step)
             stopped = self.world.any(self.should_stop()) and not self._is_last
-            if window and (is_due(step.step, self.train.log_every) or stopped or self._is_last):
-                self._log(self._summary(window, 60 * (self.minutes - before)), required=True)
+            due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
+            if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
+                row = self._summary(window, 60 * (self.minutes - before))
+                self._log(row, required=True)
+                here = replace(here, row=row)
                 window, before = [], self.minutes
             yield here, stopped
 
@@ -237,18 +243,20 @@ class Trainer:
     def _is_last(self) -> bool:
         return self.share >= 1
 
-    def _look(self, here: Progress) -> Iterator[Progress]:
-        """Held-out quantities and a picture, where they are due."""
+    def _look(self, here: Progress, *, again: bool = False) -> Iterator[Progress]:
+        """Held-out quantities and a picture, where they are due; `again` those of them alone that are not there."""
         step, net = here.step, self.task.net if self.ema is None else self.ema.module
-        if is_due(step, self.train.held_out_every) or self._is_last:
+        measured = again and self.measured.get("step") == step
+        if not measured and (is_due(step, self.train.held_out_every) or self._is_last):
             found = self._measure(net)
             if found:
                 self._measured.append({**self.spent, **found})
                 self._log(self.measured)
                 self._tidy(step)
-                yield replace(here, held_out=found.get("held_out"), note=_said(found))
-        if is_due(step, self.train.sample_every) or self._is_last:
-            yield replace(here, note=self._draw(net, step))
+                yield replace(here, held_out=found.get("held_out"), note=said(found), row=self.measured)
+        path = self.folder / "samples" / f"step_{step:06d}.png"
+        if not (again and path.exists()) and (is_due(step, self.train.sample_every) or self._is_last):
+            yield self._draw(net, here, path)
 
     def _log(self, row: dict[str, Any], *, required: bool = False) -> None:
         if self.world.leads:
@@ -274,20 +282,19 @@ class Trainer:
         return found
 
     @torch.no_grad()
-    def _draw(self, net: torch.nn.Module, step: int) -> str:
+    def _draw(self, net: torch.nn.Module, here: Progress, path: Path) -> Progress:
         """Save a picture; a failure is told, and costs no more."""
         if not self.world.leads:
-            return ""
-        path = self.folder / "samples" / f"step_{step:06d}.png"
+            return here
         try:
             with engine.mode(net, training=False), self.engine.autocast(self.device):
                 picture = self.task.picture(net)
             if picture is None:
-                return "nothing to draw"
+                return replace(here, note="nothing to draw")
             canvas.save_picture(picture, path, self.command)
         except Exception as error:
-            return f"no picture: {type(error).__name__}: {error}"
-        return f"picture: {path}"
+            return replace(here, note=f"no picture: {type(error).__name__}: {error}")
+        return replace(here, note=f"picture: {path}", picture=path)
 
     def _finish(self, here: Progress) -> Iterator[Progress]:
         if self.world.leads:
@@ -376,17 +383,11 @@ class Trainer:
         found = self.measured
         length = f" of {self.train.num_steps} steps" if self.train.num_steps else " steps"
         spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
-        held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
+        held = f" {said(found).capitalize()} at step {found['step']}." if found else ""
         commands = {"Use it with": self.use, "Made by": self.command}
-        shown = "".join(f"\n{what}\n\n```\n{command}\n```\n" for what, command in commands.items() if command)
+        shown = "".join(f"\n{what}\n\n{fenced(command)}" for what, command in commands.items() if command)
+        name, what, data = map(in_markdown, (self.folder.name, self.task.card(), self.config.data.name))
         return (
-            f"# {self.folder.name}\n\n{self.task.card()}\n\nTrained for {step}{length}{spent} on "
-            f"{self.config.data.name}, {self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
+            f"# {name}\n\n{what}\n\nTrained for {step}{length}{spent} on {data}, "
+            f"{self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
         )
-
-
-def _said(found: dict[str, Any]) -> str:
-    """Held-out quantities in a line: "held-out loss 1.2345, accuracy 0.98"."""
-    names = {key: key.removeprefix("held_out").strip("_") or "loss" for key in found if key not in ("step", "minutes")}
-    numbers = [f"{name} {found[key]:.4f}" for key, name in names.items() if isinstance(found[key], float)]
-    return f"held-out {', '.join(numbers)}"

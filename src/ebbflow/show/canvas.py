@@ -70,6 +70,12 @@ def grid(
     return sheet
 
 
+def strip(images: Tensor) -> Image.Image:
+    """Images uint8 (N, C, H, W) in a row without a margin, for a cell of a page."""
+    sheet = grid(images, columns=len(images))
+    return sheet.crop((MARGIN, MARGIN, sheet.width - MARGIN - GAP, sheet.height - MARGIN - GAP))
+
+
 def length(text: str, size: int) -> int:
     """How many pixels wide a text is."""
     return int(font_for(text, size).getlength(text))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES: tuple[Any, ...] = ("-", (0, (6, 4)), (0, (2, 3)), (0, (9, 3, 2, 3)), (0, (12, 4)), (0, (1, 5)))
+LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 1, "dashes": (3, 4)}
 MARKERS = "os^D"  # in turn, so that paper without colours still tells curves apart
 WIDTH, HEIGHT = 372, 240  # pixels of a panel
 FRAME = (54 / WIDTH, 40 / HEIGHT, 306 / WIDTH, 190 / HEIGHT)  # left, bottom, width, height of its inside
@@ -24,12 +25,15 @@ FRAME = (54 / WIDTH, 40 / HEIGHT, 306 / WIDTH, 190 / HEIGHT)  # left, bottom, wi
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A point of a line: what it says when pointed at, and whether it is ringed."""
+    """A point of a line: what it says when pointed at, the half length of its bar, whether it is ringed, and what is
+    written beside the ring."""
 
     x: float
     y: float
     title: str
+    error: float = 0.0
     ringed: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +83,25 @@ def draw_panel(lines: Sequence[Line], x: Scale, y: Scale, *, floor: float | None
     axes.grid(color=RULE, linewidth=0.8, clip_on=False)
     axes.set_axisbelow(True)
     if floor is not None and y.low <= floor <= y.high:
-        axes.axhline(floor, color=FAINT, linewidth=1, dashes=(3, 4), clip_on=False)
-        at: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
-        axes.annotate("real data", (x.high, floor), color=FAINT, fontsize=11, **at)
+        axes.axhline(floor, **LEVEL, clip_on=False)
     for number, line in enumerate(lines):
         x_y = [p.x for p in line.points], [p.y for p in line.points]
         axes.plot(*x_y, clip_on=False, **_stroke(line.colour, line.dash))
         for k, point in enumerate(line.points):
+            low, high = (max(y.low, min(y.high, value)) for value in (point.y - point.error, point.y + point.error))
+            axes.plot(
+                [point.x, point.x],
+                [low, high],
+                color=_stroke(line.colour, 0)["color"],
+                linewidth=1,
+                alpha=0.6,
+                clip_on=False,
+            )
             axes.plot([point.x], [point.y], gid=f"point-{number}-{k}", clip_on=False, **_marker(line.colour))
             if point.ringed:
                 axes.plot([point.x], [point.y], "o", markersize=13, color=INK, markerfacecolor="none", clip_on=False)
+                at: dict[str, Any] = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(point.note, (point.x, point.y), color=FAINT, fontsize=10, **at)
     return drawn
 
 
@@ -130,15 +143,17 @@ def _marker(colour: int) -> dict[str, Any]:
     return shape | {"color": COLOURS[colour % len(COLOURS)]}
 
 
-def swatch(*, colour: int | None = None, dash: int | None = None) -> Markup:
-    """What stands in a legend for a colour with its marker, or for a dash."""
+def swatch(*, colour: int | None = None, dash: int | None = None, level: bool = False) -> Markup:
+    """What stands in a legend for a colour with its marker, for a dash, or for the level of real data."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    width = 14 if dash is None else 34
+    width = 14 if colour is not None else 34
     drawn = Figure(figsize=(width / 72, 14 / 72), dpi=72)
     if colour is not None:
         drawn.add_artist(Line2D([0.5], [0.5], **_marker(colour)))
     if dash is not None:
         drawn.add_artist(Line2D([0, 1], [0.5, 0.5], **_stroke(0, dash) | {"color": FAINT}))
+    if level:
+        drawn.add_artist(Line2D([0, 1], [0.5, 0.5], **LEVEL))
     return figure(drawn, name="")

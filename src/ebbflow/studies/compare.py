@@ -46,7 +46,7 @@ from ebbflow.studies.compare_facts import (
     names_of,
     require_comparable,
 )
-from ebbflow.studies.evaluate import features_for, plan_for, sides_of, splits_of, weights_hash
+from ebbflow.studies.evaluate import features_for, notes_of, plan_for, reference_of, sides_of, splits_of, weights_hash
 from ebbflow.studies.report import Report
 from ebbflow.training.world import here
 from ebbflow.values import Wrong
@@ -108,18 +108,21 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
     maps.check_kind(request.features)
     names, device = names_of(models), models[0].device
     splits = splits_of(next((model for model in models if model.run is not None), models[0]), request)
+    request = replace(request, reference=reference_of(splits, request.reference))
     reference, other = sides_of(splits, request.reference, request.num)
     plans = [_plans(model, splits, request) for model in models]
     world = here()
     with world.leader_first():
         features = yield from features_for(splits, request.features, request.num, len(reference), device)
+        if splits.train.captions is not None and any(own[0].prompts for own in plans):
+            features = replace(features, scorer=(yield from maps.contrast(splits, device, reads=True)))
         yardstick = yield from yardstick_of(features, reference, other)
     hashes = [weights_hash(model) for model in models]
     settings = [
         _setting(i, models[i], hashes[i], plan, request, yardstick) for i, own in enumerate(plans) for plan in own
     ]
     kept = world.first(read_cells(store))
-    notes = [*_notes(models, request), *_outdated(settings, kept, store)]
+    notes = [*_notes(models, request), *_outdated(settings, kept, store), *notes_of(yardstick, splits)]
     missing = [setting for setting in settings if setting.key not in kept]
     total, done = sum(setting.cost for setting in missing), 0
     for number, setting in enumerate(missing, start=len(settings) - len(missing) + 1):
@@ -263,7 +266,7 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
     )
     if failed is not None:
         return world.first(cell)
-    c = yardstick.comparison(Made.of(seen, torch.cat(first)), plan.labels)
+    c = yardstick.comparison(Made.of(seen, torch.cat(first)), plan.labels, plan.prompts)
     shown = _strip(torch.cat(first), model.facts.is_image)
     return world.first(replace(cell, values=table(c), errors=block_errors(c), strip=shown))
 
@@ -271,7 +274,7 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
 def _strip(samples: Tensor, is_image: bool) -> str:
     """The first samples in a row, or the first thousand points, as a PNG in base64."""
     file = io.BytesIO()
-    picture = canvas.grid(samples[:STRIP], columns=STRIP) if is_image else thumbnail(samples[:STRIP_POINTS])
+    picture = canvas.strip(samples[:STRIP]) if is_image else thumbnail(samples[:STRIP_POINTS])
     picture.save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 

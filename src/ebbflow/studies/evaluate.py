@@ -23,12 +23,13 @@ from ebbflow.methods.samplers import sampler_of
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
 from ebbflow.metrics.classifier import ClassifierSettings
+from ebbflow.metrics.contrast import ContrastSettings
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import FeatureMap
 from ebbflow.metrics.measure import check_num, measure, memorisation
 from ebbflow.metrics.yardstick import Features, Made, Yardstick, yardstick_of
 from ebbflow.progress import Stage, Work
-from ebbflow.requests.shared import Judge
+from ebbflow.requests.shared import Judge, Reference
 from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
@@ -42,6 +43,7 @@ from ebbflow.training.world import here
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 ODE_NUM, ODE_STEPS = 100, 50  # samples that are followed along the model's own ODE, and steps of it
+FEW, FEW_ENTRIES = 128, 1000  # held-out entries that are no reference; entries that are few for a Frechet distance
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
 
 
@@ -67,10 +69,13 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     began = time.perf_counter()
     maps.check_kind(request.features)
     splits = splits_of(model, request)
+    request = replace(request, reference=reference_of(splits, request.reference))
     reference, other = sides_of(splits, request.reference, request.num)
     plan = plan_for(model, splits, request)
     with here().leader_first():
         features = yield from features_for(splits, request.features, request.num, len(reference), model.device)
+        if plan.prompts is not None and splits.train.captions is not None:
+            features = replace(features, scorer=(yield from maps.contrast(splits, model.device, reads=True)))
     settings = _settings(model, request, plan, features, reference)
     measured = model.with_denoiser(in_net_precision(model.denoiser, pick_precision(request.precision, model.device)))
     folder = (Path("eval") / slug(model.name)) if model.run is None else model.run.folder / "eval"
@@ -86,7 +91,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     yield Stage("measure", 0, 1)
     file = folder / f"{_name(request, plan)}-{key_of(settings)}.json"
     result = {
-        **_scores(made, yardstick, splits, plan.labels, request.num),
+        **_scores(made, yardstick, splits, plan.labels, request.num, plan.prompts),
         **beside_given(model, splits, made, yardstick, request.num),
         "denoising": errors,
         **own,
@@ -102,18 +107,25 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
 
 
 def _scores(
-    made: Made, yardstick: Yardstick, splits: Splits, labels: tuple[int, ...] | None, num: int
+    made: Made,
+    yardstick: Yardstick,
+    splits: Splits,
+    labels: tuple[int, ...] | None,
+    num: int,
+    prompts: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """Every number of samples, and what they were measured with."""
     features, classifier = yardstick.features, yardstick.features.classifier
     return {
         "features": features.map.name,
         "num": num,
-        **measure(yardstick.comparison(made, labels), num, yardstick.floor),
+        **measure(yardstick.comparison(made, labels, prompts), num, yardstick.floor),
         "floor_num": len(yardstick.other),
         **memorisation(made.first, splits.train.x, splits.held_out.x),
         "reference_num": len(yardstick.reference),
         "classifier": None if classifier is None else {"name": classifier.name, **classifier.facts},
+        "scorer": None if features.scorer is None else {"name": features.scorer.name, **features.scorer.facts},
+        "notes": notes_of(yardstick, splits),
         "versions": versions(),
     }
 
@@ -135,6 +147,7 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
     num = sum(map(len, parts))
     if parts[0].dims != dims:
         raise DataError(f"{images} holds entries of {parts[0].dims}, the data {request.data!r} of {dims}.")
+    request = replace(request, reference=reference_of(splits, request.reference))
     reference, other = sides_of(splits, request.reference, num)
     device = pick_device(request.device)
     features = yield from features_for(splits, request.features, num, len(reference), device)
@@ -178,6 +191,29 @@ def splits_of(model: Opened, request: Judge) -> Splits:
     return splits_of_run(model.run, request.data_dir)
 
 
+def reference_of(splits: Splits, asked: Reference) -> Reference:
+    """The split that samples are compared with: held out, but where those are few, the larger one."""
+    if asked != "auto":
+        return asked
+    return "held_out" if len(splits.held_out) > FEW or len(splits.held_out) > len(splits.train) else "train"
+
+
+def notes_of(yardstick: Yardstick, splits: Splits) -> list[str]:
+    """What to know of the numbers before they are believed."""
+    reference, notes = yardstick.reference, []
+    if reference is splits.train:
+        notes.append(
+            f"compared with the {len(reference):,} entries that were trained on ({len(splits.held_out):,} are held "
+            "out): a copier scores well, and nearest_ratio far below 1 tells it"
+        )
+    if len(reference) < FEW_ENTRIES:
+        notes.append(
+            f"{len(reference):,} entries are few: the Frechet distance is in {yardstick.features.map.dim} features and "
+            "holds a bias that only falls with more data; kid holds none, and its error holds both sides"
+        )
+    return notes
+
+
 def sides_of(splits: Splits, reference: str, num: int) -> tuple[Dataset, Dataset]:
     """The reference split, and `num` entries of the other one, spread over it."""
     if len(splits.held_out) == 0 and reference == "held_out":
@@ -213,7 +249,7 @@ def dealt(model: Opened, splits: Splits, num: int) -> list[Condition] | None:
     kind = {int: "class", str: "prompt"}.get(type(model.examples[0]) if model.examples else str, "vector")
     if kind == "class":
         return [model.examples[i % len(model.examples)] for i in range(num)]
-    data = splits.held_out if len(splits.held_out) else splits.train
+    data = splits.held_out if reference_of(splits, "auto") == "held_out" else splits.train
     known: list[Condition] = list(data.captions or ())
     if kind == "vector" and data.vectors is not None:
         known = [tuple(row) for row in data.vectors.tolist()]
@@ -230,15 +266,19 @@ def dealt(model: Opened, splits: Splits, num: int) -> list[Condition] | None:
 def features_for(splits: Splits, kind: str, num: int, reference_size: int, device: torch.device) -> Work[Features]:
     """The features that were asked for; sizes are checked before anything is trained."""
     train = splits.train
-    if kind == "auto":
-        kind = "coordinates" if not train.is_image else "classifier" if train.num_classes > 1 else "pca"
-    if kind == "classifier":
-        check_num(num, ClassifierSettings().num_features, reference_size)
-    found: FeatureMap | None = None if kind == "classifier" else maps.feature_map(kind, train, device)
+    found: FeatureMap | None = None
+    kind = maps.automatic(train, num, reference_size) if kind == "auto" else kind
+    trained = {"classifier": ClassifierSettings, "views": ContrastSettings}
+    if kind in trained:
+        check_num(num, trained[kind]().num_features, reference_size)
+    if kind == "views":
+        found = yield from maps.contrast(splits, device, reads=False)
+    elif kind != "classifier":
+        found = maps.feature_map(kind, train, device)
     if found is not None:
         check_num(num, found.dim, reference_size)
-        if train.num_classes < 2:
-            return Features(map=found, classifier=None)
+    if found is not None and train.num_classes < 2:
+        return Features(map=found, classifier=None)
     classifier = yield from maps.classifier(splits, device)
     return Features(map=found or classifier, classifier=classifier)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,14 +21,15 @@ from ebbflow.methods.likelihood import (
     EVALUATIONS,
     EXACT_LIMIT,
     START,
+    Steps,
+    bound_steps,
     dequantised,
-    log_likelihood,
+    likelihood_steps,
     to_bits,
-    variational_bound,
 )
 from ebbflow.methods.variance import AnalyticVariance
 from ebbflow.metrics.measure import mean_and_error
-from ebbflow.progress import Stage, Work
+from ebbflow.progress import Stage, Work, retold
 from ebbflow.requests.studies import LikelihoodRequest
 from ebbflow.runs.derived import variance_table
 from ebbflow.runs.opened import Opened, held_out_of, require_finite
@@ -49,20 +51,32 @@ def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[s
         raise ConfigError("this model works in a latent space, whose decoder gives images no likelihood.")
     data = held_out_of(model, request.data_dir, request.num)
     cond, parts, world = model.conditions_of(data), [], here()
-    batches = torch.arange(len(data)).split(request.batch_size)
+    steps, batches = _num_steps(model, request), torch.arange(len(data)).split(request.batch_size)
     for rows in batches[world.rank :: world.size]:
-        parts.append(_batch(model, data, cond, rows, request))
-        yield Stage("likelihood", int(rows[-1]) + 1, len(data))
+        work = _batch(model, data, cond, rows, request)
+        parts.append((yield from retold(work, _told(int(rows[0]), len(rows), steps, len(data)))))
     parts = world.in_turn(parts, len(batches))
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     require_finite(model, nats["total"], "the likelihoods")
     return _report(model, nats, request)
 
 
+def _told(first: int, num: int, steps: int, total: int) -> Callable[[int], Stage]:
+    """Steps of a batch as samples that are done."""
+    return lambda done: Stage("likelihood", first + num * done // steps, total)
+
+
+def _num_steps(model: Opened, request: LikelihoodRequest) -> int:
+    if request.method == "ode":
+        return request.steps or ODE_STEPS
+    return len(_bound_grid(model.denoiser.path, request.steps)) - 1
+
+
 def _batch(
     model: Opened, data: Dataset, cond: Cond | None, rows: Tensor, request: LikelihoodRequest
-) -> dict[str, Tensor]:
-    """Nats a sample: "total" and, of the bound, its parts. Every draw depends on the seed and the sample's place."""
+) -> Steps[dict[str, Tensor]]:
+    """Nats a sample: "total" and, of the bound, its parts; yields the steps that are done. Every draw depends on the
+    seed and the sample's place."""
     x0, device = data.x0(rows).double(), model.device
     wide = torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64  # the widest that the device has
     bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
@@ -71,15 +85,20 @@ def _batch(
         uniforms = torch.stack([torch.rand(x0.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds])
         probe = Noise([seed + 1 for seed in seeds]).like(x0).sign()
         spread = dequantised(x0, uniforms.double()) if data.is_image else x0
-        steps = request.steps or ODE_STEPS
-        total = log_likelihood(
-            bound, spread.to(device, wide), num_steps=steps, method=request.sampler, probe=probe.to(device, wide)
+        total = yield from likelihood_steps(
+            bound,
+            spread.to(device, wide),
+            num_steps=_num_steps(model, request),
+            method=request.sampler,
+            trace="auto",
+            probe=probe.to(device, wide),
+            start=START,
         )
         return {"total": -total.cpu()}
     variance = request.variance or ("learned" if _learned(model) else "large")
     if variance == "optimal":
         bound = AnalyticVariance(inner=bound, table=variance_table(model))
-    found = variational_bound(
+    found = yield from bound_steps(
         bound,
         x0.to(device, wide),
         _bound_grid(model.denoiser.path, request.steps),
@@ -103,7 +122,7 @@ def _bound_grid(path: Path, steps: int | None) -> Tensor:
 def _report(model: Opened, nats: dict[str, Tensor], request: LikelihoodRequest) -> dict[str, Any]:
     num_dims, is_ode = math.prod(model.dims), request.method == "ode"
     bits = to_bits(-nats["total"], num_dims, of_bytes=is_ode and model.facts.is_image)
-    steps = len(_bound_grid(model.denoiser.path, request.steps)) - 1 if not is_ode else request.steps or ODE_STEPS
+    steps = _num_steps(model, request)
     report: dict[str, Any] = {
         "method": request.method,
         "num": len(bits),

@@ -98,6 +98,7 @@ def page(report: Report) -> str:
         command=report.command,
         report=report,
         advice=report.advice,
+        several=[kind for kind in ("run", "grid") if len(_names(report, kind)) > 1],
         samplers=_names(report, "sampler"),
         grids=_names(report, "grid"),
         swatch=swatch,
@@ -146,10 +147,14 @@ def _lines(report: Report, cells: Sequence[Cell], ringed: Sequence[str], seconds
     for colour, sampler in enumerate(_names(report, "sampler")):
         for dash, grid in enumerate(_names(report, "grid")):
             own = sorted((c for c in cells if (c.sampler, c.grid) == (sampler, grid)), key=lambda c: _cost(c, seconds))
-            points = [
-                Point(x=_cost(c, seconds), y=c.frechet, title=f"{c.name}: {c.frechet:.4g}", ringed=c.key in ringed)
-                for c in own
-            ]
+            points = [_point(c, x=_cost(c, seconds), ringed=c.key in ringed) for c in own]
             if points:
                 found.append(Line(points=points, colour=colour, dash=dash))
     return found
+
+
+def _point(cell: Cell, *, x: float, ringed: bool) -> Point:
+    error = cell.errors.get("frechet", 0.0)
+    bar = f" ± {error:.2g}" if error else ""
+    title, note = f"{cell.name}: {cell.frechet:.4g}{bar}", f"{cell.steps} steps"
+    return Point(x=x, y=cell.frechet, title=title, error=2 * error, ringed=ringed, note=note)

@@ -12,7 +12,7 @@ from ebbflow.core.shape import in_float64
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.methods.grid_search import TEACHER, cheapest_path, deviations, trajectory
+from ebbflow.methods.grid_search import TEACHER, cheapest_path, deviations, drawless, trajectory
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import grid_times, pure_noise
 from ebbflow.progress import Stage, Work
@@ -24,7 +24,7 @@ from ebbflow.runs.sample import bind
 
 
 def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[str, Any]]]:
-    """Search a grid for each number of steps and keep them with the checkpoint; the stages count its candidate times.
+    """Search a grid for each number of steps and keep them with the checkpoint; the stages count candidate times.
 
     Each result is judged on other seeds: `error` is the mean squared distance of its last state from the teacher's, and
     `error_uniform` that of the uniform grid.
@@ -38,14 +38,20 @@ def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[st
     bound = bind(model, plan)
     times = grid_times(bound, request.candidate_grid, request.candidates)
     x = _start(model, bound, plan, times)
-    rows: list[Tensor] = []
-    for row in deviations(lambda: bound, x, times, sampler=request.sampler):
+    states, rows = [], []
+    for state in trajectory(bound, x, times):
+        states.append(state)
+        yield Stage("teacher", len(states), len(times))
+    for row in deviations(lambda: bound, states, times, sampler=request.sampler):
         rows.append(row)
-        yield Stage("times", len(rows), request.candidates)
+        yield Stage("candidates", len(rows), request.candidates)
     other = _plan(model, request, request.seed + request.num)
     judge = bind(model, other)
     start = _start(model, judge, other, times)
-    found = [_found(judge, request, torch.stack(rows), times, start, n) for n in request.steps]
+    found = []
+    for n in request.steps:
+        yield Stage("judge on other seeds", len(found), len(request.steps))
+        found.append(_found(judge, request, torch.stack(rows), times, start, n))
     assert model.run is not None
     store_grids(model.run, found)
     return found
@@ -55,6 +61,7 @@ def _check(model: Opened, request: SearchGridRequest) -> None:
     if model.run is None:
         raise ConfigError(f"{model.name} is no run of ebbflow, so there is no checkpoint to keep a grid with.")
     choose(TIME_GRIDS, request.candidate_grid, "time grid")
+    drawless(request.sampler)
     worst = next((n for n in request.steps if not 1 <= n <= request.candidates), None)
     if worst is not None:
         raise ConfigError(

@@ -59,7 +59,8 @@ class Desk:
         """
         chosen = name or (self.shelf.names or [""])[0]
         try:
-            return chosen, await run_in_threadpool(self.shelf.model, chosen)
+            ready = self.shelf.ready(chosen)
+            return chosen, await run_in_threadpool(self.shelf.model, chosen) if ready is None else ready
         except CheckpointError:
             raise
         except ConfigError as error:

@@ -34,6 +34,7 @@ from ebbflow.studio.pixels import base64_of, keep, keep_mask, scale_of
 from ebbflow.studio.schema import from_fields, from_json, schema_of
 from ebbflow.studio.worker import Preview, as_images
 
+AT_ONCE = 2**14  # values of pictures that are sooner written than handed to another thread
 JSON = "application/json"
 FORM = "multipart/form-data"
 FILES = {"image": "The picture to edit.", "mask": "Generate where it is white, or where it is transparent."}
@@ -164,7 +165,8 @@ async def _answered(
         if asked.partial_images:
             raise ConfigError("`partial_images` belongs to `stream`. Set `stream` to true, or leave it out.")
         x = await desk.answer(question, request)
-        return JSONResponse(await run_in_threadpool(how.whole, x))
+        few = x.numel() * scale**2 <= AT_ONCE
+        return JSONResponse(how.whole(x) if few else await run_in_threadpool(how.whole, x))
     told = desk.listen(question, asked.partial_images)
     return StreamingResponse(_stream(desk, how, told), media_type="text/event-stream")
 

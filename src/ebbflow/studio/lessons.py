@@ -121,7 +121,7 @@ def ways(asked: Lesson) -> dict[str, Any]:
 
     Returns:
         `ways` (steps + 1, N, 2), `ends` (N, 2) of the fine walk, the `law`, `error` (root mean square of the distance
-        to the ends, None for a sampler that draws noise) and `straightness` (chord over length of the fine ways).
+        to the ends, None for a sampler that draws noise) and `bend` of the fine ways (0: one Euler step is exact).
 
     Raises:
         ConfigError, ValueError: an unknown name.
@@ -137,7 +137,7 @@ def ways(asked: Lesson) -> dict[str, Any]:
         "ends": rounded(fine[-1]),
         "law": rounded(law(asked.data)),
         "error": None if chosen.stochastic else round(error, 4),
-        "straightness": round(float(_straightness(fine)), 4),
+        "bend": round(float(_bend(fine)), 4),
     }
 
 
@@ -154,10 +154,11 @@ def _walked(denoiser: Denoiser, eps: Tensor, sampler: str, steps: int, grid: str
     return torch.stack([x, *(step.x for step in walk_from(denoiser, x, times, noise, sampler=sampler))])
 
 
-def _straightness(ways: Tensor) -> Tensor:
-    """Mean of chord over length, 1 where all ways are straight."""
-    length = ways.diff(dim=0).norm(dim=2).sum(0)
-    return ((ways[-1] - ways[0]).norm(dim=1) / length.clamp(min=1e-9)).mean()
+def _bend(ways: Tensor) -> Tensor:
+    """sqrt of E |v - chord|^2 over E |chord|^2 along ways of even steps of t: 0 where all are straight and walked at an
+    even pace, which one Euler step follows exactly (Liu et al., 2022, eq. 8, 2209.03003, over the chord)."""
+    chord, velocity = ways[-1] - ways[0], ways.diff(dim=0) * (len(ways) - 1)
+    return ((velocity - chord).square().mean() / chord.square().mean().clamp(min=1e-9)).sqrt()
 
 
 def views(*, data: str, path: str, t: float, x: float, y: float) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class Page:
             if name not in known:
                 state = "starting" if self.trainings.is_starting(name) else "failed"
                 rows.insert(0, {"name": name, "state": state, "error": failed(name)})
-        return {"folder": str(self.folder), "runs": rows}
+        root = str(self.trainings.root.resolve())
+        return {"folder": str(self.folder), "data_root": root, "runs": rows}
 
     def _state(self, card: gallery.Card) -> str:
         if card.state == "training" or not self.trainings.is_starting(card.name):

@@ -251,7 +251,8 @@ def _sampler(sampler: Any) -> dict[str, Any]:
     options = {name: one.default for name, one in sampler.options.items()}
     says = (sampler.__doc__ or "").strip().split("\n\n")[0]
     plain = {name: v if _is_plain(v) else str(v) for name, v in options.items()}
-    return {"order": sampler.order, "stochastic": sampler.stochastic, "options": plain, "says": " ".join(says.split())}
+    kind = {"order": sampler.order, "stochastic": sampler.stochastic, "jumps": sampler.jumps}
+    return {**kind, "options": plain, "says": " ".join(says.split())}
 
 
 def _is_plain(value: Any) -> bool:

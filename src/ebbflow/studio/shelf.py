@@ -106,6 +106,14 @@ class Shelf:
             assert slot.model is not None
             return slot.model
 
+    def ready(self, name: str) -> Model | None:
+        """The model of this name where it is open already; waits for nothing."""
+        slot = self._slots.get(name)
+        if slot is None or slot.model is None:
+            return None
+        slot.used = time.monotonic()
+        return slot.model
+
     def refresh(self) -> None:
         """Open anew what has a newer checkpoint; where that fails, the old one is kept."""
         for slot in list(self._slots.values()):

@@ -224,7 +224,7 @@ def _steps(
             else:
                 skip_nonfinite -= 1
                 _require_may_skip(task.net, batch, loss, skip_nonfinite >= 0, step=step, rate=rate)
-            took = (clock() - began) / 60
+            took = max(0.0, clock() - began) / 60  # clocks may be set back
             step, spent = step + 1, spent + (here().first(took) if budget.minutes else took)
             yield TrainStep(
                 step=step,

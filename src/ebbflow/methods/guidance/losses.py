@@ -36,12 +36,12 @@ def colour(target: Tensor) -> Loss:
     return loss
 
 
-def inpaint(target: Tensor, mask: Tensor) -> Loss:
-    """The pixels where `mask`, shape (H, W) or (C, H, W) in [0, 1], is 1 are those of `target`, shape (C, H, W)."""
+def inpaint(target: Tensor, known: Tensor) -> Loss:
+    """The pixels where `known`, shape (H, W) or (C, H, W) in [0, 1], is 1 are those of `target`, shape (C, H, W)."""
 
     def loss(x0: Tensor) -> Tensor:
-        known = mask.to(x0)
-        return misfit(lambda x: x * known, target.to(x0) * known)(x0)
+        kept = known.to(x0)
+        return misfit(lambda x: x * kept, target.to(x0) * kept)(x0)
 
     return loss
 

@@ -143,6 +143,10 @@ class Sampler:
     def __str__(self) -> str:
         return self.name
 
+    def __repr__(self) -> str:
+        kind = ", ".join([f"order {self.order}", *(["stochastic"] if self.stochastic else [])])
+        return f"Sampler({self.name}: {kind})"
+
     @property
     def is_adaptive(self) -> bool:
         """Whether it chooses its own steps, so that its tolerance and not the grid sets its accuracy."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from ebbflow.config import AnyConfig, AutoencoderConfig, ClassifierConfig, RunConfig
 from ebbflow.data import Splits
+from ebbflow.memory import require
+from ebbflow.runs.build import require_batch
 from ebbflow.runs.tasks.autoencoder import AutoencoderTask
 from ebbflow.runs.tasks.base import RunTask
 from ebbflow.runs.tasks.classifier import ClassifierTask
@@ -24,4 +26,8 @@ def task_of(config: AnyConfig, splits: Splits, folder: Path) -> RunTask:
         ConfigError: parts that do not fit each other or the data.
         DataError: data that lacks what the task needs.
     """
-    return TASKS[type(config)](config, splits, folder)
+    require_batch(config, splits.train)
+    task: RunTask = TASKS[type(config)](config, splits, folder)
+    weights = sum(p.numel() * p.element_size() for p in task.net.parameters())
+    require(5 * weights, "training this net", "Its weights, gradients, moments and averages count. Make it smaller.")
+    return task

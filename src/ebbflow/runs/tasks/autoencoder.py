@@ -12,6 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ebbflow.config import AutoencoderConfig
+from ebbflow.core.memory import weighed
 from ebbflow.core.noise import fresh_weights
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset, Splits, to_uint8
@@ -52,7 +53,8 @@ class AutoencoderTask(RunTask):
             raise ConfigError(f"an autoencoder works on images; {config.data.name!r} holds points. Give other `data`.")
         self.config, self.splits, self.folder, self.facts = config, splits, folder, facts_of(splits.train)
         with fresh_weights(config.train.seed):
-            self.net = config.autoencoder.build(self.facts.dims)
+            cure = "Make it smaller: see section `autoencoder`."
+            self.net = weighed(lambda: config.autoencoder.build(self.facts.dims), "an autoencoder like this", cure)
 
     def batches(self) -> DatasetLoader:
         train = self.config.train

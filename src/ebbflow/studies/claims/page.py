@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ebbflow.documents import in_markdown
 from ebbflow.show.page import render
 
 
@@ -26,7 +27,7 @@ def entry(value: Any) -> str:
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value):
         return f"{value[0]:.3g} +- {value[1]:.2g}"
     if isinstance(value, (tuple, list)):
-        return ", ".join(str(v) for v in value)
+        return in_markdown(", ".join(map(str, value)))
     if isinstance(value, float):
         return f"{value:.3g}"
-    return str(value)
+    return in_markdown(str(value))

@@ -68,3 +68,11 @@ export function copyable(label, text, words) {
   } }, words("copy"));
   return h("div", { class: "copyable" }, h("span", { class: "name" }, label), h("code", {}, text), button);
 }
+
+/** Names and numbers beneath each other. */
+export function facts(rows) { return h("dl", { class: "facts" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])); }
+
+/** A part of a page with a title and a sentence. */
+export function lesson(title, text, ...body) {
+  return h("section", { class: "lesson" }, h("h2", {}, title), h("p", { class: "muted" }, text), body);
+}

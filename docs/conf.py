@@ -1,0 +1,59 @@
+"""How Sphinx builds the pages that make_site.py lays out; nothing is fetched from a network, formulas included."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+project, author, copyright = "ebbflow", "the authors of ebbflow", "the authors of ebbflow, Apache-2.0"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+templates_path = ["templates"]
+html_theme = "furo"
+html_title = "ebbflow"
+html_show_sphinx = False
+html_math_renderer = "mathml"
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "language.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
+python_maximum_signature_line_length = 90
+autodoc_typehints = "none"  # a docstring says what is given, with shapes and ranges
+suppress_warnings = ["misc.highlighting_failure"]
+
+
+def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are text with formulas: what reStructuredText would read in |x|, x_ and **x stays as it is."""
+    for i, line in enumerate(lines):
+        line = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line)
+        pieces = re.split(r"(``.*?``)", line)
+        lines[i] = "".join(p if p.startswith("``") else re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", p) for p in pieces)
+
+
+def inline(self: Any, node: nodes.math) -> None:
+    """A formula in a line."""
+    self.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def block(self: Any, node: nodes.math_block) -> None:
+    """A formula of its own."""
+    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """What no option says."""
+    app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon makes fields of it
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
