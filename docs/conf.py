@@ -35,10 +35,12 @@ suppress_warnings = ["misc.highlighting_failure"]
 
 def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are text with formulas: what reStructuredText would read in |x|, x_ and **x stays as it is."""
-    for i, line in enumerate(lines):
-        line = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line)
-        pieces = re.split(r"(``.*?``)", line)
-        lines[i] = "".join(p if p.startswith("``") else re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", p) for p in pieces)
+    parts = re.split(r"(?<!`)`([^`]+)`(?!`)", "\n".join(lines))
+    words = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+    held = [part if not part or part[-1].isspace() else f"{part}\\ " for part in words[:-1]] + words[-1:]
+    apart = held[:1] + [part if not part or part[0].isspace() else f"\\ {part}" for part in held[1:]]
+    text = "".join(f"{word}``{name}``" for word, name in zip(apart, parts[1::2], strict=False)) + apart[-1]
+    lines[:] = text.split("\n")
 
 
 def inline(self: Any, node: nodes.math) -> None:

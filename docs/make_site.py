@@ -19,11 +19,11 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LANGUAGES = {"en": "en", "zh": "zh_CN"}
 GROUPS = {
-    "begin": ["concepts", "choosing", "your_own", "examples"],
+    "begin": ["concepts", "own_pictures", "choosing", "your_own", "examples"],
     "lessons": [],
-    "more": ["diffusers", "few_steps", "recipes", "recipe"],
+    "more": ["diffusers", "export", "serving", "few_steps", "recipes", "recipe"],
     "facts": ["notes", "claims", "experiments", "reliability", "changelog"],
-    "names": ["reference", "api"],
+    "names": ["words", "reference", "api"],
 }
 CAPTIONS = {
     "en": {"begin": "Begin", "lessons": "Lessons", "more": "More", "facts": "Facts", "names": "Names"},
@@ -72,7 +72,8 @@ def api() -> str:
         for name in names:
             found = getattr(ebbflow, name)
             kind = "class" if isinstance(found, type) else "function"
-            parts.append(f".. auto{kind}:: ebbflow.{module}.{found.__name__}\n   :members:\n")
+            members = "   :members:\n" if kind == "class" else ""
+            parts.append(f".. auto{kind}:: ebbflow.{module}.{found.__name__}\n{members}")
         parts.append("```")
     return "\n".join(part if part.startswith("..") else f"\n{part}\n" for part in parts)
 

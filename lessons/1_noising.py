@@ -17,14 +17,14 @@ import torch
 
 torch.manual_seed(0)
 images, labels = kit.digits()
-x0 = images[: kit.few(400)]
+x0 = images[: 20 * kit.few(20)]
 
 # %% [markdown]
 # ## One step
 #
 # A step keeps a bit less of the picture and adds a bit of fresh standard normal noise $z_t$:
 #
-# $$x_t = \sqrt{1 - \beta_t}\; x_{t-1} + \sqrt{\beta_t}\; z_t , \qquad t = 1, \dots, T .$$
+# $$x_t = \sqrt{1 - \beta_t}\; x_{t-1} + \sqrt{\beta_t}\; z_t , \qquad t = 1, \ldots, T .$$
 #
 # The root is over β alone. The note draws it over $\beta_t z_t$, where it would have no value for every second pixel,
 # because $z$ is negative as often as not. Another note has the noise "scaled by β"; then its variance would be β², and
@@ -58,7 +58,9 @@ assert abs(float(x.var()) - 1) < 0.05 and variance < 0.02
 #
 # So not α but $\bar\alpha_t$ says what is left of the original, and the product ends at t, not at T. The *variance* of
 # $q(x_t|x_0)$ is $1 - \bar\alpha_t$; a note that writes $\sqrt{1 - \bar\alpha_t}$ there has written the standard
-# deviation. Noise of a thousand steps and noise of one are not the same numbers, but they have the same law:
+# deviation. (And $q(x_2|x_1)\,q(x_1|x_0)$, which a note calls $q(x_2|x_0)$, is the law of both states together; the
+# marginal integrates over $x_1$, and that is what adding the variances did.) Noise of a thousand steps and noise of one
+# are not the same numbers, but they have the same law:
 
 # %%
 alpha_bar = torch.cumprod(1 - beta, dim=0)
@@ -89,8 +91,9 @@ once, weak = (a.sqrt() * x0[:1] + (1 - a).sqrt() * eps for a in at)
 # %% [markdown]
 # **So this is what the formula is good for:** training needs $x_t$ for a random t, and gets it in one line instead of t
 # steps. Nothing but the pair $(\sqrt{\bar\alpha_t}, \sqrt{1-\bar\alpha_t})$ is left of the chain; we call it (alpha,
-# sigma) from now on, and the time k/T. Other models are other pairs. *Above: two rows that differ in their noise and
-# not in their law; in the third, with β up to 0.002, the 5 never goes away.*
+# sigma) from now on, and the time k/T. Other models are other pairs. ("Linear, cosine, VP" are not three of them,
+# though a note has it so: VP says that the squares add up to one, and so they do in the first two.) *In the picture:
+# two rows that differ in their noise and not in their law; in the third, with β up to 0.002, the 5 never goes away.*
 
 # %%
 figure, axes = plt.subplots(4, 1, figsize=(8, 6.6), height_ratios=[1, 1, 1, 1.7], layout="constrained")
@@ -100,8 +103,8 @@ kit.strip(axes[2], weak, "β up to 0.002")
 for a, style in ((alpha_bar, "-"), (short, ":")):
     axes[3].plot(a.sqrt(), style, color="C0"), axes[3].plot((1 - a).sqrt(), style, color="C3")
 axes[3].text(640, 0.16, r"of the picture, $\sqrt{\bar\alpha_t}$", color="C0")
-axes[3].text(480, 1.0, r"of noise, $\sqrt{1-\bar\alpha_t}$", color="C3", va="top")
-axes[3].text(990, 0.66, "β up to 0.002", color="C0", ha="right"), axes[3].text(80, 0.03, "β up to 0.002", color="C3")
+axes[3].text(660, 0.96, r"of noise, $\sqrt{1-\bar\alpha_t}$", color="C3", va="top")
+axes[3].text(990, 0.5, "β up to 0.002", color="C0", ha="right"), axes[3].text(250, 0.17, "β up to 0.002", color="C3")
 axes[3].set(xlabel="t", xlim=(0, T), ylim=(0, 1.03))
 kit.save(figure, "1_noising")
 

@@ -21,7 +21,7 @@ alpha_bar = torch.cumprod(1 - beta, dim=0)
 #
 # The net is asked for the ε that went into $x_t$ (Ho et al., 2020, algorithm 1, arXiv 2006.11239):
 #
-# $$L = E_{x_0,\, t,\, \varepsilon}\; \big\| \varepsilon - \varepsilon_\theta(x_t, t) \big\|^2 .$$
+# $$L = E_{x_0,\, t,\, \varepsilon}\; \| \varepsilon - \varepsilon_\theta(x_t, t) \|^2 .$$
 #
 # Look at what is *random* here, for that is where the notes slip: each picture of a batch has its own t (one draws a
 # single t for all; one draws 1 to T - 1 and never trains the last step), each has its own ε, and it is the same ε that
@@ -98,7 +98,7 @@ with torch.no_grad():
 seen.append(x)
 
 # %%
-figure, axes = plt.subplots(4, 1, figsize=(8, 5.2), height_ratios=[1, 1, 1, 1.25], layout="constrained")
+figure, axes = plt.subplots(4, 1, figsize=(8, 4.4), height_ratios=[1, 1, 1, 1.25], layout="constrained")
 for axis, first, name in zip(axes, (0, 8, 16), ("right", "α for $\\bar\\alpha$", "x - ε, repeated"), strict=False):
     way = torch.cat([s[first + digit : first + digit + 1] for digit in (3, 7) for s in seen])
     kit.strip(axis, way, name, [f"t = {t}" for t in marks[: len(seen)]] * 2 if first == 0 else ())

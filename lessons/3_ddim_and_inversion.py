@@ -79,8 +79,9 @@ samples = {
 # The step has no direction: with s > t it adds the noise that the net sees already, instead of fresh one. That leads
 # from a picture to *its* noise, and the same grid downwards leads home (the step from the picture itself is left out,
 # since there is no noise to be seen in it). This is the note's right sentence, almost: "nearly" depends on the number
-# of steps, for ε at t stands in for ε on the whole way from t to s. *In the picture, left: samples, then test digits,
-# the noise they come from and the digits it leads back to; right: how near.*
+# of steps, for ε at t stands in for ε on the whole way from t to s. And coming back is no proof that the noise *is*
+# noise: a net of one minute errs, and the digits can still be made out in it. *In the picture, left: samples, then test
+# digits, the noise they come from and the digits it leads back to; right: how near.*
 
 # %%
 held_out, their = (part[:8] for part in kit.digits("t10k"))

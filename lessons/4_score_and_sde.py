@@ -50,7 +50,7 @@ def score(x, t):
 # Forward, $dx = f x\,dt + g\,dW$ with $f = \alpha'/\alpha = -\beta/2$ and $g^2 = \beta$. Anderson (1982) reversed it,
 # and Song et al. (2020, arXiv 2011.13456) found the ODE with the same densities:
 #
-# $$dx = \big[f x - g^2 s\big]dt + g\,d\bar W \qquad\text{and}\qquad dx = \big[f x - \tfrac12 g^2 s\big]dt ,$$
+# $$dx = [f x - g^2 s]dt + g\,d\bar W \qquad\text{and}\qquad dx = [f x - \tfrac12 g^2 s]dt ,$$
 #
 # both with t *falling* from 1 to 0. In the note's program t rises, so its drift pushes away from the data, and it flies
 # off to a variance of millions. Turn it round, and still its half belongs to the ODE, where no noise is added. (And g²

@@ -22,13 +22,14 @@ images, labels = kit.digits()
 # Lipman et al., 2022, arXiv 2210.02747):
 #
 # $$x_t = (1 - t)\,x_0 + t\,\varepsilon , \qquad \frac{dx_t}{dt} = \varepsilon - x_0 , \qquad
-# L = E\,\big\| u_\theta(x_t, t) - (\varepsilon - x_0) \big\|^2 .$$
+# L = E\,\| u_\theta(x_t, t) - (\varepsilon - x_0) \|^2 .$$
 #
 # For one pair the velocity is constant, true. But *which* pair? Many lines run through one point $x_t$, and the net
 # hears of none of them; it can learn only their mean, $u = E[\varepsilon - x_0 \mid x_t]$. So there is probability in
 # it after all, and the mean turns as one walks: the lines are straight, the flow is curved. (It is a velocity, too, not
 # the "acceleration" of the note.) The times are drawn as sigmoid(z), z normal: more in the middle, where it is hard.
-# One note draws such times and then uses others to look them up; net and mixture must be told *the same t*.
+# One note draws such times and then uses others to look them up; net and mixture must be told *the same t*. (And a note
+# has this loss equal to the noise loss "up to a constant": it is the noise loss over $(1-t)^2$, a function of t.)
 
 # %%
 net, steps = kit.Net(), kit.few(480)

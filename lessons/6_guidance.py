@@ -3,12 +3,11 @@
 #
 # A note: *in training the prompt is left out with p = 0.1; in sampling*
 #
-# $$\varepsilon = \varepsilon_\varnothing + w\,(\varepsilon_c - \varepsilon_\varnothing), \quad
-# \textit{w > 1 strengthens the condition, w = 7.5 by default, and the results are better.}$$
+# $$\varepsilon = \varepsilon_\varnothing + w\,(\varepsilon_c - \varepsilon_\varnothing) ,$$
 #
-# The formula is right. Its program has the two halves of the batch swapped, so that it guides *away* from the prompt;
-# it leaves the prompt out for a whole batch or not at all; and 7.5 is a number of Stable Diffusion. Better, at what
-# price?
+# *where w > 1 strengthens the condition for better results, 7.5 by default.* The formula is right. Its program has the
+# two halves of the batch swapped, so that it guides *away* from the prompt; it leaves the prompt out for a whole batch
+# or not at all; and 7.5 is a number of Stable Diffusion. Better, at what price?
 
 # %%
 import kit
@@ -100,7 +99,7 @@ for name, x in found.items():
         right = (log_p(x, torch.zeros(20)).argmax(1) == wanted).double().mean()
     rows[f"{name}\n{right:.0%} right, {(x.abs() > 1.2).double().mean():.0%} outside"] = x
     print(*list(rows)[-1].split("\n"), sep=": ")
-figure, axes = plt.subplots(len(rows), 1, figsize=(8, 6.4), layout="constrained")
+figure, axes = plt.subplots(len(rows), 1, figsize=(8, 5.8), layout="constrained")
 for axis, (name, x) in zip(axes, rows.items(), strict=True):
     kit.strip(axis, x[:10], name)
 kit.save(figure, "6_guidance")

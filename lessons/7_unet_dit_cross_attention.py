@@ -35,7 +35,7 @@ for written, gives, skip in ((256 + 128, 128, 256), (128 + 64, 64, 128), (64 + 1
 # %% [markdown]
 # ## Attention, and the DiT
 #
-# $$\mathrm{softmax}\big(q k^\top / \sqrt d\big)\, v, \qquad q = W_q h, \; k, v = W_{kv} h \;\text{ or }\; W_{kv} c .$$
+# $$\mathrm{softmax}(q k^\top / \sqrt d)\, v, \qquad q = W_q h, \; k, v = W_{kv} h \;\text{ or }\; W_{kv} c .$$
 #
 # With keys and values from h itself the places of a picture talk to each other; with those from c they read the
 # condition. A **DiT** cuts the picture into patches, calls them tokens and uses nothing else (Peebles & Xie, 2022,

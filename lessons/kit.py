@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -128,4 +129,6 @@ def save(figure: Figure, name: str) -> None:
     """Keep the picture as NAME.png, here or in LESSON_PICTURES."""
     folder = Path(os.environ.get("LESSON_PICTURES", "."))
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
+    path = folder / f"{name}.png"
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)

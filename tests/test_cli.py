@@ -144,6 +144,19 @@ def test_json_of_every_reporting_verb(run: Path, tmp_path: Path, capsys: pytest.
     assert cost["forward_flops_per_sample"] > 0
 
 
+def test_info_of_a_folder_of_runs_lists_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["info", str(run.parent), "--json"]) == 0
+    rows = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows[run.name]["data"] == "digits" and rows[run.name]["step"] > 0
+    assert run_app(["info", "--ckpt", str(run.parent)]) == 0 and run.name in capsys.readouterr().out
+
+
+def test_lists_show_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["list", "samplers"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "eta=0.0" in lines["ddim"] and "[" not in lines["heun"]
+
+
 def test_plots_and_listings_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run_app(["plot", "schedules", "--output", str(tmp_path / "s.png"), "--paths", "vp_discrete,cosine_discrete,ve"])

@@ -58,7 +58,7 @@ def test_help_names_every_flag_and_fits_a_terminal(
     for entry in entries(COMMANDS[name].cls).values():
         assert entry.doc.endswith("."), f"{entry.name} has no sentence"
         assert entry.hidden or " ".join(entry.doc.split()) in words, "nothing is cut"
-        assert entry.hidden or (entry.name.upper() if entry.place else entry.flags[0]) in shown
+        assert entry.hidden or (entry.place or entry.flags[0]) in shown
     for flag in ("--request", "--import", "--debug", "--help"):
         assert flag in shown
 
@@ -79,7 +79,7 @@ def test_choices_defaults_and_what_must_be_given_are_told(name: str) -> None:
         text = next(
             text
             for flag, text in rows.items()
-            if flag.split()[0].split("/")[0] in (*entry.flags[:1], entry.name.upper(), f"{entry.name.upper()}...")
+            if flag.split()[0].split("/")[0] in (*entry.flags[:1], entry.place, f"{entry.place}...")
         )
         assert ("required" in text) == entry.required
         assert entry.required == any(row[1] == text for row in sections(COMMANDS[name].cls).get("Required", []))
@@ -141,7 +141,7 @@ def test_version_and_completion(
 ) -> None:
     assert run_app(["--version"]) == run_app(["-V"]) == 0
     assert capsys.readouterr().out == f"ebbflow {ebbflow.__version__}\n" * 2
-    assert run_app([]) == 0 and "Commands:" in capsys.readouterr().out
+    assert run_app([]) == 0 and "Train:" in capsys.readouterr().out
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SHELL", "/bin/zsh")
     assert run_app(["--show-completion"]) == 0 and "_EBBFLOW_COMPLETE" in capsys.readouterr().out

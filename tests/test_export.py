@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -303,7 +304,7 @@ def test_the_page_runs(
 CARDS = [(to, kind) for to in EXPORTERS for kind in ("label", "text") if (to, kind) != ("diffusers", "text")]
 
 
-@pytest.mark.parametrize(("to", "kind"), some(CARDS, ("safetensors", "label"), ("torch-export", "text")))
+@pytest.mark.parametrize(("to", "kind"), some(CARDS, ("safetensors", "label")))
 def test_the_card_says_how_it_is_used(
     to: str, kind: str, folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,15 +425,18 @@ class StubHub:
         import huggingface_hub.errors
 
         self.root, self.errors, self.asked = root, huggingface_hub.errors, list[dict[str, Any]]()
+        self.api, self.real = huggingface_hub.HfApi(), huggingface_hub
 
     def HfApi(self) -> StubHub:
         return self
 
     def create_repo(self, repo: str, **options: Any) -> None:
+        inspect.signature(self.api.create_repo).bind(repo, **options)
         self.asked.append({"create": repo, **options})
         (self.root / repo).mkdir(parents=True, exist_ok=options["exist_ok"])
 
     def upload_folder(self, *, folder_path: Path, repo_id: str, **options: Any) -> Any:
+        inspect.signature(self.api.upload_folder).bind(folder_path=folder_path, repo_id=repo_id, **options)
         self.asked.append({"upload": repo_id, **options})
         number = f"c{len(list((self.root / repo_id).iterdir()))}"
         shutil.copytree(folder_path, self.root / repo_id / number)
@@ -451,6 +455,8 @@ class StubHub:
         return str(found)
 
     def snapshot_download(self, repo: str, *, allow_patterns: list[str], revision: str | None, local_files_only: bool) -> str:  # fmt: skip
+        asked = {"allow_patterns": allow_patterns, "revision": revision, "local_files_only": local_files_only}
+        inspect.signature(self.real.snapshot_download).bind(repo, **asked)
         self.asked.append({"snapshot": repo, "allow": allow_patterns})
         return str(self._commit(repo, revision))
 
@@ -468,6 +474,7 @@ def test_a_run_goes_to_the_hub_and_comes_back(
     folder: Folders, stub: StubHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(folder("label"))
+    capsys.readouterr()
     assert run_app(["push", run, "me/digits", "--dry-run", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert set(shown["files"]) >= {"README.md", "config.json", "model.safetensors"} and stub.asked == []
@@ -483,6 +490,24 @@ def test_a_run_goes_to_the_hub_and_comes_back(
     allowed = [one["allow"] for one in stub.asked if "snapshot" in one]
     assert allowed and all(pattern.endswith(("json", "safetensors", "README.md")) for one in allowed for pattern in one)
     assert run_app(["sample", "--ckpt", "hf:me/digits@c0", "--num", "1", "--output", str(tmp_path / "a.png")]) == 0
+
+
+def test_what_was_downloaded_before_opens_without_a_network(
+    folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By huggingface-hub itself, in the places where it keeps its downloads."""
+    constants = pytest.importorskip(
+        "huggingface_hub", reason="huggingface-hub is missing: pip install -e '.[hub]'"
+    ).constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    kept, commit = tmp_path / "models--me--digits", "0123456789abcdef0123456789abcdef01234567"
+    ef.export(folder("label"), output=kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    own = ef.open(folder("label"), device="cpu").sample(num=1).x
+    for name in ("hf:me/digits", "hf:me/digits@main", f"hf:me/digits@{commit}"):
+        assert torch.equal(ef.open(name, device="cpu").sample(num=1).x, own)
 
 
 def test_the_hub_refuses_in_one_sentence_without_the_token(

@@ -29,8 +29,10 @@ from ebbflow.data import Splits, load_dataset
 from ebbflow.errors import CheckpointError
 from ebbflow.files import require_place, save_tensors, sweep, whole_file, write_text
 from ebbflow.requests.base import entries
+from ebbflow.requests.sampling import SampleRequest
 from ebbflow.runs import Trainer, open_run, task_of
 from ebbflow.runs.folder import METRICS, checkpoint_of, checkpoints, metrics
+from ebbflow.runs.plan import plan_of
 from ebbflow.training import checkpoint
 from ebbflow.training.checkpoint import read, restore, write_state
 from ebbflow.training.task import Draw, Loss
@@ -380,7 +382,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(digits: Splits, tmp_p
     ):
         list(events)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step_000002"]
-    with pytest.raises(FloatingPointError, match=r"weights are not finite after step 2.*The last checkpoint is"):
+    with pytest.raises(FloatingPointError, match=r"weights are not finite after step 3.*The last checkpoint is"):
         trainer._require_finite()
 
 
@@ -460,6 +462,16 @@ def test_odd_data_trains_or_is_refused_in_a_sentence(
     said = capsys.readouterr().err
     assert code == (2 if says else 0) and says in said, said
     assert bool(checkpoints(tmp_path / "run")) == (not says)
+
+
+def test_of_a_thousand_classes_a_hundred_are_shown(tmp_path: Path) -> None:
+    """A label of 99,999 made 800,000 samples of a command that names none."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "many.npz", arr_0=pixels, arr_1=np.arange(40) * 25)
+    words = ["train", "--data", str(tmp_path / "many.npz"), *IMAGES, *LENGTH, "--save-dir", str(tmp_path / "run")]
+    assert run_app(words) == 0
+    model = ef.open(tmp_path / "run", device="cpu")
+    assert len(model.label_names) == 976 and len(plan_of(model, SampleRequest()).seeds) == 800
 
 
 # -- processes and terminals ------------------------------------------------------------------------------------------

@@ -67,11 +67,11 @@ def test_an_unknown_text_encoder_fails_in_one_sentence(looks: list[Any]) -> None
 @pytest.mark.parametrize("verb", ["reconstruct", "likelihood", "search-grid"])
 def test_verbs_that_want_a_run_say_so(verb: str, looks: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app([verb, "--ckpt", f"hf:{NAME}"]) == 2
-    assert "names a model of diffusers, and a run of ebbflow is wanted here" in capsys.readouterr().err
+    assert "names a model on the hub, and the folder of a run is wanted here" in capsys.readouterr().err
     assert run_app([verb, "--help"]) == 0
     assert "hf:" not in capsys.readouterr().out and looks == []
 
 
 def test_a_run_is_no_name_of_the_hub() -> None:
-    with pytest.raises(CheckpointError, match="names a model of diffusers"):
+    with pytest.raises(CheckpointError, match="names a model on the hub"):
         Model.from_run(f"hf:{NAME}")

@@ -37,7 +37,7 @@ def notebooks() -> ModuleType:
 @each_lesson
 def test_it_runs_and_the_library_says_the_same(lesson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends with comparisons of its own numbers with the library's, which raise where they differ."""
-    monkeypatch.setenv("LESSON_STEPS", "2")
+    monkeypatch.setenv("LESSON_STEPS", "4")
     monkeypatch.setenv("LESSON_PICTURES", str(tmp_path))
     monkeypatch.syspath_prepend(str(lesson.parent))
     monkeypatch.setattr(plt, "show", None)
@@ -64,6 +64,10 @@ def formulas(words: str) -> list[str]:
     return [" ".join(found.split()) for found in re.findall(r"\$\$(.*?)\$\$", words, re.DOTALL)]
 
 
+def cited(words: str) -> set[str]:
+    return set(re.findall(r"arXiv \d+\.\d+|\]\(.*?\)", " ".join(words.split())))
+
+
 @each_lesson
 def test_both_languages_share_code_and_formulas(lesson: Path, notebooks: ModuleType) -> None:
     english, chinese = (notebooks.cells(lesson.stem, language) for language in ("en", "zh"))
@@ -71,7 +75,7 @@ def test_both_languages_share_code_and_formulas(lesson: Path, notebooks: ModuleT
     for (kind, text), (_, other) in zip(english, chinese, strict=True):
         if kind == "markdown":
             assert formulas(text) == formulas(other)
-            assert set(re.findall(r"arXiv [\d.]+|\]\(.*?\)", text)) == set(re.findall(r"arXiv [\d.]+|\]\(.*?\)", other))
+            assert cited(text) == cited(other)
             assert text.count("\n## ") == other.count("\n## ") and re.search(r"[\u4e00-\u9fff]", other)
 
 
@@ -81,6 +85,13 @@ def test_its_notebook_is_the_lesson(lesson: Path, notebooks: ModuleType, tmp_pat
     code = "\n\n".join("".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code")
     assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(lesson.read_text(encoding="utf-8")))
     assert made["nbformat"] == 4 and all(cell["metadata"] == {} for cell in made["cells"])
+
+
+def test_the_index_leads_to_every_page_in_both_languages() -> None:
+    names = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"} | {path.name for path in LESSONS}
+    for page in ("index.md", "zh/index.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert {Path(target).name for target in re.findall(r"\]\(([\w./-]+)\)", text)} == names, page
 
 
 def test_links_of_the_chinese_pages_lead_somewhere() -> None:

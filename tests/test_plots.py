@@ -187,6 +187,14 @@ def test_names_that_no_font_can_write_are_numbers_and_told(monkeypatch: pytest.M
     fonts._file_for.cache_clear()
 
 
+@pytest.mark.filterwarnings("error")
+def test_plots_write_any_script_that_a_font_has() -> None:
+    if fonts._file_for(frozenset("狗")) is None:
+        pytest.skip("no font of this machine has Chinese letters")
+    drawn = [np.asarray(draw_runs({name: ROWS, "b": ROWS})) for name in ("狗", "猫", "Bär")]
+    assert len({one.tobytes() for one in drawn}) == 3
+
+
 def test_a_font_is_chosen_by_the_letters_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of fonts that have one letter each, the one that has the text's; accents that none has are left out."""
     known = {"a.ttf": "ж", "b.ttf": "狗"}

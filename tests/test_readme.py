@@ -124,6 +124,25 @@ def test_both_languages_show_the_same_commands_and_picture() -> None:
         assert (ROOT / image).is_file()
 
 
+def test_the_table_of_peers_counts_what_there_is() -> None:
+    from ebbflow.cli.app import VERBS
+    from ebbflow.core.paths import PATHS
+    from ebbflow.methods.samplers import SAMPLERS
+
+    counts = [len(SAMPLERS), len(PATHS), len(VERBS)]
+    for name, words in (
+        ("README.md", "{} samplers, {} paths|`ebbflow`, {} verbs"),
+        ("README.zh-CN.md", "{} 种采样器、{} 条路径|`ebbflow`，{} 个动词"),
+    ):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert all(part in text for part in words.format(*counts).split("|"))
+
+
+def test_the_animation_is_small_and_moves() -> None:
+    file = ROOT / "docs" / "images" / "noise_to_digits.webp"
+    assert file.stat().st_size < 500_000 and Image.open(file).n_frames > 10  # type: ignore[attr-defined]
+
+
 def test_make_knows_what_the_readme_calls() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     called = [

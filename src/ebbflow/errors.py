@@ -29,9 +29,15 @@ def missing(what: str, package: str, extra: str) -> ImportError:
 
 def nearest(name: str, known: list[str]) -> str:
     """The sentence that helps after an unknown name: the closest spellings, then the whole list."""
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    alike = {_letters(one): one for one in known}
+    close = [alike[one] for one in difflib.get_close_matches(_letters(name), alike, n=2, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     return f"{hint}Known: {', '.join(sorted(known))}."
+
+
+def _letters(name: str) -> str:
+    """A name as it is said: no case, one kind of joint, a plus as the p that names have for it."""
+    return name.lower().replace("+", "p").replace("-", "_").replace(" ", "_")
 
 
 def has(registry: Mapping[str, T], name: str) -> bool:

@@ -33,9 +33,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is missing: pip install 'ebbflow[browser]'"
-    )
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[browser]'")
     path = chromium()
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
@@ -73,7 +71,7 @@ class Studio:
 
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    pytest.importorskip("fastapi", reason="the server's packages are missing: pip install 'ebbflow[studio]'")
+    pytest.importorskip("fastapi", reason="the server's packages are missing: pip install -e '.[studio]'")
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(RUN, folder / "digits")
     (folder / "compare.html").write_text("<h1>A comparison</h1>", encoding="utf-8")

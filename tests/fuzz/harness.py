@@ -118,9 +118,8 @@ class Server:
 
     def close(self) -> None:
         """End it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(10)
+        self.process.kill()
+        self.process.wait()
 
     def tried(self, case: Case) -> Outcome:
         """What becomes of a case, in a fresh copy of the furnished folder."""

@@ -441,6 +441,7 @@ def documents(draw: st.DrawFn) -> Case:
         if "output" in entries(COMMANDS[words].cls)
         else [*words, "--request", "r.toml"]
     )
+    argv += ["--max-steps=1", "--batch-size=4", "--save-dir=run", *tiny(words[0])] if words[0] in TRAINING else []
     return Case(argv=tuple(argv), files={"r.toml": toml})
 
 

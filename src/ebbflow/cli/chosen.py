@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ebbflow.cli.command import spelled
+from ebbflow.documents import read_json
+from ebbflow.errors import ConfigError
+from ebbflow.requests.training import TrainRequest
+from ebbflow.values import Wrong
 
 if TYPE_CHECKING:
     from ebbflow.config import AnyConfig, DataConfig, Layer
     from ebbflow.data import Dataset, Found
     from ebbflow.runs.choice import Chosen
 
+DEFAULT_PRESET = "digits"
 COLOURS = {1: "grey", 3: "colour", 4: "colour with opacity"}
 GOES_BY = {
     "label": "labels",
@@ -21,10 +29,28 @@ GOES_BY = {
 }
 
 
+def read_layer(path: Path) -> Layer:
+    """The sections of a TOML file, or of the config.json that a run keeps.
+
+    Raises:
+        ConfigError: missing or malformed.
+    """
+    from ebbflow.config import read_toml
+
+    if path.suffix.lower() != ".json":
+        return read_toml(path)
+    try:
+        found = read_json(path)["config"]
+        return {name: {key: v for key, v in section.items() if v is not None} for name, section in found.items()}
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration file {path} does not exist.") from error
+    except (Wrong, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"configuration file {path} is no config.json of a run.") from error
+
+
 def below(preset: str | None, file: Path | None, above: Layer, folder: Path) -> Chosen:
     """What lies under everything that the user says: the preset, or what the folder's run was begun with, or nothing
     under a file that says all, or what suits the data."""
-    from ebbflow.cli.train import DEFAULT_PRESET, read_layer
     from ebbflow.config import read_preset
     from ebbflow.runs.choice import Chosen, choose_for
     from ebbflow.runs.folder import CONFIG, description
@@ -89,7 +115,8 @@ def told(found: Found, config: AnyConfig, data: Dataset, chosen: Chosen) -> list
         ]
         lines.append("; ".join([f"conditioned on {GOES_BY.get(kind, kind)}", *unused]))
     named = [f"preset {chosen.preset} (others: ebbflow list presets)"] if chosen.preset else []
-    return [*lines, *(["; ".join([*named, *chosen.said])] if named or chosen.said else [])]
+    said = "; ".join([*named, *chosen.said])
+    return [*lines, *([re.sub(r"\((?=[a-z]+\.)", "(--set ", spelled(said, TrainRequest))] if said else [])]
 
 
 def _many(num: int, what: str) -> str:

@@ -13,10 +13,17 @@ from ebbflow.requests.tools import DoctorRequest, InfoRequest, ListRequest
 
 
 def info(request: InfoRequest) -> None:
-    """Say what a run is: configuration, data, steps, held-out loss, versions."""
+    """Say what a run is: configuration, data, steps, held-out loss, versions; of a folder of runs, which there are."""
     from ebbflow.runs import open_run
     from ebbflow.runs.folder import best_of, metrics
     from ebbflow.training.task import Joined
+
+    if runs := _runs_in(Path(request.ckpt)):
+        if request.json:
+            print_json(runs)
+        else:
+            print_rows([{key: key for key in runs[0]}, *runs])
+        return
 
     opened = open_run(request.ckpt)
     tensors = Joined.inner_of(opened.checkpoint.tensors("model"))
@@ -42,6 +49,27 @@ def info(request: InfoRequest) -> None:
     for section, values in facts["config"].items():
         print(f"\n[{section}]")
         print_rows([{"key": key, "value": value} for key, value in values.items()])
+
+
+def _runs_in(folder: Path) -> list[dict[str, Any]]:
+    """A row for each run in a folder that is none itself: its name, data, net and last step."""
+    from ebbflow.runs.folder import description, metrics
+
+    if (folder / "config.json").is_file() or not folder.is_dir():
+        return []
+    found = []
+    for one in sorted(path.parent for path in folder.glob("*/config.json")):
+        config = description(one).get("config", {})
+        rows = metrics(one)
+        found.append(
+            {
+                "run": one.name,
+                "data": config.get("data", {}).get("name", "-"),
+                "net": config.get("net", {}).get("kind", "-"),
+                "step": max((row["step"] for row in rows if "step" in row), default=0),
+            }
+        )
+    return found
 
 
 def _catalogue() -> dict[str, Any]:

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebbflow.cli.chosen import below, fitting, told
+from ebbflow.cli.chosen import DEFAULT_PRESET, below, fitting, read_layer, told
 from ebbflow.cli.common import print_json, print_rows, this_command
 from ebbflow.cli.errors import at_batch_size
 from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
-from ebbflow.documents import read_json
-from ebbflow.errors import ConfigError
 from ebbflow.requests.base import entries
 from ebbflow.requests.training import (
     DistillRequest,
@@ -26,14 +24,11 @@ from ebbflow.requests.training import (
     TrainClassifierRequest,
     TrainRequest,
 )
-from ebbflow.values import Wrong
 
 if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Found, Splits
     from ebbflow.runs.choice import Chosen
-
-DEFAULT_PRESET = "digits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +130,7 @@ def _above(request: Settings) -> Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ToTrain:
     """What a request comes to.
 
     Args:
@@ -156,7 +151,7 @@ class Asked:
         return told(self.found, self.config, self.splits.train, self.chosen)
 
 
-def asked(kind: Kind, request: Settings, chosen: Chosen) -> Asked:
+def asked(kind: Kind, request: Settings, chosen: Chosen) -> ToTrain:
     """The configuration, from what was chosen and what the user says over it, and its data."""
     from ebbflow.config import merge, parse_as
     from ebbflow.data import found_in, look
@@ -171,26 +166,7 @@ def asked(kind: Kind, request: Settings, chosen: Chosen) -> Asked:
     if request.epochs is not None:
         steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
-    return Asked(config=config, splits=splits, found=found, chosen=chosen)
-
-
-def read_layer(path: Path) -> Layer:
-    """The sections of a TOML file, or of the config.json that a run keeps.
-
-    Raises:
-        ConfigError: missing or malformed.
-    """
-    from ebbflow.config import read_toml
-
-    if path.suffix.lower() != ".json":
-        return read_toml(path)
-    try:
-        found = read_json(path)["config"]
-        return {name: {key: v for key, v in section.items() if v is not None} for name, section in found.items()}
-    except FileNotFoundError as error:
-        raise ConfigError(f"configuration file {path} does not exist.") from error
-    except (Wrong, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"configuration file {path} is no config.json of a run.") from error
+    return ToTrain(config=config, splits=splits, found=found, chosen=chosen)
 
 
 def flags_of(request: Settings) -> Layer:
@@ -242,7 +218,7 @@ def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
         return 130 if config is None else _train(kind, replace(what, config=config), folder, as_json=request.json)
 
 
-def _with_autoencoder(what: Asked, folder: Path) -> Any:
+def _with_autoencoder(what: ToTrain, folder: Path) -> Any:
     """The configuration, with the autoencoder that it wants trained first in the place of "train"; None where that was
     stopped."""
     from ebbflow.runs.choice import TRAIN, autoencoder_for
@@ -264,7 +240,7 @@ def _with_autoencoder(what: Asked, folder: Path) -> Any:
     return replace(config, latent=replace(config.latent, autoencoder=str(own if own.is_file() else first)))
 
 
-def _train(kind: Kind, what: Asked, folder: Path, *, as_json: bool) -> int:
+def _train(kind: Kind, what: ToTrain, folder: Path, *, as_json: bool) -> int:
     from ebbflow.runs import Trainer, task_of
     from ebbflow.runs.same_data import in_order_of
     from ebbflow.training.world import here
@@ -309,7 +285,7 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
     )
 
 
-def _describe(what: Asked, request: Settings) -> int:
+def _describe(what: ToTrain, request: Settings) -> int:
     """Print the resolved configuration and, of a model, its parameters, FLOPs and the time of a step, measured."""
     from ebbflow.config import RunConfig, to_dict
     from ebbflow.runs.cost import measure_cost

@@ -6,15 +6,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ebbflow.core.condition import Cond, Condition, GivenImage
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
 from ebbflow.values import Below1, Depth, Width, check_fields
+
+Side = Annotated[int, Interval(ge=1, le=1 << 24)]
 
 
 class Conditioner(nn.Module):
@@ -132,13 +135,13 @@ class DataFacts:
         picture_dims: shape of the picture that the data brings for each sample, else None.
     """
 
-    dims: tuple[int, ...]
+    dims: tuple[Side, ...]
     is_image: bool
     label_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
-    latent_dims: tuple[int, ...] | None = None
-    picture_dims: tuple[int, ...] | None = None
+    latent_dims: tuple[Side, ...] | None = None
+    picture_dims: tuple[Side, ...] | None = None
 
     @property
     def state_dims(self) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ def read_arrays(path: Path, keys: Iterable[str]) -> dict[str, Array | None]:
             return {name: _member(archive, one) if one in wanted else None for name, one in names.items()}
     except Wrong as wrong:
         raise DataError(f"{path} {wrong}") from None
-    except DataError:
+    except (DataError, FileNotFoundError):
         raise
     except Exception as error:  # of a damaged archive or header numpy and zipfile raise nearly anything
         raise DataError(f"{path} cannot be read as an .npz file of plain arrays: {_first_line(error)}") from error

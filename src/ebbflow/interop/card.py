@@ -23,7 +23,7 @@ SETTINGS = ("sampler", "steps", "guidance", "num")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ModelCard:
     """README.md of an export, its front matter in the form that model hubs read.
 
     Args:

@@ -17,7 +17,7 @@ import torch
 from ebbflow.config import to_dict
 from ebbflow.errors import ConfigError, choose, missing
 from ebbflow.files import save_tensors, whole_folder, write_text
-from ebbflow.interop.card import Card, sample_picture
+from ebbflow.interop.card import ModelCard, sample_picture
 from ebbflow.interop.programs import OUTPUTS, described, programs_of, traced
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.requests.tools import ExportRequest
@@ -33,17 +33,17 @@ PLACES = (("data", "name"), ("latent", "autoencoder"), ("init", "run"), ("teache
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class Written:
     """What an exporter has to say of its folder: the library that opens it, and how, in Python that knows `folder`."""
 
     library: str
     use: str
 
 
-Exporter = Callable[[Model, Path], Made]
+Exporter = Callable[[Model, Path], Written]
 
 
-def to_safetensors(model: Model, folder: Path) -> Made:
+def to_safetensors(model: Model, folder: Path) -> Written:
     """Weights as model.safetensors, everything else as config.json: what `ef.open` reads, from a hub too."""
     run = model.require_run("only those are exported")
     assert isinstance(model.denoiser, NetDenoiser) and isinstance(model.denoiser.net, torch.nn.Module)
@@ -57,22 +57,22 @@ def to_safetensors(model: Model, folder: Path) -> Made:
     for name in BESIDE:
         if (run.checkpoint.folder / name).is_file():
             shutil.copyfile(run.checkpoint.folder / name, folder / name)
-    return Made(
+    return Written(
         library="ebbflow",
         use='import ebbflow as ef\n\nmodel = ef.open(folder)\nmodel.sample().save("samples.png")',
     )
 
 
-def to_torch_export(model: Model, folder: Path) -> Made:
+def to_torch_export(model: Model, folder: Path) -> Written:
     """Traced programs for PyTorch alone, any batch: step.pt2, and of a model of latents decoder.pt2 and encoder.pt2."""
     for name, (program, inputs) in programs_of(model).items():
         torch.export.save(traced(program, inputs), folder / f"{name}.pt2")
     facts = _facts(model, folder)
     begin = 'import torch\n\nstep = torch.export.load(f"{folder}/step.pt2").module()'
-    return Made(library="pytorch", use=f"{begin}\n{_loop(facts, 'step({given})[0]')}")
+    return Written(library="pytorch", use=f"{begin}\n{_loop(facts, 'step({given})[0]')}")
 
 
-def to_onnx(model: Model, folder: Path) -> Made:
+def to_onnx(model: Model, folder: Path) -> Written:
     """ONNX graphs for any batch: step.onnx, and of a model of latents decoder.onnx and encoder.onnx; needs the extra
     `onnx`."""
     for name, (program, inputs) in programs_of(model).items():
@@ -80,10 +80,10 @@ def to_onnx(model: Model, folder: Path) -> Made:
     facts = _facts(model, folder)
     begin = 'import onnxruntime\nimport torch\n\nstep = onnxruntime.InferenceSession(f"{folder}/step.onnx")'
     call = 'torch.tensor(step.run(["x_s"], {{k: v.numpy() for k, v in dict({named}).items()}})[0])'
-    return Made(library="onnx", use=f"{begin}\n{_loop(facts, call)}")
+    return Written(library="onnx", use=f"{begin}\n{_loop(facts, call)}")
 
 
-def to_diffusers(model: Model, folder: Path) -> Made:
+def to_diffusers(model: Model, folder: Path) -> Written:
     """A pipeline of diffusers with code of its own, which needs torch and diffusers but not ebbflow: the traced step,
     DDIM, Euler or Heun around it, guidance, the decoder of latents."""
     parts = programs_of(model)
@@ -97,7 +97,7 @@ def to_diffusers(model: Model, folder: Path) -> Made:
     index: dict[str, Any] = {"_class_name": ["pipeline", "EbbflowPipeline"], "_diffusers_version": "0.35.0"}
     index |= {name: ["program", "Program"] if name in parts else [None, None] for name in ("step", "decoder")}
     write_text(folder / "model_index.json", json.dumps(index, indent=2))
-    return Made(
+    return Written(
         library="diffusers",
         use="from diffusers import DiffusionPipeline\n\n"
         "pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)\n"
@@ -137,7 +137,7 @@ def export(model: Model, request: ExportRequest, *, command: str = "", repo: str
             (partial / "samples.png").write_bytes(picture)
         imports, _, body = made.use.partition("\n\n")
         use = f"{imports}\n{_found(request.to, repo or folder.name, bool(repo))}\n{body}"
-        card = Card(run=run, name=repo or folder.name, library=made.library, use=use, command=command)
+        card = ModelCard(run=run, name=repo or folder.name, library=made.library, use=use, command=command)
         write_text(partial / "README.md", card.text(request.license, is_pictured=picture is not None))
     return folder
 

@@ -24,7 +24,7 @@ from ebbflow.training.task import Task
 SAVE_SECONDS = 5.0  # between two states that are kept
 
 
-class Settings(Protocol):
+class LearnerSettings(Protocol):
     """How such a net is trained; see `ClassifierSettings`."""
 
     @property
@@ -40,7 +40,7 @@ class Settings(Protocol):
     def num_steps(self, num_train: int) -> int: ...
 
 
-def rows_of_step(data: Dataset, settings: Settings, step: int) -> torch.Tensor:
+def rows_of_step(data: Dataset, settings: LearnerSettings, step: int) -> torch.Tensor:
     """Rows from permutations of the data laid end to end, int64; batches are whole within an epoch."""
     num = min(settings.batch_size, len(data))
     per_epoch = len(data) // num
@@ -49,7 +49,12 @@ def rows_of_step(data: Dataset, settings: Settings, step: int) -> torch.Tensor:
 
 
 def learn(
-    task: Task, batches: Loader, num_train: int, settings: Settings, device: torch.device, keep: Path | None = None
+    task: Task,
+    batches: Loader,
+    num_train: int,
+    settings: LearnerSettings,
+    device: torch.device,
+    keep: Path | None = None,
 ) -> Generator[tuple[int, int], None, None]:
     """Train the net of `task` in place by AdamW on `batches` of so many entries; yields (steps done, steps in all).
 

@@ -132,7 +132,7 @@ class ClaimsRequest(Reporting, RunData, Batches):
     num: Annotated[int, Interval(ge=2, le=MOST), Doc("Samples of one setting; more than there are features (128).")] = (
         500
     )
-    output: Annotated[Path, Doc("The page; pictures go to images/ beside it.")] = Path("docs/claims.md")
+    output: Annotated[Path, Doc("The page; pictures go to images/ beside it.")] = Path("claims.md")
     only: Annotated[Names, Doc("Only these claims, such as steps,toy.")] = ()
     steps: Annotated[Steps, Doc("Numbers of steps of the first claim.")] = (5, 10, 20, 50, 100)
     few: Annotated[int, Interval(ge=2, le=MOST), Doc("Entries for what is measured sample by sample.")] = 32

@@ -69,8 +69,8 @@ def choose_for(found: Found, data: DataConfig) -> Chosen:
     layers: list[Layer] = [{"data": {"size": size, "flip": flip}}, *_for_number(found.num, below)]
     if found.num_pairs:
         layers.append({"conditioning": {"kind": "image"}})
-    brought = [f"brought to {size}x{size} (--img-size)"] if size and not data.size else []
-    mirrored = "mirrored at random (--set data.flip=false)" if flip else "not mirrored (--set data.flip=true)"
+    brought = [f"brought to {size}x{size} (`img_size`)"] if size and not data.size else []
+    mirrored = "mirrored at random (data.flip=false)" if flip else "not mirrored (data.flip=true)"
     return Chosen(preset=preset, layer=merge(below, *layers), said=(*brought, mirrored), found=found)
 
 

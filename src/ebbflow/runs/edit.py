@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from ebbflow.core.condition import rows_of
+from ebbflow.core.entries import Choice
 from ebbflow.core.noise import Noise
 from ebbflow.data import Dataset, to_uint8
+from ebbflow.data.npz import read_arrays
+from ebbflow.documents import parsed
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.files import whole_file
 from ebbflow.methods.denoise import Denoiser, conditional
@@ -24,6 +27,7 @@ from ebbflow.methods.editing import inpaint, interpolate, invert, last, psnr, sd
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk_from
 from ebbflow.progress import Stage, Work
+from ebbflow.requests.base import entries
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_finite, require_images
 from ebbflow.runs.pictures import as_mask, read_mask
@@ -38,6 +42,7 @@ from ebbflow.runs.plan import (
     rows_of_equal_length,
 )
 from ebbflow.runs.sample import Samples, bind, results
+from ebbflow.values import Wrong, convert
 
 SDEDIT, INPAINT = 0.6, 1.0  # strengths when nothing is said
 
@@ -282,14 +287,17 @@ def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
         DataError: missing, not such a file, or made for another shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            noise = torch.from_numpy(file["noise"]).float()
-            settings = {name: file[key].item() for key, name in NOISE_KEYS.items()}
-            with suppress(ValueError):  # older files hold a bare name
-                settings["grid"] = json.loads(settings["grid"])
+        arrays = read_arrays(path, ("noise", *NOISE_KEYS))
+        noise = torch.from_numpy(arrays["noise"]).float()
+        settings = {name: arrays[key].item() for key, name in NOISE_KEYS.items()}  # type: ignore[union-attr]
+        with suppress(Wrong):  # older files hold a bare name
+            settings["grid"] = convert(Choice, parsed(settings["grid"]))  # type: ignore[arg-type]
+        settings |= {
+            name: entries(EditRequest)[name].value(settings[name]) for name in ("sampler", "steps", "guidance")
+        }
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.") from error
-    except Exception as error:  # zip, header and key errors of many types
+    except (KeyError, AttributeError, TypeError, ValueError, Wrong) as error:
         raise DataError(f"{path} is not a file that `ebbflow invert` writes: {error}") from error
     if not bool(noise.isfinite().all()):
         raise DataError(f"{path} holds noise that is not finite. Invert the image again.")

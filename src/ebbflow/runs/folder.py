@@ -8,9 +8,9 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ from ebbflow.config import (
     parse_as,
     to_dict,
 )
+from ebbflow.documents import parsed, read_json
 from ebbflow.errors import CheckpointError, ConfigError, DataError
 from ebbflow.files import LOCK, PARTIAL, locked, sweep, write_text
 from ebbflow.latent import LatentSpace
@@ -36,6 +37,7 @@ from ebbflow.runs.latent_files import FILE, space_of
 from ebbflow.training import checkpoint
 from ebbflow.training.checkpoint import Checkpoint
 from ebbflow.training.task import Joined
+from ebbflow.values import Endless, Wrong, convert, record
 
 C = TypeVar("C", RunConfig, ClassifierConfig)
 FREE_KEYS = (
@@ -54,6 +56,8 @@ FREE_KEYS = (
 FREE_SECTIONS = ("sample", "engine")
 FORMAT = 2  # 1 had an objective's own tensors in files of their own; it is read for ever
 METRICS = "metrics.jsonl"
+Number = Annotated[float, Endless]
+LEVELS = dict[str, Number | None]
 CONFIG = "config.json"
 
 
@@ -134,15 +138,15 @@ def versions() -> dict[str, str]:
 
 
 def read_facts(facts: Mapping[str, Any]) -> DataFacts:
-    """The facts that `describe` wrote; what older versions did not write yet has its default."""
-    return DataFacts(
-        dims=tuple(facts["dims"]),
-        is_image=facts["is_image"],
-        label_names=tuple(facts["label_names"]),
-        captions=tuple(facts.get("captions", ())),
-        vectors=tuple(tuple(vector) for vector in facts.get("vectors", ())),
-        **{name: None if facts.get(name) is None else tuple(facts[name]) for name in ("latent_dims", "picture_dims")},
-    )
+    """The facts that `describe` wrote; what older versions did not write yet has its default.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    try:
+        return record(DataFacts, {f.name: facts[f.name] for f in fields(DataFacts) if f.name in facts})
+    except Wrong as wrong:
+        raise ConfigError(f"it {wrong}") from None
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -189,7 +193,7 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
         CheckpointError: nothing there, nothing of ours, of another kind, or of a later version.
     """
     if str(path).startswith("hf:"):
-        raise CheckpointError(f"{path} names a model of diffusers, and a run of ebbflow is wanted here.")
+        raise CheckpointError(f"{path} names a model on the hub, and the folder of a run is wanted here.")
     folder = Path(path).expanduser()
     if not folder.exists():
         raise CheckpointError(f"{folder} does not exist. Give the folder of a run, such as runs/demo.")
@@ -202,6 +206,8 @@ def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts,
     if int(opened.state.get("format", 1)) > FORMAT:
         raise CheckpointError(f"{opened.folder} was written by a later version of ebbflow. Bring this one up to date.")
     holds, kind = opened.state.get("kind", "model"), KINDS[cls]
+    if holds not in MADE_BY:
+        raise CheckpointError(f"{opened.folder} holds a trained {holds!r}, which this version does not know.")
     if holds != kind:
         raise CheckpointError(
             f"{path} holds a trained {holds}, and a {kind} is wanted here, which `ebbflow {MADE_BY[kind]}` makes. "
@@ -267,12 +273,12 @@ def description(folder: Path) -> dict[str, Any]:
     try:
         if not file.is_file():
             return {}
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return {**found, "config": dict(found["config"])}
-    except (ValueError, KeyError, TypeError) as error:
+        found: dict[str, dict[str, Any]] = read_json(file, dict[str, Any])
+        return {**found, "config": convert(dict[str, dict[str, Any]], found.get("config"))}
+    except Wrong as wrong:
         raise CheckpointError(
-            f"{file} does not describe a run ({type(error).__name__}: {error}). Mend it, or choose another `save_dir`."
-        ) from error
+            f"{file} does not describe a run: it {wrong} Mend it, or choose another `save_dir`."
+        ) from wrong
 
 
 def _require_home(folder: Path) -> None:
@@ -339,11 +345,14 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _row(line: str) -> dict[str, Any] | None:
+    """The line, where it is a step and what was measured then: numbers, and tables of numbers."""
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        row: dict[str, Any] = parsed(line, dict[str, Any])
+        for name, value in {"step": None, **row}.items():
+            convert(int if name == "step" else LEVELS if name.endswith("_by_log_snr") else Number, value)
+    except Wrong:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -50,14 +50,15 @@ def _plain(text: str) -> str:
 
 
 def let_be_read(figure: Figure) -> None:
-    """Give texts of a matplotlib figure a second family, where its first lacks their letters."""
+    """Have texts of a matplotlib figure in letters that can be written, with a second family where the first lacks
+    them."""
     from matplotlib.font_manager import FontProperties, fontManager
     from matplotlib.text import Text
 
-    for one in figure.findobj(Text):
-        assert isinstance(one, Text)
-        file = None if one.get_text().isascii() else _file_for(frozenset(one.get_text()))
-        if file is not None:
+    texts = [one for one in figure.findobj(Text) if isinstance(one, Text) and not one.get_text().isascii()]
+    for one, said in zip(texts, writable([one.get_text() for one in texts]), strict=True):
+        one.set_text(said)
+        if (file := None if said.isascii() else _file_for(frozenset(said))) is not None:
             fontManager.addfont(file)
             one.set_fontfamily([*one.get_fontfamily(), FontProperties(fname=file).get_name()])
 

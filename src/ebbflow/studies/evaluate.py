@@ -43,7 +43,7 @@ from ebbflow.training.world import here
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 ODE_NUM, ODE_STEPS = 100, 50  # samples that are followed along the model's own ODE, and steps of it
-FEW, FEW_ENTRIES = 128, 1000  # held-out entries that are no reference; entries that are few for a Frechet distance
+FEW, FEW_ENTRIES = 128, 256  # held-out entries that are no reference; entries that are few for a Frechet distance
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
 
 

@@ -125,7 +125,8 @@ def _panels(report: Report, label: str, ringed: Sequence[str], *, seconds: bool)
         return []
     floor = None if report.floor is None else report.floor.get("frechet")
     x = scale(label, [_cost(cell, seconds) for cell in good], log=True)
-    y = scale("Frechet distance", [cell.frechet for cell in good] + [floor or good[0].frechet])
+    tops = [cell.frechet + 2 * cell.errors.get("frechet", 0.0) for cell in good]
+    y = scale("Frechet distance", [*(cell.frechet for cell in good), *tops, floor or good[0].frechet])
     found = []
     for run in _names(report, "run"):
         row = []
@@ -156,5 +157,5 @@ def _lines(report: Report, cells: Sequence[Cell], ringed: Sequence[str], seconds
 def _point(cell: Cell, *, x: float, ringed: bool) -> Point:
     error = cell.errors.get("frechet", 0.0)
     bar = f" ± {error:.2g}" if error else ""
-    title, note = f"{cell.name}: {cell.frechet:.4g}{bar}", f"{cell.steps} steps"
+    title, note = f"{cell.name}: {cell.frechet:.4g}{bar}", str(cell.steps)
     return Point(x=x, y=cell.frechet, title=title, error=2 * error, ringed=ringed, note=note)

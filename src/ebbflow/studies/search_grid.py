@@ -48,7 +48,7 @@ def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[st
     other = _plan(model, request, request.seed + request.num)
     judge = bind(model, other)
     start = _start(model, judge, other, times)
-    found = []
+    found: list[dict[str, Any]] = []
     for n in request.steps:
         yield Stage("judge on other seeds", len(found), len(request.steps))
         found.append(_found(judge, request, torch.stack(rows), times, start, n))

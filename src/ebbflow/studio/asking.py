@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ebbflow.conditioning import VectorConditioner
 from ebbflow.errors import ConfigError
+from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.requests.base import complete, values
 from ebbflow.requests.sampling import (
     EditCall,
@@ -214,3 +215,9 @@ def asked_by(model: Model) -> str | None:
     if isinstance(model.reader, VectorConditioner):
         return "vector"
     return "text" if hears_text(model) else "label" if model.is_conditional and model.label_names else None
+
+
+def jumps(model: Model) -> bool:
+    """Whether a model makes jumps that nothing can guide, unless another sampler is chosen."""
+    sampler = SAMPLERS.get(model.defaults.sampler)  # none where it is "auto"
+    return sampler is not None and sampler.jumps

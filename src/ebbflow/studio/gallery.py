@@ -139,14 +139,21 @@ def state_of(path: Path, known: dict[str, Any], step: int, num_steps: int) -> st
 def damage_of(path: Path, known: dict[str, Any]) -> str:
     """What is wrong with a run, as far as a look at its files tells; "" where nothing is."""
     if not known:
-        return f"its {CONFIG} cannot be read as that of a run."
+        return f"Its {CONFIG} cannot be read as that of a run."
     saved = checkpoints(path)
     if not saved:
         return ""
     newest, state = saved[-1], saved[-1] / "state.json"
     if not state.is_file():
-        return f"{newest.name} has no {state.name}."
-    return next((f"{file.name} of {newest.name} is empty." for file in newest.iterdir() if not file.stat().st_size), "")
+        return f"Its checkpoint {newest.name} has no {state.name}."
+    return next(
+        (
+            f"{file.name} of its checkpoint {newest.name} is empty."
+            for file in newest.iterdir()
+            if not file.stat().st_size
+        ),
+        "",
+    )
 
 
 def trainer_of(path: Path) -> int | None:

@@ -26,6 +26,7 @@ from ebbflow.studio.asking import (
     edit_question,
     generation,
     image_edit,
+    jumps,
     place_of,
     sample_question,
 )
@@ -261,6 +262,6 @@ async def described(desk: Desk, name: str) -> dict[str, Any]:
         "asked_by": asked_by(model),
         "examples": [one for one in model.examples if isinstance(one, str | tuple)],
         "numbers": model.reader.size if isinstance(model.reader, VectorConditioner) else 0,
-        "guidable": model.is_guidable,
+        "guidable": model.is_guidable and not jumps(model),
         "defaults": {one.name: getattr(given, one.name) for one in fields(given)},
     }

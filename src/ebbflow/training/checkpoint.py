@@ -8,21 +8,25 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
+from ebbflow.documents import read_json
 from ebbflow.errors import CheckpointError
 from ebbflow.files import file_hash, link_or_copy, load_described, load_tensors, save_tensors, whole_folder
 from ebbflow.training.ema import EMA
 from ebbflow.training.task import Task
 from ebbflow.training.world import World
+from ebbflow.values import Wrong, record
 
 T = TypeVar("T")
+Counted = Annotated[int, Ge(0)]
 FIRST_NAMES = {"task": "times"}  # what parts were called in the first format
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")  # of an optimiser: tensors like the parameter that they belong to
 
@@ -114,6 +118,22 @@ class Checkpoint:
         return f" Name another one, such as {others[-1]}." if others else ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What is read of a `state.json`, by its types."""
+
+    step: Counted
+    format: Counted = 1
+    kind: str = "model"
+    config: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    ema_updates: Counted = 0
+    samples_seen: Counted = 0
+    minutes: Annotated[float, Ge(0)] = 0.0
+
+
 def save(
     folder: Path,
     *,
@@ -166,13 +186,12 @@ def read(folder: Path) -> Checkpoint:
     """
     file = folder / ("config.json" if exported(folder) else "state.json")
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        if type(state["step"]) is not int or state["step"] < 0:
-            raise ValueError(f"its step is {state['step']!r}")
+        state: dict[str, Any] = read_json(file, dict[str, Any])
+        record(State, {f.name: state[f.name] for f in fields(State) if f.name in state})
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is no checkpoint: it has no state.json.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not the state of a checkpoint: {error}.") from error
+    except Wrong as wrong:
+        raise CheckpointError(f"{file} is not the state of a checkpoint: it {wrong}") from wrong
     if "sha256" in state and state["sha256"] != _seal(state):
         raise CheckpointError(f"{file} is damaged: it is not what was written (its sha256 differs).")
     named = re.fullmatch(r"step_(\d+)", folder.name)
@@ -189,8 +208,8 @@ def exported(folder: Path) -> list[Path]:
     if (folder / "state.json").is_file() or not (folder / "model.safetensors").is_file():
         return []
     try:
-        state = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = read_json(folder / "config.json")
+    except (OSError, Wrong):
         return []
     return [folder] if isinstance(state, dict) and "exported" in state else []
 

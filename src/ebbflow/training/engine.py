@@ -39,9 +39,10 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {name!r} is not available here ({str(error).splitlines()[0]}). Use `device` cpu."
-        ) from error
+        why = str(error).splitlines()[0]
+        if why.startswith("Expected one of"):  # and every kind that torch was ever built for
+            why = "the kinds are cpu, cuda, cuda:1 and mps"
+        raise ValueError(f"device {name!r} is not available here ({why}). Use `device` cpu.") from error
     return device
 
 

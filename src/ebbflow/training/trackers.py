@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in tensorboard/ of the run's folder: `tensorboard --logdir RUN`. A resumed run goes on there, without
+    """Event files in tensorboard/ of the run's folder, which TensorBoard is shown. A resumed run goes on there, without
     what was logged after the checkpoint that it goes on from.
 
     Args:

@@ -230,5 +230,19 @@ class Sampler:
 def sampler(
     *, order: int, evaluations: Cost | None, stochastic: bool = False, jumps: bool = False
 ) -> Callable[[Run], Sampler]:
-    """Declare a generator function a sampler of some order and cost."""
+    """Declare a generator function `(denoise, x, levels, *, options...)` a sampler of some order and cost.
+
+    It is given the grid as a list of `Level`, numbers t, alpha, sigma and their slopes, and yields a `Step` for each
+    of its steps; keywords are its options, and `noise` is where it draws from. DDIM:
+
+        @ef.sampler(order=1, evaluations=lambda n: n)
+        def mine(denoise, x, levels):
+            for t, s in pairwise(levels):
+                estimate = denoise(x, t.t)
+                x = ef.remix(estimate, s)  # alpha_s x0 + sigma_s eps
+                yield ef.Step(s.t, x, estimate)
+
+    Args:
+        order, evaluations, stochastic, jumps: as in `Sampler`.
+    """
     return partial(Sampler, order=order, evaluations=evaluations, stochastic=stochastic, jumps=jumps)

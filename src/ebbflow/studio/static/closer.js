@@ -49,6 +49,7 @@ export function closer(place, asked, choices) {
       return false;
     }
     now = picked;
+    if (picked.seed !== null) { fill(made); fill(said); }
     hint.hidden = true; tools.hidden = false;
     title.textContent = [picked.name, picked.seed === null ? null : `${t("seed")} ${picked.seed}`].filter(Boolean).join(" · ") || t("own");
     way.input.max = picked.way.length - 1;
@@ -123,7 +124,7 @@ export function closer(place, asked, choices) {
       fill(made, found.map((one) => h("figure", { class: "near" }, h("img", { class: "tile", src: `data:image/png;base64,${one.image}`, alt: `${t("data")} ${one.index}` }), h("figcaption", { class: "small muted" }, one.distance.toFixed(0)))));
     } catch (error) { fill(made); failed(error); }
   }
-  return { show, remade: remake, stop: () => work.abort() };
+  return { show, remade: remake, stop: () => work.abort(), forget: () => { if (waiting) choose("between"); } };
 }
 
 function waitingTiles(num) { return Array.from({ length: num }, () => h("div", { class: "tile ghost" })); }

@@ -31,7 +31,7 @@ export async function open(place, query) {
     asked.model = name;
     const model = await get("/studio/model", { name });
     Object.assign(asked, fresh(model, name === query.model ? query : {}));
-    fill(panel, controls(asked, usable, choices, model, choose, run, () => { stop.abort(); table.stopped(); }));
+    fill(panel, controls(asked, usable, choices, model, change, run, () => { stop.abort(); table.stopped(); }));
     run();
   }
   const change = async (name) => { try { await choose(name); } catch (error) { stop.abort(); failed(error, table.below, () => change(name)); } };

@@ -30,6 +30,7 @@ export function results(stage, look) {
   }
   async function draw(asked, abort, knobs) {
     what = { ...knobs };
+    look.forget();
     said.textContent = t("drawing");
     bar.value = 0;
     stage.classList.add("stale");
