@@ -201,3 +201,37 @@ def test_srun_says_it_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     assert launched() == World(rank=3, size=8)
     assert timeout().total_seconds() == 600
+
+
+CLUSTER = HERE.parent / "examples" / "cluster"
+
+
+def test_the_files_for_clusters_are_read_by_their_tools() -> None:
+    script = CLUSTER / "train.slurm"
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    assert "-m ebbflow train" in script.read_text()
+    yaml = pytest.importorskip("yaml")
+    service, job = yaml.safe_load_all((CLUSTER / "job.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert f"--nnodes={job['spec']['completions']}" in container["args"]
+    assert f"--nproc-per-node={container['resources']['limits']['nvidia.com/gpu']}" in container["args"]
+    assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
+
+
+def test_a_dry_run_says_what_a_process_would_take(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an MLP, whose state is 20 bytes a parameter: weights, gradients, two moments, an average."""
+    dry = ["train", "--data", "moons", "--batch-size", "64", "--set", "net.kind=mlp", "--dry-run", "--json"]
+    assert run_app([*dry, "--world-size", "4", "--device-memory", "1"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    memory, scale = said["scale"]["memory"], said["scale"]
+    own = said["num_parameters"] * 4
+    assert [memory[name] for name in ("weights", "gradients", "averages")] == [own] * 3
+    assert memory["optimiser"] == pytest.approx(2 * own, rel=1e-3)
+    assert (scale["world_size"], scale["rows"], scale["wire"]) == (4, 16, round(1.5 * own))
+    assert scale["accumulate"] == 1
+    assert run_app([*dry, "--world-size", "4", "--device-memory", "1e-6"]) == 0
+    assert json.loads(capsys.readouterr().out)["scale"]["accumulate"] is None
+    assert run_app([*dry, "--world-size", "5"]) == 2
+    assert "cannot be dealt evenly to 5 processes. Use 60 or 65" in capsys.readouterr().err
