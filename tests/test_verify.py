@@ -54,7 +54,8 @@ PATH = '''
 """A path from elsewhere: alpha = (1 - t)^2, sigma = t."""
 from dataclasses import dataclass
 import torch
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.coefficients import Coefficients
+from ebbflow.core.paths import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Path):

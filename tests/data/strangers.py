@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import ebbflow as ef
 from ebbflow.conditioning import Conditioner
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.operators import Dims, Operator
-from ebbflow.core.paths import Coefficients
 from ebbflow.core.times import TimeSampler
 from ebbflow.data import Dataset, Splits
 from ebbflow.methods.couplings import Coupling, Pairing, Pool

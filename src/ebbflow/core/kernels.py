@@ -12,8 +12,9 @@ from typing import Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.noise import Noise
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 
 Number = TypeVar("Number", float, Tensor)
 HALF_LEVEL = 1 / 255  # half the distance of two of the 256 levels of x = u8 / 127.5 - 1

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.core.table_curve import TableCurve
 from ebbflow.values import check_fields
@@ -28,36 +29,6 @@ LEAST_NOISE = 0.01  # sigma / alpha near t = 1, where sampling starts from noise
 REMEMBERED = 4096  # times at which a path keeps its coefficients
 Beta = Annotated[float, Interval(gt=0, le=1000)]
 LANES = 16  # a multiple of what processors compute at once: a float rounds alike in any company that fills the lanes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coefficients:
-    """alpha, sigma and their time derivatives at some times; float64 tensors of the shape of t."""
-
-    alpha: Tensor
-    sigma: Tensor
-    alpha_dot: Tensor
-    sigma_dot: Tensor
-
-    @cached_property
-    def numbers(self) -> tuple[float, float, float, float]:
-        """alpha, sigma, alpha' and sigma' at a single time as Python numbers."""
-        return float(self.alpha), float(self.sigma), float(self.alpha_dot), float(self.sigma_dot)
-
-    @cached_property
-    def derived(self) -> dict[Any, Any]:
-        """What was computed of these coefficients, by what it is; they are remembered together."""
-        return {}
-
-    @cached_property
-    def log_snr(self) -> Tensor:
-        """L = log(alpha^2 / sigma^2); +inf at clean data, -inf at pure noise."""
-        return 2 * (self.alpha.log() - self.sigma.log())
-
-    @property
-    def determinant(self) -> Tensor:
-        """D = alpha sigma' - alpha' sigma > 0, the rate at which data turns into noise."""
-        return self.alpha * self.sigma_dot - self.alpha_dot * self.sigma
 
 
 def warp(t: Tensor, shift: float) -> Tensor:

@@ -19,8 +19,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.entries import Choice, entry, spelt
-from ebbflow.core.paths import PATHS, Coefficients, Path
+from ebbflow.core.paths import PATHS, Path
 from ebbflow.core.shape import per_sample, weighted
 from ebbflow.values import check_fields
 

@@ -16,8 +16,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.entries import Choice, entry
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Prediction, prediction_of
 from ebbflow.core.times import TimeSampler, time_sampler
 from ebbflow.values import Positive, check_fields

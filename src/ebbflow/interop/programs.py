@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ebbflow.conditioning import ConditionedNet, Conditioner, ImageConditioner, PretrainedEncoder
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.condition import GivenImage
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import solve
 from ebbflow.core.times import TimeGrid, time_grid, uniform_grid
 from ebbflow.errors import ConfigError

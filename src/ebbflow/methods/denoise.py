@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.conditioning import ConditionedNet
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.condition import Cond, expand_rows, to_device
 from ebbflow.core.entries import Choice, entry, spelt
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.told import CLOCKS, SCALES, Clock, Scale, gap, same_to_the_net

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.condition import Cond
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import in_float64, per_sample
 from ebbflow.methods.denoise import Conditional, FlowMap

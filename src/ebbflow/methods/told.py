@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.entries import Choice, entry, spelt
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Prediction, path_name, prediction_of
 from ebbflow.core.shape import as_float64
 

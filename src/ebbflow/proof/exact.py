@@ -16,9 +16,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.kernels import posterior
 from ebbflow.core.noise import Noise
-from ebbflow.core.paths import Coefficients, Path
+from ebbflow.core.paths import Path
 from ebbflow.core.predictions import PREDICTIONS, Estimate, solve
 from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.methods.denoise import FlowMap

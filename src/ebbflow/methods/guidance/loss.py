@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebbflow.core.paths import Coefficients
+from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
 from ebbflow.errors import choose
