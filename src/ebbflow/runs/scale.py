@@ -11,6 +11,7 @@ from torch import Tensor
 from ebbflow.config import RunConfig
 from ebbflow.errors import ConfigError
 from ebbflow.memory import in_words
+from ebbflow.nets.fused import fused
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.training.batches import Batch
 from ebbflow.training.engine import Engine, device_of
@@ -90,7 +91,7 @@ def _kept(task: ModelTask, runs: Engine, batch: Batch, rows: int) -> int:
     device = device_of(task.net)
     some = batch.rows(range(rows), device)
     draw = Draw(seed=0, step=0, rows=range(rows), num=rows)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runs.autocast(device):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runs.autocast(device), fused():
         loss = task.loss(task.net, some, draw)
     assert loss.each.requires_grad
     return sum(found.values())
