@@ -34,7 +34,7 @@ def started(num: int, arguments: list[str], **more: str) -> list[subprocess.Pope
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {**os.environ, "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "EBBFLOW_TIMEOUT": "60", **more}
+    common |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "EBBFLOW_TIMEOUT": "240", **more}
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
