@@ -19,6 +19,7 @@ from ebbflow.metrics.frontier import Cell, advice, alike, cheapest_within, front
 from ebbflow.progress import finish
 from ebbflow.requests.studies import CompareRequest
 from ebbflow.runs import Model
+from ebbflow.runs import sample as sample_module
 from ebbflow.show.charts import Line, Point, draw_panel, scale
 from ebbflow.studies import compare as compare_module
 from ebbflow.studies.compare import append_cell, read_cells
@@ -76,14 +77,14 @@ def compared(capsys: pytest.CaptureFixture[str], *given: str) -> dict[str, Any]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The plans that are sampled, warming up left out."""
     seen: list[Any] = []
-    genuine = compare_module.generate
+    genuine = sample_module.generate
 
-    def watched(model: Any, plan: Any) -> Iterator[Any]:
+    def watched(model: Any, plan: Any, *more: Any) -> Iterator[Any]:
         if isinstance(model.denoiser, compare_module.Counted):
             seen.append(plan)
-        return genuine(model, plan)
+        return genuine(model, plan, *more)
 
-    monkeypatch.setattr(compare_module, "generate", watched)
+    monkeypatch.setattr(sample_module, "generate", watched)
     return seen
 
 

@@ -288,14 +288,14 @@ def test_other_settings_go_to_another_file(run_folder: Path, capsys: pytest.Capt
 def test_a_stopped_evaluation_goes_on_where_it_was(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = Model.from_run(run_folder), []
     request = EvaluateRequest(num=40, seed=100, sampler="euler", steps=2, batch_size=10)
-    genuine = evaluate_module.generate
+    genuine = sample_module.generate
 
     def watched(*args: Any, **more: Any) -> Iterator[Any]:
         for samples in genuine(*args, **more):
             seen.append(samples.plan.seeds[0])
             yield samples
 
-    monkeypatch.setattr(evaluate_module, "generate", watched)
+    monkeypatch.setattr(sample_module, "generate", watched)
     whole = finish(evaluate(model, request))
     assert seen == [100, 100, 110, 110, 120, 120, 130, 130]
     seen.clear()
@@ -316,7 +316,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(run_folder: Path, monkeypatch
 def test_control_c_says_that_the_same_command_goes_on(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    genuine = evaluate_module.generate
+    genuine = sample_module.generate
 
     def interrupted(*args: Any, **more: Any) -> Iterator[Any]:
         for samples in genuine(*args, **more):
@@ -324,7 +324,7 @@ def test_control_c_says_that_the_same_command_goes_on(
                 raise KeyboardInterrupt
             yield samples
 
-    monkeypatch.setattr(evaluate_module, "generate", interrupted)
+    monkeypatch.setattr(sample_module, "generate", interrupted)
     assert run_app(arguments(run_folder, "--seed", "200", "--batch-size", "10")) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert [file.name for file in (run_folder / "eval").glob(".partial*/batch*")] == ["batch-00000000.safetensors"]

@@ -15,6 +15,7 @@ import click
 
 from ebbflow.cli.command import SETTINGS, Failed, RequestCommand
 from ebbflow.cli.errors import explained
+from ebbflow.cli.together import launched, run_together
 from ebbflow.errors import nearest
 from ebbflow.requests.base import RENAMED
 
@@ -150,6 +151,7 @@ VERBS: dict[str, Verb | click.Command] = {
         "Write a run in a form that others open.", "tools", "exporting", "runs/digits --to onnx --output digits_onnx"
     ),
     "push": Verb("Put a run on the Hugging Face hub.", "tools", "exporting", "runs/digits USER/NAME --dry-run"),
+    "pack": Verb("Write a folder of pictures as tar shards.", "tools", "packing", "my_pictures shards"),
     "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),
     "doctor": Verb("Check this machine.", "tools", "inspect", ""),
@@ -192,7 +194,13 @@ app = Verbs(
 
 
 def run_app(arguments: Sequence[str]) -> int:
-    """Run the command line with `arguments`; returns the exit code."""
+    """Run the command line with `arguments`, in all processes that a launcher started; returns the exit code."""
+    if launched():
+        return run_together(_run, arguments, _say)
+    return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     rest, modules, debug = everywhere([_hyphened(a) for a in arguments])
     try:
         with _imported(modules):

@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parents[1]
 MENDABLE = (ConfigError, CheckpointError, DataError)
 ON_PURPOSE = (ValueError, ImportError, FloatingPointError)  # the user's where ebbflow or a plugin raises them
 BUG = 70  # as sysexits.h has it: an internal software error
+LOST = 75  # and a failure for a time: another process of the same work ended
 
 
 class OutOfMemory(Exception):
@@ -64,6 +65,8 @@ def explained(error: BaseException, cls: type[Any] | None = None, request: Any =
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         place = error.filename or "while writing"
         return f"the disk is full ({place}). Free some space and run the same command again.", 2
+    if isinstance(error, ConnectionAbortedError) and error.strerror:
+        return error.strerror, LOST
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
     if plugin := _plugin_of(error):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from ebbflow.cli.together import launched
 from ebbflow.progress import Stage, Work, finish
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 T = TypeVar("T")
+ECHO = 5.0  # seconds in which a launcher passes on a signal that its processes had from the terminal too
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
@@ -118,13 +121,15 @@ def follow(trainer: Any) -> bool:
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """A question that answers True after SIGINT, SIGTERM or SIGHUP, but for those that were ignored when this began; a
-    second signal ends the process at once."""
-    asked: list[int] = []
+    second signal ends the process at once, but for the one by which a launcher passes the first on."""
+    asked: list[float] = []
 
     def ask(number: int, frame: object) -> None:
-        if asked:
+        if asked and not (launched() and time.monotonic() - asked[0] < ECHO):
             raise KeyboardInterrupt
-        asked.append(number)
+        if asked:
+            return
+        asked.append(time.monotonic())
         if number != HANGUP:  # after which there is no terminal to print to
             warn("\nstopping after this step; again to stop at once")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,19 @@ def sample(request: SampleCommand) -> None:
     """Sample a trained model with any sampler, grid, number of steps and guidance."""
     from ebbflow.runs.plan import plan_of
     from ebbflow.runs.results import check_output, write
-    from ebbflow.runs.sample import dtype_of, generate
+    from ebbflow.runs.sample import dtype_of, sampled
+    from ebbflow.training.world import here
 
     check_output(request.output, request.trajectory)
     model = opened(request)
     plan = plan_of(model, request)
     began = time.perf_counter()
     _tell_choice(plan, request)
-    steps = watched(generate(model, plan), plan.num_batches * plan.num_steps)
+    world = here()
+    steps = watched(sampled(model, plan, world), plan.num_batches * plan.num_steps)
+    if not world.leads:
+        deque(steps, maxlen=0)
+        return
     command = this_command(_resolved(plan))
     written = write(model, plan, steps, request.output, trajectory=request.trajectory, command=command)
     seconds = time.perf_counter() - began

@@ -108,12 +108,14 @@ def compare(request: CompareCommand) -> None:
     from ebbflow.files import write_text
     from ebbflow.studies.compare import compare as work_of
     from ebbflow.studies.report import as_json, page
+    from ebbflow.training.world import here
 
     store = request.output.with_suffix(".cells.jsonl")
     models = [open_model(run, weights=request.weights, device=request.device) for run in request.runs]
     work = work_of(models, request, store, command=this_command())
     report = shown(work, f"stopped; finished cells are in {store}, and the same command goes on.", unit="eval")
-    write_text(request.output, page(report))
+    if here().leads:
+        write_text(request.output, page(report))
     if request.json:
         print_json({**as_json(report), "output": str(request.output), "store": str(store)})
     else:
@@ -146,9 +148,10 @@ def likelihood(request: LikelihoodRequest) -> None:
     """Measure the likelihood of held-out data, in bits a dimension: less is better."""
     from ebbflow.files import write_text
     from ebbflow.studies.likelihood import measure_likelihood
+    from ebbflow.training.world import here
 
     report = shown(measure_likelihood(opened(request), request), "stopped.", unit="sample")
-    if request.output is not None:
+    if request.output is not None and here().leads:
         write_text(request.output, json.dumps(report, indent=2))
     if request.json:
         print_json(report)

@@ -204,10 +204,13 @@ def _toml(value: Any) -> str:
 
 def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
     """Train to the end or until it is stopped, or only describe it."""
-    what = asked(kind, request, chosen)
+    from ebbflow.training.world import here
+
+    with here().leader_first():
+        what = asked(kind, request, chosen)
     with at_batch_size(what.config.train.batch_size):
         if request.dry_run:
-            return _describe(what, as_json=request.json)
+            return _describe(what, request)
         folder = request.save_dir or Path("runs") / kind.name.format(data=Path(what.config.data.name).stem)
         with redirect_stdout(sys.stderr if request.json else sys.stdout):
             tell("\n".join([f"{folder}: {what.lines[0]}", *what.lines[1:]]))
@@ -240,11 +243,13 @@ def _with_autoencoder(what: ToTrain, folder: Path) -> Any:
 def _train(kind: Kind, what: ToTrain, folder: Path, *, as_json: bool) -> int:
     from ebbflow.runs import Trainer, task_of
     from ebbflow.runs.same_data import in_order_of
+    from ebbflow.training.world import here
 
     config = what.config
     with redirect_stdout(sys.stderr if as_json else sys.stdout), stop_on_interrupt() as should_stop:
         use = kind.use.format(folder=shlex.quote(str(folder)), data=shlex.quote(config.data.name))
-        task = task_of(config, in_order_of(what.splits, folder), folder)
+        with here().leader_first():
+            task = task_of(config, in_order_of(what.splits, folder), folder)
         trainer = Trainer(task, command=this_command(), use=use, should_stop=should_stop)
         start = f"; going on from step {trainer.start}" if trainer.start else ""
         card = trainer.task.card().partition("\n")[0].rstrip(".")
@@ -280,20 +285,26 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
     )
 
 
-def _describe(what: ToTrain, *, as_json: bool) -> int:
+def _describe(what: ToTrain, request: Settings) -> int:
     """Print the resolved configuration and, of a model, its parameters, FLOPs and the time of a step, measured."""
     from ebbflow.config import RunConfig, to_dict
     from ebbflow.runs.cost import measure_cost
+    from ebbflow.training.world import here
 
     config, found = what.config, what.found
     is_model = isinstance(config, RunConfig)
-    cost = measure_cost(config, what.splits, found.num_train) if is_model else {"config": to_dict(config)}
-    if as_json:
-        print_json({**cost, "num_samples": found.num_train})
+    cost: dict[str, Any] = {"config": to_dict(config)}
+    if is_model:
+        size, there = request.world_size or here().size, request.device_memory
+        cost = measure_cost(config, what.splits, found.num_train, world_size=size, device_memory=there)
+    if request.json:
+        scale = cost.get("scale")
+        print_json({**cost, "scale": None if scale is None else scale.facts(), "num_samples": found.num_train})
         return 0
     print(as_toml(cost["config"]), "", *(f"# {line}" for line in what.lines), sep="\n")
     if is_model:
         print(_costs(cost, config))
+        print(*(f"# {line}" for line in (cost["scale"].lines() if cost["scale"] else ())), sep="\n")
     return 0
 
 

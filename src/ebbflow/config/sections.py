@@ -39,7 +39,7 @@ class DataConfig:
     """Which data.
 
     Args:
-        name: a name of `ebbflow list datasets`, an image folder, or an .npz file.
+        name: a name of `ebbflow list datasets`, an image folder, an .npz file, or shards such as "shards/*.tar".
         dir: where data sets lie or are downloaded to.
         size: resize images to this side.
         channels: convert images to 1, 3 or 4 channels.
@@ -47,6 +47,8 @@ class DataConfig:
         held_out: the share of a folder or an .npz file that is not trained on, below 1; by default a tenth.
         flip: mirror images at random, left for right, in training.
         crop: cut images in training to a random square that has lost at most this share of its side.
+        on_demand: read the images of a folder when they are asked for, as those of shards always are, and train on them
+            in an order that takes no memory.
     """
 
     name: str = "digits"
@@ -57,6 +59,7 @@ class DataConfig:
     held_out: Annotated[float, Interval(ge=0, lt=1)] | None = None
     flip: bool = False
     crop: Annotated[float, Interval(ge=0, le=0.9)] = 0.0
+    on_demand: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,11 +218,25 @@ class TeacherConfig:
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where it runs: "auto", "cpu", "cuda", "cuda:1", "mps"; "auto" precision is bf16 where the hardware multiplies
-    it; "auto" compiles on CUDA only, since on a CPU that does not earn its wait back."""
+    it; "auto" compiles on CUDA only, since on a CPU that does not earn its wait back.
+
+    Args:
+        workers: processes that read data on demand ahead of the training; 0 for none.
+        shard: whether the weights are dealt to processes; not there yet.
+    """
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"
+    workers: Every = 2
+    shard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shard:
+            raise ConfigError(
+                "engine.shard=true would deal the weights to the processes, which is not there yet: each holds all. "
+                "Leave it out; docs/scale.md says what fits."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

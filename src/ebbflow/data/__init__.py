@@ -10,8 +10,10 @@ from ebbflow.data.dataset import Dataset, Splits, to_uint8
 from ebbflow.data.folder import image_folder, image_pairs
 from ebbflow.data.found import Found, found_in, found_in_folder
 from ebbflow.data.npz import npz
+from ebbflow.data.on_demand import folder_on_demand
 from ebbflow.data.pictures import cifar10, digits, fashion_mnist, mnist, mnist_small
 from ebbflow.data.points import checkerboard, gaussians, moons, rings, swiss_roll
+from ebbflow.data.shards import is_shards, tar_shards
 from ebbflow.errors import ConfigError, DataError, has, nearest
 
 __all__ = [
@@ -82,13 +84,15 @@ def load_dataset(
     paired: bool = False,
     held_out: float | None = None,
     few: int | None = None,
+    on_demand: bool = False,
 ) -> Splits:
-    """The data set called `source`, or the one in the folder of images or the .npz file of that path.
+    """The data set called `source`, or the one in the folder of images, the .npz file or the tar shards of that path.
 
     A name wins over a folder of the same name; write "./mnist" for the folder.
 
     Args:
-        source: a name in DATASETS, an existing folder (see `image_folder`), or an existing .npz file (see `npz`).
+        source: a name in DATASETS, an existing folder (see `image_folder`), an existing .npz file (see `npz`), or a
+            pattern of shards such as "shards/*.tar" (see `tar_shards`).
         data_dir: where named data sets lie or are downloaded to; None is the environment's EBBFLOW_DATA, else
             ~/.cache/ebbflow/data.
         size: side in pixels to bring images to, at least 1; None keeps it.
@@ -98,6 +102,7 @@ def load_dataset(
         held_out: the share of a folder or an .npz file that is held out, in [0, 1); None is a tenth. Named data sets
             have their own.
         few: read no more than so many pictures of a folder, spread over it.
+        on_demand: read the pictures of a folder when they are asked for, as those of shards always are.
 
     Raises:
         ConfigError: `source` is neither a known name nor an existing path.
@@ -113,7 +118,11 @@ def load_dataset(
         if held_out is not None:
             raise DataError(f"data set {name!r} comes with its own held-out part. Leave `held_out` out.")
         splits = DATASETS[name](data_dir)
+    elif is_shards(source):
+        splits = tar_shards(name, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
     elif path.is_dir():
+        if on_demand and few is None:
+            return folder_on_demand(path, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
         splits = image_folder(path, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out, few=few)
     elif path.suffix == ".npz" and path.is_file():
         splits = npz(path, held_out)

@@ -24,9 +24,13 @@ class Augmentation:
     flip: bool = False
     crop: float = 0.0
 
-    def __call__(self, x0: Tensor, generator: torch.Generator) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] of others; four draws of `generator` a row, whatever is asked for."""
-        draws = torch.rand(len(x0), 4, generator=generator)
+    def __call__(self, x0: Tensor, generator: torch.Generator, *, whole: int | None = None, first: int = 0) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] of others; four draws of `generator` a row, whatever is asked for.
+
+        Args:
+            whole, first: of a share of a batch, the rows of that and which of them comes first.
+        """
+        draws = torch.rand(whole or len(x0), 4, generator=generator)[first : first + len(x0)]
         if self.flip:
             x0 = torch.where(draws[:, 0].reshape(-1, 1, 1, 1) < 0.5, x0.flip(-1), x0)
         return self._cropped(x0, draws) if self.crop else x0

@@ -16,7 +16,7 @@ class Dataset:
 
     Args:
         name: what messages and run cards call it.
-        x: images uint8 (N, C, H, W) with values 0..255, or points float32 (N, D).
+        x: images uint8 (N, C, H, W) with values 0..255, or points float32 (N, D); or `OnDemand`, which reads them.
         labels: int64 (N,) in [0, len(label_names)), or None.
         label_names: one name per class; empty when there are no labels.
         captions: one text per entry of `x`, or None.
@@ -79,6 +79,11 @@ class Dataset:
         return tuple(self.x.shape[1:])
 
     @property
+    def on_demand(self) -> bool:
+        """Whether entries are read from the disk when they are asked for."""
+        return not isinstance(self.x, Tensor)
+
+    @property
     def is_image(self) -> bool:
         """True for images, False for points."""
         return self.x.ndim == 4
@@ -109,7 +114,7 @@ class Dataset:
         rows = indices.nonzero().flatten() if indices.dtype == torch.bool else indices
         return Dataset(
             name=self.name,
-            x=self.x[rows],
+            x=self.x[rows] if isinstance(self.x, Tensor) else self.x.take(rows),
             labels=None if self.labels is None else self.labels[rows],
             label_names=self.label_names,
             captions=None if self.captions is None else tuple(self.captions[i] for i in rows.tolist()),

@@ -6,10 +6,12 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -92,7 +94,7 @@ def image_folder(
     good = torch.tensor([i for i in range(len(data)) if i not in bad])
     away = hashed([listing.names[i] for i in good.tolist()], held_out)
     if bad:
-        _warn(root, {listing.names[i]: file.reason for i, file in bad.items()}, len(data))
+        warn_of(str(root), {listing.names[i]: file.reason for i, file in bad.items()}, len(data))
     return Splits(train=data.select(good[~away]), held_out=data.select(good[away]))
 
 
@@ -151,9 +153,9 @@ def _read_all(
         for i, found in enumerate(pool.map(lambda path: _read(path, size, len(first.pixels)), paths)):
             if isinstance(found, Unreadable):
                 bad[i] = found
-                _refuse(found, skip_bad)
+                refuse(found, skip_bad)
             elif size is None and found.file_size != first.file_size:
-                raise DataError(_differs(paths[i], found.file_size, first.file_size))
+                raise DataError(differs(paths[i], found.file_size, first.file_size))
             else:
                 x[i] = torch.from_numpy(found.pixels)
     return x, bad
@@ -166,12 +168,13 @@ def _first_good(paths: list[Path], size: int | None, channels: int | None, skip_
         found = _read(path, size, channels)
         if isinstance(found, Picture):
             return found
-        _refuse(found, skip_bad)
+        refuse(found, skip_bad)
         bad.append(found)
     raise DataError(f"none of the {len(bad)} images can be read; the first is {bad[0].path}: {bad[0].reason}.")
 
 
-def _refuse(bad: Unreadable, skip_bad: bool) -> None:
+def refuse(bad: Unreadable, skip_bad: bool) -> None:
+    """Raise the error of a file that may not be left out."""
     if not skip_bad:
         raise DataError(
             f"{bad.path} cannot be read as an image: {bad.reason}. "
@@ -179,22 +182,31 @@ def _refuse(bad: Unreadable, skip_bad: bool) -> None:
         )
 
 
-def _differs(path: Path, got: tuple[int, int], wanted: tuple[int, int]) -> str:
+def differs(path: Path, got: tuple[int, int], wanted: tuple[int, int]) -> str:
+    """What is said of pictures of two sizes."""
     return (
         f"images differ in size: {path} has {got[0]} x {got[1]} pixels, the first one {wanted[0]} x {wanted[1]}. "
         "Give a `size` to bring them to one size."
     )
 
 
-def _warn(root: Path, reasons: dict[str, str], num_images: int) -> None:
+def warn_of(root: str, reasons: dict[str, str], num_images: int) -> None:
+    """Say which images were left out."""
     named = ", ".join(f"{name} ({reason})" for name, reason in list(reasons.items())[:NUM_NAMED])
     more = f" and {len(reasons) - NUM_NAMED} more" if len(reasons) > NUM_NAMED else ""
     warnings.warn(f"{root}: skipped {len(reasons)} of {num_images} images: {named}{more}", stacklevel=4)
 
 
 def _read(path: Path, size: int | None, channels: int | None) -> Picture | Unreadable:
+    return read_from(lambda: regular(path).open("rb"), path, size, channels)
+
+
+def read_from(
+    open_file: Callable[[], BinaryIO], path: Path, size: int | None, channels: int | None
+) -> Picture | Unreadable:
+    """The picture of a file, or why there is none; `path` is what it is called."""
     try:
-        with regular(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        with open_file() as file, Image.open(file, formats=FORMATS) as image:
             if (pixels := math.prod(image.size)) > LARGEST:
                 return Unreadable(path=path, reason=f"it has {pixels:,} pixels, and at most {LARGEST:,} are read")
             with _large if pixels > LARGE else nullcontext():

@@ -70,7 +70,7 @@ def source_of(thing: Any) -> str:
 def data_hash(data: Dataset) -> str:
     """The sha256 of a data set's content: shape, entries, labels and names of the classes."""
     digest = hashlib.sha256(repr((data.dims, len(data), data.label_names)).encode())
-    digest.update(data.x.contiguous().numpy().data)
+    digest.update(data.x.digest.encode() if data.on_demand else data.x.contiguous().numpy().data)  # type: ignore[attr-defined]
     if data.labels is not None:
         digest.update(data.labels.contiguous().numpy().data)
     return digest.hexdigest()

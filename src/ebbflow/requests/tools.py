@@ -22,6 +22,16 @@ class InfoRequest(Reporting):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackRequest(Reporting):
+    """A folder of pictures as tar shards."""
+
+    folder: Annotated[Path, Place(), Doc("The folder of pictures.")]
+    into: Annotated[Path, Place(), Doc("The folder that the shards go to.")]
+    shard_mb: Annotated[int, Interval(ge=1, le=100_000), Doc("Megabytes a shard.")] = 256
+    skip_bad: Annotated[bool, Doc("Leave unreadable images out instead of stopping.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmaRequest(Reporting):
     """Averages of a run's weights over other lengths."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place, Sets
@@ -92,6 +92,10 @@ class Settings(Reporting, Folder, Training, Data):
         dict[str, Any], Flag("--set"), Doc("section.key=value, such as train.clip=0.5; over all files.")
     ] = field(default_factory=dict)
     dry_run: Annotated[bool, Doc("Show what would be trained, and what it costs, and stop.")] = False
+    world_size: Annotated[int | None, Interval(ge=1, le=1 << 20), Doc("Of a dry run: so many processes.")] = None
+    device_memory: Annotated[float | None, Gt(0), Doc("Of a dry run: gigabytes of each process; says what fits.")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         lengths = {"epochs": self.epochs, "max_steps": self.max_steps, "minutes": self.minutes}

@@ -7,7 +7,8 @@ from ebbflow.runs.model import Model
 from ebbflow.runs.plan import Plan
 from ebbflow.runs.sample import generate
 from ebbflow.runs.tasks import task_of
-from ebbflow.runs.trainer import Progress, Trainer
+from ebbflow.runs.told import Progress
+from ebbflow.runs.trainer import Trainer
 
 __all__ = [
     "Model",

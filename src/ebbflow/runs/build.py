@@ -25,8 +25,9 @@ from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import Denoiser, NetDenoiser, NetFlowMap
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
-from ebbflow.training.batches import Batch, permutation
+from ebbflow.training.batches import Batch, permutation, shuffled
 from ebbflow.training.task import Draw
+from ebbflow.training.world import here
 
 NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for its sample grids
 
@@ -43,6 +44,7 @@ def load_splits(config: AnyConfig, few: int | None = None) -> Splits:
         paired=brings_pictures(conditioning),
         held_out=data.held_out,
         few=few,
+        on_demand=data.on_demand,
     )
 
 
@@ -223,7 +225,7 @@ def conditioner_of(denoiser: NetDenoiser) -> Conditioner | None:
 @dataclass(frozen=True, kw_only=True)
 class DatasetLoader:
     """Batches of a data set as a pure function of the step: permutations of the data, one after the other, each from
-    (seed, epoch).
+    (seed, epoch). Of several processes each has its own rows of a batch, and reads no others.
 
     Args:
         dataset: the data.
@@ -250,26 +252,37 @@ class DatasetLoader:
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
         size, first = len(self.dataset), step * self.batch_size
-        rows = torch.cat(
-            [
-                permutation(size, self.seed, "epoch", epoch)[
-                    max(0, first - epoch * size) : first + self.batch_size - epoch * size
-                ]
-                for epoch in range(first // size, (first + self.batch_size - 1) // size + 1)
-            ]
-        )
-        eps = None if self.noise is None else self.noise(rows)
+        epochs = range(first // size, (first + self.batch_size - 1) // size + 1)
+        rows = torch.cat([self._order(epoch, first - epoch * size) for epoch in epochs])
+        share = here().share(self.batch_size)
+        mine, eps = slice(share.start, share.stop), None
         if self.pairing is not None:
             draw = Draw(seed=self.seed, step=step, rows=range(self.batch_size), num=self.batch_size)
-            eps = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
-            rows = self.pairing(rows, eps)
-        x0 = self.dataset.x0(rows)
+            drawn = draw.normal(tuple(self.dataset.x0(rows[:1]).shape[1:]))
+            rows, eps = self.pairing(rows, drawn), drawn[mine]
+        elif self.noise is not None:
+            eps = self.noise(rows[mine])
+        x0 = self.dataset.x0(rows[mine])
         if self.augment is not None:
-            x0 = self.augment(x0, generator_for(self.seed, "augment", step))
+            x0 = self.augment(x0, generator_for(self.seed, "augment", step), whole=self.batch_size, first=share.start)
         cond = None if self.cond is None else self.cond[rows]
         if cond is not None and self.conditioner is not None:
             cond = self.conditioner.drop(cond, self.drop, generator_for(self.seed, "drop", step))
-        return Batch(x0=x0, cond=cond, eps=eps)
+        return Batch(
+            x0=x0,
+            cond=None if cond is None else cond[mine],
+            eps=eps,
+            whole=self.batch_size,
+            first=share.start,
+        )
+
+    def _order(self, epoch: int, first: int) -> Tensor:
+        """The entries at places `first`, ... of an epoch, as many of a batch as lie in it."""
+        size = len(self.dataset)
+        places = range(max(0, first), min(size, first + self.batch_size))
+        if self.dataset.on_demand:
+            return shuffled(torch.arange(places.start, places.stop), size, self.seed, "epoch", epoch)
+        return permutation(size, self.seed, "epoch", epoch)[places.start : places.stop]
 
 
 def drop_of(config: RunConfig) -> float:

@@ -15,6 +15,7 @@ from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
 from ebbflow.runs.build import require_batch
 from ebbflow.runs.choice import TRAIN, autoencoder_for
+from ebbflow.runs.scale import MORE, memory_of, scale_of
 from ebbflow.runs.tasks import AutoencoderTask, ModelTask
 from ebbflow.training import engine
 from ebbflow.training.loop import fit
@@ -22,12 +23,25 @@ from ebbflow.training.loop import fit
 TIMED_STEPS, PATIENCE = 3, 4.0  # steps after the first, and seconds after which no further one is timed
 
 
-def measure_cost(config: RunConfig, splits: Splits, num: int | None = None) -> dict[str, Any]:
-    """Resolved configuration, parameters, forward FLOPs a sample, and measured seconds a step, an epoch and in all.
+def measure_cost(
+    config: RunConfig,
+    splits: Splits,
+    num: int | None = None,
+    *,
+    world_size: int = 1,
+    device_memory: float | None = None,
+) -> dict[str, Any]:
+    """Resolved configuration, parameters, forward FLOPs a sample, measured seconds a step, an epoch and in all, and
+    what it takes of the memory of each process (see `scale_of`).
 
     Args:
         config, splits: what is to be trained, on data of which a batch is enough.
         num: entries to train on; None where `splits` holds them all.
+        world_size: processes that would train it; the seconds stay those of this one alone.
+        device_memory: gigabytes of each, or None.
+
+    Raises:
+        ConfigError: the batch cannot be dealt evenly to so many.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,7 +61,11 @@ def measure_cost(config: RunConfig, splits: Splits, num: int | None = None) -> d
         device=config.engine.device, precision=config.engine.precision, accumulate=config.train.accumulate
     )
     task.net.to(runs.place)
-    batch = task.batches().batch(0).rows(range(1), engine.device_of(task.net))
+    whole = task.batches().batch(0)
+    batch = whole.rows(range(1), engine.device_of(task.net))
+    memory = memory_of(task, runs, whole, config, world_size) if size >= MORE else None
+    there = None if device_memory is None else 1e9 * device_memory
+    scale = None if memory is None else scale_of(memory, config, world_size, there)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         task.conditioned.output(batch.x0, 0.5, batch.cond)  # type: ignore[arg-type]
     optimiser = config.optimiser.build(task.net, lr=config.train.lr, weight_decay=0.0)
@@ -67,5 +85,6 @@ def measure_cost(config: RunConfig, splits: Splits, num: int | None = None) -> d
         "seconds_per_step": each,
         "seconds_per_epoch": each * num / size,
         "num_steps": steps_in_all,
+        "scale": scale,
         "seconds_in_all": 60 * train.minutes if train.minutes else each * steps_in_all,
     }

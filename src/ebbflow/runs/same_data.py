@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ebbflow.config import AnyConfig, to_dict
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.runs.build import facts_of, load_splits
-from ebbflow.runs.folder import Run, description, read_facts
+from ebbflow.runs.folder import Run, description, read_facts, versions
+from ebbflow.training.world import World
+
+ROWS = 256  # of large data that a fingerprint reads
 
 
 def splits_of_run(run: Run, data_dir: Path | None = None) -> Splits:
@@ -70,3 +75,27 @@ def require_same_data(run: Run, other: Run | Dataset) -> None:
             f"{run.config.data.name!r} of {mine}, {other.folder} on {other.config.data.name!r} of {yours}. Give runs "
             "on the same data."
         )
+
+
+def require_same_everywhere(world: World, config: AnyConfig, splits: Splits) -> None:
+    """Refuse to train with processes of another configuration, other data or another version.
+
+    Raises:
+        ConfigError: the first thing that differs, and on which of them.
+    """
+    if world.size > 1:
+        keys = {f"{section}.{key}": value for section, part in to_dict(config).items() for key, value in part.items()}
+        world.require_same({**versions(), **keys, "data": fingerprint(splits)})
+
+
+def fingerprint(splits: Splits) -> str:
+    """A hash of the data: of the whole of what is small, of rows spread over what is large."""
+    digest = hashlib.sha256()
+    for data in (splits.train, splits.held_out):
+        rows = torch.arange(0, len(data), max(1, len(data) // ROWS))
+        digest.update(repr((len(data), data.dims, data.label_names)).encode())
+        digest.update(data.x0(rows).contiguous().numpy().data)
+        digest.update(data.x.digest.encode() if data.on_demand else b"")  # type: ignore[attr-defined]
+        if data.labels is not None:
+            digest.update(data.labels[rows].contiguous().numpy().data)
+    return digest.hexdigest()[:16]

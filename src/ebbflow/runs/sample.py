@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ from ebbflow.runs.derived import learned_times, variance_table
 from ebbflow.runs.opened import Opened, require_finite
 from ebbflow.runs.plan import Plan
 from ebbflow.training.engine import in_precision, pick_precision
+from ebbflow.training.world import World
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +72,11 @@ class Samples:
         return self.images if self.model.facts.is_image else self.x
 
 
-def generate(model: Opened, plan: Plan) -> Iterator[Samples]:
+def generate(model: Opened, plan: Plan, world: World = World()) -> Iterator[Samples]:
     """Every step of every batch of a plan, in order; those with `done` are results.
+
+    Args:
+        world: takes the batches in turn; those of this process come.
 
     Raises:
         ConfigError: an unknown sampler, grid or option, a learned grid that was not searched.
@@ -77,7 +85,7 @@ def generate(model: Opened, plan: Plan) -> Iterator[Samples]:
     """
     ready = prepared(model, plan)
     times = grid_of(model, plan).tolist()
-    for part in plan.batches():
+    for part in islice(plan.batches(), world.rank, None, world.size):
         bound = bind(ready, part)
         steps = walk(
             bound,
@@ -90,6 +98,59 @@ def generate(model: Opened, plan: Plan) -> Iterator[Samples]:
             device=model.device,
         )
         yield from results(model, part, steps, part.num_steps)
+
+
+def shared(plan: Plan, world: World) -> Plan:
+    """The plan in batches that give every process something to do."""
+    return replace(plan, batch_size=max(1, min(plan.batch_size, -(-len(plan.seeds) // world.size))))
+
+
+def in_turn(
+    model: Opened, plan: Plan, world: World, keep: Callable[[Samples], T], spoiled: T | None = None
+) -> Iterator[tuple[Samples | None, Plan, T | None]]:
+    """The batches of a plan by the processes of a world in turn, each of which holds one at a time.
+
+    Args:
+        keep: makes of a finished batch what goes to rank 0.
+        spoiled: what goes there of a batch that is not finite, and of those after it; None raises it.
+
+    Yields:
+        Each step of this process's own, its batch's plan, and None; on rank 0, of every batch in order, what `keep`
+        made of it, the step None where it is another's.
+    """
+    own = generate(model, plan, world)
+    for i, part in enumerate(plan.batches()):
+        step, kept = None, None
+        if i % world.size == world.rank:
+            try:
+                for step in own:
+                    if step.done:
+                        kept = keep(step)
+                        break
+                    yield step, part, None
+                else:
+                    kept = spoiled
+            except FloatingPointError:
+                if spoiled is None:
+                    raise
+                kept = spoiled
+        kept = world.passed(kept, i % world.size)
+        if kept is not None:
+            yield step, part, kept
+
+
+def sampled(model: Opened, plan: Plan, world: World) -> Iterator[Samples]:
+    """`generate` in several processes: the results of all of them on rank 0."""
+    if world.size == 1:
+        yield from generate(model, plan)
+        return
+    for step, part, kept in in_turn(model, shared(plan, world), world, lambda one: (one.state.cpu(), one.x)):
+        if kept is not None and step is None:
+            state, x = kept
+            step = Samples(state=state, state_x0=state, plan=part, step=part.num_steps, done=True, model=model)
+            vars(step)["x"] = x  # decoded where it was made
+        if step is not None:
+            yield step
 
 
 def start_of(model: Opened, plan: Plan) -> Samples:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ebbflow.core.memory import keep_large_blocks
 from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
+from ebbflow.runs.ahead import ahead
 from ebbflow.runs.folder import (
     METRICS,
     checkpoint_of,
@@ -29,32 +30,17 @@ from ebbflow.runs.folder import (
     set_aside,
     take_folder,
 )
+from ebbflow.runs.same_data import require_same_everywhere
 from ebbflow.runs.snapshots import forget_snapshots_after, keep_snapshot
 from ebbflow.runs.tasks import RunTask
+from ebbflow.runs.told import Progress, said
 from ebbflow.show import canvas
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.held_out import bins_by_log_snr
 from ebbflow.training.loop import Budget, TrainStep, fit
 from ebbflow.training.optim import LearningRate
 from ebbflow.training.trackers import Trackers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What the caller may show after a step: how many are done of `num_steps` (None where minutes say the length), in
-    how many minutes of work, which share of the training is `done`; `note` is a line about something written or
-    found, `row` the line of metrics and `picture` the file that were written."""
-
-    step: int
-    num_steps: int | None
-    loss: float
-    lr: float
-    minutes: float = 0.0
-    done: float = 0.0
-    held_out: float | None = None
-    note: str | None = None
-    row: Mapping[str, Any] | None = None
-    picture: Path | None = None
+from ebbflow.training.world import here, require_joined
 
 
 class Trainer:
@@ -83,7 +69,9 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        engine.require_one_process()
+        require_joined()
+        self.world = here()
+        self.world.share(task.config.train.batch_size)
         keep_large_blocks()
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
@@ -99,14 +87,19 @@ class Trainer:
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
         with ExitStack() as held:
-            self._remarks, self._still = held.enter_context(take_folder(self.folder, self.config, self.facts))
-            self._beside, self.skipped = task.store_copies(), 0
-            self.start, self.minutes = self._restore()
+            self._remarks: list[str] = []
+            self._beside, self.skipped = None, 0
+            if self.world.leads:
+                self._remarks, self._still = held.enter_context(take_folder(self.folder, self.config, self.facts))
+                self._beside = task.store_copies()
+            begun = (*self._restore(), self.skipped) if self.world.leads else (0, 0.0, 0)
+            require_same_everywhere(self.world, self.config, task.splits)
+            self.start, self.minutes, self.skipped = checkpoint.share(self.world, task, self.ema, self.optimiser, begun)
             self.step = self.start
-            rows = metrics(self.folder)
+            rows = self.world.first(metrics(self.folder) if self.world.leads else [])
             self._loss = next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan)
             self._measured = [row for row in rows if any(key.startswith("held_out") for key in row)]
-            names = () if self.is_finished else self.train.trackers
+            names = () if self.is_finished or not self.world.leads else self.train.trackers
             self._trackers = Trackers(names=names, folder=self.folder, config=to_dict(self.config), step=self.start)
             held.callback(self._trackers.close)
             self._held = held.pop_all()
@@ -140,7 +133,8 @@ class Trainer:
     @property
     def is_finished(self) -> bool:
         """Whether the folder already holds the task, trained to the end."""
-        return self.share >= 1 and all((self.folder / name).is_file() for name in self.task.products)
+        made = all((self.folder / name).is_file() for name in self.task.products)
+        return self.share >= 1 and self.world.first(made)
 
     def events(self) -> Iterator[Progress]:
         """Train from where the folder stands to the end, or until `should_stop`; then the folder is let go."""
@@ -157,21 +151,22 @@ class Trainer:
     def _events(self) -> Iterator[Progress]:
         with self._held:
             whole = self.is_finished  # but for what was due at its end, before which it may have been killed
-            for name in () if whole else self.task.products:
+            for name in () if whole or not self.world.leads else self.task.products:
                 (self.folder / name).unlink(missing_ok=True)
             here = self._progress(self._loss, 0.0)
             if self.start:
                 yield from (replace(here, note=remark) for remark in self._remarks)
             if not whole or self.measured.get("step") != self.start:
-                for stage in self.task.prepare():
-                    yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
+                with self.world.leader_first():
+                    for stage in self.task.prepare():
+                        yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
             if self.start:
                 self._tidy(self.start)
                 yield from self._look(here, again=True)  # it may have been stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
                 here = replace(here, row=None)
-                if self.ema is not None and self.task.averaging is not None:
+                if self.ema is not None and self.task.averaging is not None and self.world.leads:
                     keep_snapshot(self.folder, here.step, self.ema, self.task.averaging.num_snapshots)
                 if is_due(here.step, self.train.save_every) or stopped or self._is_last:
                     yield replace(here, note=f"checkpoint: {self._save(here.step)}")
@@ -198,12 +193,11 @@ class Trainer:
                 here = replace(here, note=f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite")
             else:
                 window.append(step)
-            stopped = not self._is_last and self.should_stop()
+            stopped = self.world.any(self.should_stop()) and not self._is_last
             due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
             if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
-                self._require_folder()
                 row = self._summary(window, 60 * (self.minutes - before))
-                log_metrics(self.folder, row)
+                self._log(row, required=True)
                 here = replace(here, row=row)
                 window, before = [], self.minutes
             yield here, stopped
@@ -225,7 +219,7 @@ class Trainer:
         train = self.train
         return fit(
             self.task,
-            self.task.batches(),
+            ahead(self.task.batches(), self.config.engine.workers),
             self.optimiser,
             num_steps=train.num_steps,
             minutes=train.minutes,
@@ -258,17 +252,25 @@ class Trainer:
             found = self._measure(net)
             if found:
                 self._measured.append({**self.spent, **found})
-                log_metrics(self.folder, self.measured)
+                self._log(self.measured)
                 self._tidy(step)
-                yield replace(here, held_out=found.get("held_out"), note=_said(found), row=self.measured)
+                yield replace(here, held_out=found.get("held_out"), note=said(found), row=self.measured)
         path = self.folder / "samples" / f"step_{step:06d}.png"
         if not (again and path.exists()) and (is_due(step, self.train.sample_every) or self._is_last):
             drawn = self._draw(net, here, path)
             if not again or drawn.picture is not None:
                 yield drawn
 
+    def _log(self, row: dict[str, Any], *, required: bool = False) -> None:
+        if self.world.leads:
+            if required:
+                self._require_folder()
+            log_metrics(self.folder, row)
+
     def _tidy(self, step: int) -> None:
         """Let old checkpoints go, and bring the card up to date with a saved step."""
+        if not self.world.leads:
+            return
         prune(self.folder, keep=self.train.keep, rows=self._measured)
         if checkpoint_of(self.folder, step).exists():
             write_text(self.folder / "README.md", self._card(step))
@@ -285,6 +287,8 @@ class Trainer:
     @torch.no_grad()
     def _draw(self, net: torch.nn.Module, here: Progress, path: Path) -> Progress:
         """Save a picture; a failure is told, and costs no more."""
+        if not self.world.leads:
+            return here
         try:
             with engine.mode(net, training=False), self.engine.autocast(self.device):
                 picture = self.task.picture(net)
@@ -296,7 +300,8 @@ class Trainer:
         return replace(here, note=f"picture: {path}", picture=path)
 
     def _finish(self, here: Progress) -> Iterator[Progress]:
-        self.task.finish(self.task.net)
+        if self.world.leads:
+            self.task.finish(self.task.net)
         for name in self.task.products:
             yield replace(here, note=f"made: {self.folder / name}")
 
@@ -348,6 +353,8 @@ class Trainer:
 
     def _save(self, step: int) -> Path:
         folder = checkpoint_of(self.folder, step)
+        if not self.world.leads:
+            return folder
         self._require_folder()
         self._require_finite()
         checkpoint.save(
@@ -379,7 +386,7 @@ class Trainer:
         found = self.measured
         length = f" of {self.train.num_steps} steps" if self.train.num_steps else " steps"
         spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
-        held = f" {_said(found).capitalize()} at step {found['step']}." if found else ""
+        held = f" {said(found).capitalize()} at step {found['step']}." if found else ""
         commands = {"Use it with": self.use, "Made by": self.command}
         shown = "".join(f"\n{what}\n\n{fenced(command)}" for what, command in commands.items() if command)
         name, what, data = map(in_markdown, (self.folder.name, self.task.card(), self.config.data.name))
@@ -387,10 +394,3 @@ class Trainer:
             f"# {name}\n\n{what}\n\nTrained for {step}{length}{spent} on {data}, "
             f"{self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
         )
-
-
-def _said(found: dict[str, Any]) -> str:
-    """Held-out quantities in a line: "held-out loss 1.2345, accuracy 0.98"."""
-    names = {key: key.removeprefix("held_out").strip("_") or "loss" for key in found if key not in ("step", "minutes")}
-    numbers = [f"{name} {found[key]:.4f}" for key, name in names.items() if isinstance(found[key], float)]
-    return f"held-out {', '.join(numbers)}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
-from ebbflow.runs.sample import generate, grid_of
+from ebbflow.runs.sample import Samples, generate, grid_of, in_turn, shared
 from ebbflow.show import canvas
 from ebbflow.show.plots import thumbnail
 from ebbflow.studies.compare_facts import (
@@ -48,6 +48,7 @@ from ebbflow.studies.compare_facts import (
 )
 from ebbflow.studies.evaluate import features_for, notes_of, plan_for, reference_of, sides_of, splits_of, weights_hash
 from ebbflow.studies.report import Report
+from ebbflow.training.world import here
 from ebbflow.values import Wrong
 
 STRIP = 10  # samples of a cell that are shown
@@ -110,15 +111,17 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
     request = replace(request, reference=reference_of(splits, request.reference))
     reference, other = sides_of(splits, request.reference, request.num)
     plans = [_plans(model, splits, request) for model in models]
-    features = yield from features_for(splits, request.features, request.num, len(reference), device)
-    if splits.train.captions is not None and any(own[0].prompts for own in plans):
-        features = replace(features, scorer=(yield from maps.contrast(splits, device, reads=True)))
-    yardstick = yield from yardstick_of(features, reference, other)
+    world = here()
+    with world.leader_first():
+        features = yield from features_for(splits, request.features, request.num, len(reference), device)
+        if splits.train.captions is not None and any(own[0].prompts for own in plans):
+            features = replace(features, scorer=(yield from maps.contrast(splits, device, reads=True)))
+        yardstick = yield from yardstick_of(features, reference, other)
     hashes = [weights_hash(model) for model in models]
     settings = [
         _setting(i, models[i], hashes[i], plan, request, yardstick) for i, own in enumerate(plans) for plan in own
     ]
-    kept = read_cells(store)
+    kept = world.first(read_cells(store))
     notes = [*_notes(models, request), *_outdated(settings, kept, store), *notes_of(yardstick, splits)]
     missing = [setting for setting in settings if setting.key not in kept]
     total, done = sum(setting.cost for setting in missing), 0
@@ -126,7 +129,8 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
         work = _measure(models[setting.index], names[setting.index], setting, yardstick)
         note = f"{number} of {len(settings)}, {names[setting.index]} {_short(setting.plan)}"
         cell = yield from retold(work, _share_of("cells", note, done, setting.cost, total))
-        append_cell(store, cell)
+        if world.leads:
+            append_cell(store, cell)
         kept[setting.key] = cell
         done += setting.cost
     return Report(
@@ -193,7 +197,7 @@ def _setting(i: int, model: Opened, weights: str, plan: Plan, request: CompareRe
             plan.conditions is None,
         ),
         (plan.seeds[0], plan.seeds[-1], plan.batch_size, *(("clip",) if plan.clip else ())),
-        ("fp32", model.device.type, torch.get_num_threads()),
+        ("fp32", model.device.type, torch.get_num_threads(), *([here().size] if here().size > 1 else [])),
         (request.reference, data_hash(yardstick.reference), yardstick.features.map.facts["sha256"]),
     )
     kinds = [sampler.run, type(model.denoiser.path)]
@@ -216,28 +220,35 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
     """One cell; yields the share that is done. Memory grows with the number of samples by their features only."""
     plan, counted = setting.plan, Counted(model.denoiser)
     seen: list[dict[str, Tensor]] = []
-    first, seconds, made, failed = [], 0.0, 0, None
+    first, seconds, made, failed, world = [], 0.0, 0, None, here()
     with suppress(FloatingPointError):  # said of the cell itself
         next(generate(model, plan.rows(slice(plan.batch_size))))  # a warm-up: the first cell pays for nothing alone
-    batches = generate(model.with_denoiser(counted), plan)
-    while True:
+    looking = 0.0
+
+    def look(batch: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+        nonlocal looking
+        x, began = batch.shown, time.perf_counter()
+        found = yardstick.features.of(batch.for_features)
+        looking += time.perf_counter() - began
+        return (x if batch.plan.seeds[0] - plan.seeds[0] < STRIP_POINTS else x[:0]), found
+
+    spoiled: tuple[Tensor, dict[str, Tensor]] = (torch.empty(0), {})
+    batches = in_turn(model.with_denoiser(counted), shared(plan, world), world, look, spoiled)
+    while failed is None or world.size > 1:  # the others go on, and wait to be heard
         began = time.perf_counter()
-        try:
-            batch = next(batches, None)
-        except FloatingPointError:
-            made, failed = made + min(plan.batch_size, len(plan.seeds) - made), "samples are not finite"
-            break
-        x = None if batch is None or not batch.done else batch.shown
+        step, part, found = next(batches, (None, plan, None))
         seconds += time.perf_counter() - began
-        if batch is None:
+        if step is None and found is None:
             break
-        yield (made + len(batch.state) * batch.step / plan.num_steps) / len(plan.seeds)
-        if x is None:
-            continue
-        made += len(x)
-        seen.append(yardstick.features.of(batch.for_features))
-        if made - len(x) < STRIP_POINTS:
-            first.append(x)
+        yield (made + (0 if step is None else len(part.seeds) * step.step / plan.num_steps)) / len(plan.seeds)
+        if found is not None:
+            made += len(part.seeds)
+            first.append(found[0])
+            seen.append(found[1])
+            failed = failed if found[1] else "samples are not finite"
+    evaluations = sum(world.everyone(sum(counted.sizes)))
+    if not world.leads:
+        return world.first(cast(Cell, None))
     times = _times(model, plan)
     cell = Cell(
         key=setting.key,
@@ -247,16 +258,17 @@ def _measure(model: Opened, name: str, setting: Setting, yardstick: Yardstick) -
         grid=spelt(plan.grid),
         steps=plan.num_steps,
         guidance=plan.guidance,
-        evaluations=sum(counted.sizes) / made,
-        seconds=seconds,
+        evaluations=evaluations / made,
+        seconds=seconds - looking,
         num=made,
         failed=failed,
         times=None if times is None else tuple(times),
     )
     if failed is not None:
-        return cell
+        return world.first(cell)
     c = yardstick.comparison(Made.of(seen, torch.cat(first)), plan.labels, plan.prompts)
-    return replace(cell, values=table(c), errors=block_errors(c), strip=_strip(torch.cat(first), model.facts.is_image))
+    shown = _strip(torch.cat(first), model.facts.is_image)
+    return world.first(replace(cell, values=table(c), errors=block_errors(c), strip=shown))
 
 
 def _strip(samples: Tensor, is_image: bool) -> str:

@@ -36,9 +36,10 @@ from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
 from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
-from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision
+from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision, in_turn, shared
 from ebbflow.studies.beside import beside_given, dealt_images
 from ebbflow.training.engine import pick_device, pick_precision
+from ebbflow.training.world import here
 
 NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 ODE_NUM, ODE_STEPS = 100, 50  # samples that are followed along the model's own ODE, and steps of it
@@ -71,15 +72,18 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     request = replace(request, reference=reference_of(splits, request.reference))
     reference, other = sides_of(splits, request.reference, request.num)
     plan = plan_for(model, splits, request)
-    features = yield from features_for(splits, request.features, request.num, len(reference), model.device)
-    if plan.prompts is not None and splits.train.captions is not None:
-        features = replace(features, scorer=(yield from maps.contrast(splits, model.device, reads=True)))
+    with here().leader_first():
+        features = yield from features_for(splits, request.features, request.num, len(reference), model.device)
+        if plan.prompts is not None and splits.train.captions is not None:
+            features = replace(features, scorer=(yield from maps.contrast(splits, model.device, reads=True)))
     settings = _settings(model, request, plan, features, reference)
     measured = model.with_denoiser(in_net_precision(model.denoiser, pick_precision(request.precision, model.device)))
     folder = (Path("eval") / slug(model.name)) if model.run is None else model.run.folder / "eval"
     require_place(folder / "any.json")
     partial = folder / f".partial-{key_of(settings, code_hash())}"
     yield from _sample(measured, plan, features, partial)
+    if not here().leads:
+        return here().first({})
     made = _read(partial)
     yardstick = yield from yardstick_of(features, reference, other)
     errors = yield from _denoising(measured, splits.held_out)
@@ -99,7 +103,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     }
     write_text(file, json.dumps(result, indent=2))
     shutil.rmtree(partial, ignore_errors=True)
-    return result
+    return here().first(result)
 
 
 def _scores(
@@ -327,17 +331,20 @@ def _name(request: EvaluateRequest, plan: Plan) -> str:
 
 def _sample(model: Opened, plan: Plan, features: Features, partial: Path) -> Work[None]:
     """Samples to features, each finished batch into a file of `partial`; those already there are not made again."""
-    done, total = sum(len(batch["features"]) for batch in _batches(partial)), len(plan.seeds)
-    for batch in generate(model, plan.rows(slice(done, None))):
-        yield Stage("sample", done + batch.step * len(batch.state) // plan.num_steps, total)
-        if batch.done:
-            _keep(batch, done, features, partial)
-            done += len(batch.state)
+    world, total = here(), len(plan.seeds)
+    done = world.first(sum(len(batch["features"]) for batch in _batches(partial)))
+    rest = shared(plan.rows(slice(done, None)), world)
+    first = plan.seeds[0]
+    for step, part, kept in in_turn(model, rest, world, lambda one: _kept(one, one.plan.seeds[0] - first, features)):
+        yield Stage("sample", done + (0 if step is None else step.step * len(part.seeds) // plan.num_steps), total)
+        if kept is not None:
+            save_tensors(kept, partial / f"batch-{done:08d}.safetensors")
+            done += len(part.seeds)
 
 
-def _keep(batch: Samples, first: int, features: Features, partial: Path) -> None:
-    tensors = features.of(batch.for_features) | {"x": batch.shown[: max(0, NEAREST_NUM - first)]}
-    save_tensors(tensors, partial / f"batch-{first:08d}.safetensors")
+def _kept(batch: Samples, first: int, features: Features) -> dict[str, Tensor]:
+    """The features of a batch, and of the first samples themselves."""
+    return features.of(batch.for_features) | {"x": batch.shown[: max(0, NEAREST_NUM - first)]}
 
 
 def _batches(partial: Path) -> list[dict[str, Tensor]]:

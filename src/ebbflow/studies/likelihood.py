@@ -33,6 +33,7 @@ from ebbflow.progress import Stage, Work, retold
 from ebbflow.requests.studies import LikelihoodRequest
 from ebbflow.runs.derived import variance_table
 from ebbflow.runs.opened import Opened, held_out_of, require_finite
+from ebbflow.training.world import here
 
 ODE_STEPS = 32
 
@@ -49,10 +50,12 @@ def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[s
     if model.space is not None:
         raise ConfigError("this model works in a latent space, whose decoder gives images no likelihood.")
     data = held_out_of(model, request.data_dir, request.num)
-    cond, parts, steps = model.conditions_of(data), [], _num_steps(model, request)
-    for rows in torch.arange(len(data)).split(request.batch_size):
+    cond, parts, world = model.conditions_of(data), [], here()
+    steps, batches = _num_steps(model, request), torch.arange(len(data)).split(request.batch_size)
+    for rows in batches[world.rank :: world.size]:
         work = _batch(model, data, cond, rows, request)
         parts.append((yield from retold(work, _told(int(rows[0]), len(rows), steps, len(data)))))
+    parts = world.in_turn(parts, len(batches))
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     require_finite(model, nats["total"], "the likelihoods")
     return _report(model, nats, request)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.condition import Cond, Condition, num_rows, rows_of, to_device
-from ebbflow.core.noise import generator_for
+from ebbflow.core.noise import derive_seed, generator_for
 
 Read = Callable[[Sequence[Condition]], Cond]
 DATA_KEYS = ("x0", "x", "image", "images", "img", "pixel_values", "audio")
+ROUNDS = 6  # of a shuffle: four would pass for random too
+MIX = 0x1E3779B97F4A7C15  # odd, about 2^61 over the golden ratio
 CONDITION_KEYS = ("cond", "label", "labels", "text", "caption", "prompt")
 
 
@@ -28,6 +30,8 @@ class Batch:
         cond: a tensor or a dict of tensors, or None.
         eps: the noise that each x0 is paired with, of its shape; drawn where None.
         weight: factor of each sample's loss (B,), or None.
+        whole: where these are one process's rows of a larger batch, the rows that that has; None where this is all.
+        first: the first of these among them.
 
     Raises:
         ValueError: their numbers of rows differ, or there are none.
@@ -37,6 +41,8 @@ class Batch:
     cond: Cond | None = None
     eps: Tensor | None = None
     weight: Tensor | None = None
+    whole: int | None = None
+    first: int = 0
 
     def __post_init__(self) -> None:
         rows = {"cond": None if self.cond is None else num_rows(self.cond)}
@@ -179,6 +185,36 @@ def as_floats(x0: Tensor, dtype: torch.dtype) -> Tensor:
     if not x0.is_floating_point():
         raise ValueError(f"data must be floating numbers, or bytes 0..255 as uint8; got {x0.dtype}. Convert it first.")
     return x0.to(dtype)
+
+
+def shuffled(places: Tensor, size: int, seed: int, tag: str, epoch: int) -> Tensor:
+    """Which entries come at some places of an epoch's order, int64 in [0, size): a bijection that takes no memory.
+
+    Six rounds of a Feistel network over the smallest even number of bits that holds `size`, walked on along its cycle
+    until it is back below `size` (Black & Rogaway, 2002, "Ciphers with arbitrary finite domains", section 3); at most
+    four times as many places exist as entries, so that it takes four walks or fewer in the mean.
+
+    Args:
+        places: int64, each in [0, size).
+        size: entries.
+        seed, tag, epoch: the key.
+    """
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    keys = [derive_seed(seed, tag, epoch, i) for i in range(ROUNDS)]
+    found = _feistel(places, half, keys)
+    while bool((outside := found >= size).any()):
+        found[outside] = _feistel(found[outside], half, keys)
+    return found
+
+
+def _feistel(x: Tensor, half: int, keys: Sequence[int]) -> Tensor:
+    mask = (1 << half) - 1
+    left, right = x >> half, x & mask
+    for key in keys:
+        mixed = (right ^ key) * MIX  # wraps around at 64 bits
+        mixed = (mixed ^ (mixed >> 29)) * MIX
+        left, right = right, left ^ ((mixed >> 32) & mask)
+    return (left << half) | right
 
 
 @lru_cache(maxsize=4)

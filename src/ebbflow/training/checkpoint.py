@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from annotated_types import Ge
@@ -21,8 +21,11 @@ from ebbflow.documents import read_json
 from ebbflow.errors import CheckpointError
 from ebbflow.files import file_hash, link_or_copy, load_described, load_tensors, save_tensors, whole_folder
 from ebbflow.training.ema import EMA
+from ebbflow.training.task import Task
+from ebbflow.training.world import World
 from ebbflow.values import Wrong, record
 
+T = TypeVar("T")
 Counted = Annotated[int, Ge(0)]
 FIRST_NAMES = {"task": "times"}  # what parts were called in the first format
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum")  # of an optimiser: tensors like the parameter that they belong to
@@ -270,6 +273,23 @@ def _require_moments(states: dict[str, dict[str, Tensor]], parameters: list[Tens
             raise CheckpointError(
                 f"{path}: parameter {number} was stepped {float(state['step']):g} times, in {checkpoint.step}."
             )
+
+
+def share(world: World, task: Task, ema: EMA | None, optimiser: torch.optim.Optimizer, facts: T) -> T:
+    """Put what rank 0 has of weights, averages, optimiser state and the task's own in place on every process; its
+    `facts`."""
+    if world.size == 1:
+        return facts
+    for module in (task.net, *(() if ema is None else ema.modules)):
+        world.copy(module.state_dict())
+    if ema is not None:
+        ema.num_updates = world.first(ema.num_updates)
+    for p in (p for group in optimiser.param_groups for p in group["params"]):
+        if found := world.copy({key: torch.as_tensor(value) for key, value in optimiser.state[p].items()}):
+            optimiser.state[p] = {key: value if value.ndim == 0 else value.to(p.device) for key, value in found.items()}
+    if state := world.copy(task.state()):
+        task.load_state(state)
+    return world.first(facts)
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.errors import ConfigError
 from ebbflow.nets.fused import fused
+from ebbflow.training import world
 from ebbflow.training.batches import Batch
 from ebbflow.training.task import Draw, Joined, Loss, Task
 
@@ -25,13 +26,15 @@ Compile = Literal["auto", "on", "off"]
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA, then MPS, then the CPU.
+    """The device called `name`; "auto" is CUDA, then MPS, then the CPU; of several processes each takes its own CUDA.
 
     Raises:
         ValueError: the device is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and world.here().size > 1:
+        name = f"cuda:{world.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -68,20 +71,6 @@ def pick_compile(compile: Compile, device: torch.device) -> bool:
             "CXX, or use engine.compile=off."
         )
     return compile == "on" or (compile == "auto" and device.type == "cuda")
-
-
-def require_one_process() -> None:
-    """Refuse to be one of several processes of a launcher, which would all write into one folder.
-
-    Raises:
-        ConfigError: WORLD_SIZE says so.
-    """
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size not in ("", "1"):
-        raise ConfigError(
-            f"this is one of {size} processes that a launcher started (WORLD_SIZE={size}), and ebbflow trains in one. "
-            "Start it without the launcher."
-        )
 
 
 def in_precision(net: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -174,23 +163,27 @@ class Engine:
         return self._called[id(net)]
 
     def backward(self, task: Task, batch: Batch, *, seed: int, step: int, done: float = 0.0) -> Loss:
-        """Add the gradient of the mean loss of `batch` to that of `task.net`; the losses of all its rows.
+        """Add the gradient of the mean loss of the whole batch to that of `task.net`; the losses of all its rows.
 
-        A net's own randomness, such as dropout, comes from (seed, step, first row) too.
+        Of several processes each works on its share of the rows, in `accumulate` microbatches, and sums are exchanged
+        once. A net's own randomness, such as dropout, comes from (seed, step, first row) too.
         """
-        device, parts, num = device_of(task.net), [], len(batch)
-        size = -(-num // self.accumulate)
-        for first in range(0, num, size):
-            rows = range(first, min(first + size, num))
-            part = batch.rows(rows, device)
-            draw = Draw(seed=seed, step=step, rows=rows, num=num, done=done)
-            with fresh_weights(derive_seed(seed, "net", step, first)), self.autocast(device), fused():
+        device, parts, here = device_of(task.net), [], world.here()
+        whole, offset = batch.whole or len(batch), batch.first
+        mine = here.share(len(batch)) if batch.whole is None else range(len(batch))
+        size = -(-len(mine) // self.accumulate)
+        for first in range(mine.start, mine.stop, size):
+            rows = range(first, min(first + size, mine.stop))
+            part, at = batch.rows(rows, device), range(rows.start + offset, rows.stop + offset)
+            draw = Draw(seed=seed, step=step, rows=at, num=whole, done=done)
+            with fresh_weights(derive_seed(seed, "net", step, at.start)), self.autocast(device), fused():
                 loss = task.loss(self.called(task.net), part, draw)
             if part.weight is not None:
                 loss = replace(loss, each=loss.each * part.weight)
-            loss.each.sum().div(num).backward()
+            loss.each.sum().div(whole).backward()
             parts.append(loss)
-        return Loss.joined(parts)
+        here.add([p for p in task.net.parameters() if p.requires_grad])
+        return Loss.joined(parts).gathered(here)
 
 
 def device_of(net: nn.Module) -> torch.device:

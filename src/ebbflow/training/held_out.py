@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebbflow.core.noise import generator_for
 from ebbflow.methods.objective import Losses
+from ebbflow.training.world import here
 
 LOG_SNR_EDGES = (-6.0, -3.0, 0.0, 3.0, 6.0)
 
@@ -53,13 +54,14 @@ class HeldOut:
 
     @torch.no_grad()
     def __call__(self, model: Any, device: torch.device) -> tuple[float, dict[str, float]]:
-        """The mean loss, and the mean by bin of log-SNR."""
+        """The mean loss, and the mean by bin of log-SNR; several processes take its batches in turn."""
         t, eps = self.draws()
-        losses = []
-        for rows in torch.arange(len(t)).split(self.batch_size):
+        losses, world = [], here()
+        batches = torch.arange(len(t)).split(self.batch_size)
+        for rows in batches[world.rank :: world.size]:
             cond = None if self.cond is None else self.cond[rows].to(device)
             losses.append(
                 self.objective.losses(model, self.x0[rows].to(device), cond, eps[rows].to(device), t[rows]).cpu()
             )
-        every = torch.cat(losses)
+        every = torch.cat(world.in_turn(losses, len(batches)))
         return float(every.mean()), bins_by_log_snr(self.objective.path.log_snr(t), every)

@@ -17,6 +17,7 @@ from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
 from ebbflow.training.optim import LearningRate
 from ebbflow.training.task import DenoiserTask, Joined, Loss, Task, Trainable
+from ebbflow.training.world import here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +224,8 @@ def _steps(
             else:
                 skip_nonfinite -= 1
                 _require_may_skip(task.net, batch, loss, skip_nonfinite >= 0, step=step, rate=rate)
-            step, spent = step + 1, spent + max(0.0, clock() - began) / 60  # clocks may be set back
+            took = max(0.0, clock() - began) / 60  # clocks may be set back
+            step, spent = step + 1, spent + (here().first(took) if budget.minutes else took)
             yield TrainStep(
                 step=step,
                 loss=total,

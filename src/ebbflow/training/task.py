@@ -16,6 +16,7 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Losses, Objective
 from ebbflow.training.batches import Batch, as_floats
+from ebbflow.training.world import World
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,6 +84,20 @@ class Loss:
         assert each is not None
         report = {name: torch.cat([part.report[name].detach() for part in parts]) for name in parts[0].report}
         return Loss(each=each, level=cat([p.level for p in parts]), plain=cat([p.plain for p in parts]), report=report)
+
+    def gathered(self, world: World) -> Loss:
+        """The losses of the whole batch, of which every process has a share, in the order of its rows."""
+        if world.size == 1:
+            return self
+        named = {"each": self.each, "level": self.level, "plain": self.plain}
+        there = {name: part for name, part in named.items() if part is not None}
+        found = dict(zip([*there, *self.report], world.rows([*there.values(), *self.report.values()]), strict=True))
+        return Loss(
+            each=found["each"],
+            level=found.get("level"),
+            plain=found.get("plain"),
+            report={name: found[name] for name in self.report},
+        )
 
 
 class Task(Protocol):

@@ -1,0 +1,85 @@
+"""Batches that processes read ahead of the training, in the order of their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ebbflow.errors import ConfigError
+from ebbflow.runs.build import DatasetLoader
+from ebbflow.training.batches import Batch, Loader
+
+AHEAD = 2  # batches that each process holds ready
+
+
+def ahead(loader: Loader, workers: int) -> Loader:
+    """A loader of data on demand with so many processes that read; any other as it is."""
+    wanted = workers and isinstance(loader, DatasetLoader) and loader.dataset.on_demand
+    return Ahead(loader, workers) if wanted else loader
+
+
+class Ahead:
+    """The batches of a loader, made in `workers` processes, of which each holds two ready; the same batches.
+
+    They are made from the step that is asked for on, so that a run goes on exactly where it stopped.
+    """
+
+    def __init__(self, loader: Loader, workers: int) -> None:
+        self._loader, self._workers = loader, workers
+        self._coming: Iterator[Any] | None = None
+        self._next = -1
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step.
+
+        Raises:
+            ConfigError: a process that reads was ended.
+        """
+        if self._coming is None or step != self._next:
+            self._coming = iter(
+                DataLoader(
+                    _Steps(self._loader),
+                    batch_size=None,
+                    sampler=_From(step),
+                    num_workers=self._workers,
+                    prefetch_factor=AHEAD,
+                )
+            )
+        try:
+            found = next(self._coming)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"a process that reads data ahead was ended ({str(error).splitlines()[0]}). In a container give it "
+                "more shared memory (/dev/shm), or read without such processes: engine.workers=0."
+            ) from error
+        self._next = step + 1
+        if isinstance(found, Exception):
+            raise found
+        assert isinstance(found, Batch)
+        return found
+
+
+class _From(Sampler[int]):
+    """The numbers from one on."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first)
+
+
+class _Steps(Dataset[Any]):
+    """The batches of a loader by step; what goes wrong is handed on, to be raised where it is read."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __getitem__(self, step: int) -> Batch | Exception:
+        try:
+            return self.loader.batch(step)
+        except (ValueError, OSError) as error:
+            return error
