@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,12 +20,12 @@ from benchmarks.page import write_page
 from ebbflow.errors import ConfigError
 from ebbflow.files import locked, write_text
 
-RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
-    "limit": lambda options: {"rates": machine.rates()},
-    "step": training.run,
-    "sampling": sampling.run,
+RUNS: dict[str, Callable[[Options, dict[str, Any]], Iterable[dict[str, Any]]]] = {
+    "limit": lambda options, kept: [{"rates": machine.rates()}],
+    "step": lambda options, kept: [training.run(options)],
+    "sampling": lambda options, kept: [sampling.run(options)],
     "wall": wall.run,
-    "growth": growth.run,
+    "growth": lambda options, kept: [growth.run(options)],
 }
 
 
@@ -48,9 +48,9 @@ def _measure(options: Options) -> None:
         facts, began = machine.facts(), time.perf_counter()
         if not facts["quiet"]:
             say(f"  others load this machine ({facts['load']}): its figures are marked as not quiet")
-        section = RUNS[name](options)
-        found[name] = {"machine": {**facts, **_made(options, time.perf_counter() - began)}, **section}
-        write_text(options.results, json.dumps(found, indent=1) + "\n")
+        for section in RUNS[name](options, found.get(name, {})):
+            found[name] = {"machine": {**facts, **_made(options, time.perf_counter() - began)}, **section}
+            write_text(options.results, json.dumps(found, indent=1) + "\n")
     if options.page is not None:
         write_page(found, options.page)
         say(f"{options.results} and {options.page}")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import growth, kernels, machine, step
+from benchmarks import growth, kernels, machine, step, wall
 from benchmarks.__main__ import main
 from benchmarks.arena import ContestantFailed, Handle, best, ratios, turns
 from benchmarks.child import Child, serve
@@ -365,3 +365,17 @@ def test_ways_that_are_compared_compute_the_same() -> None:
         assert others, name
         for other in others:
             torch.testing.assert_close(other, first, rtol=1e-4, atol=1e-4)
+
+
+def test_a_contest_of_hours_goes_on_with_those_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = parsed(["--only", "wall", "--peers", "azula,torchcfm", "--minutes", "1,2"])
+    marks = [{"minutes": 1.0}, {"minutes": 2.0}]
+    kept = {"machine": machine.facts(), "samples": 1000, "entries": {"ebbflow": {"marks": marks}}}
+    monkeypatch.setattr(wall, "load_dataset", lambda *_, **__: None)
+    monkeypatch.setattr(wall, "_ours", lambda *_: pytest.fail("it is there already"))
+    monkeypatch.setattr(wall, "_theirs", lambda name, *_: {"marks": marks, "name": name})
+    stored = [sorted(one["entries"]) for one in wall.run(asked, kept) if one["entries"]]
+    assert stored[-1] == ["azula", "ebbflow", "torchcfm"]
+    others = {**kept, "machine": {**kept["machine"], "threads": 99}}, {**kept, "samples": 7}
+    for other in others:
+        assert not wall._same(other, 1000, asked)
