@@ -29,7 +29,7 @@ test-long: .venv/installed-test
 
 check: .venv/installed-dev
 	$(BIN)/ruff check src tests benchmarks examples docs lessons
-	$(BIN)/ruff format --check src tests benchmarks examples docs lessons/kit.py lessons/make_notebooks.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs/*.py lessons/kit.py lessons/make_notebooks.py
 	$(BIN)/mypy
 
 bench: .venv/installed-test

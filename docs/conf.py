@@ -43,15 +43,20 @@ def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list
     lines[:] = text.split("\n")
 
 
+def accented(formula: str) -> str:
+    """A letter and its bar in braces, so that an index stands beside them and not below."""
+    return re.sub(r"\\(?:bar|tilde)\s*(?:\\[a-z]+|\w)(?=_)", r"{\g<0>{}}", formula)
+
+
 def inline(self: Any, node: nodes.math) -> None:
     """A formula in a line."""
-    self.body.append(tex2mathml(node.astext()))
+    self.body.append(tex2mathml(accented(node.astext())))
     raise nodes.SkipNode
 
 
 def block(self: Any, node: nodes.math_block) -> None:
     """A formula of its own."""
-    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    self.body.append(f'<div class="math">{tex2mathml(accented(node.astext()), as_block=True)}</div>')
     raise nodes.SkipNode
 
 

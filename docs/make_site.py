@@ -30,7 +30,7 @@ CAPTIONS = {
     "zh": {"begin": "入门", "lessons": "课程", "more": "更多", "facts": "实测", "names": "名称"},
 }
 UNTRANSLATED = "> 本页尚无中文版，以下为英文原文。\n\n"
-OUTSIDE = {"../CHANGELOG.md": "changelog.md", "../examples": "examples.md", "../CONTRIBUTING.md": "changelog.md"}
+OUTSIDE = {r"\.\./CHANGELOG\.md": "changelog.md", r"\.\./examples[\w./]*": "examples.md"}
 
 
 def lessons() -> ModuleType:
@@ -95,7 +95,7 @@ def pages(language: str) -> dict[str, str]:
 def linked(text: str) -> str:
     """Links to what lies outside docs/ lead to the pages made of it."""
     for outside, page in OUTSIDE.items():
-        text = text.replace(f"]({outside})", f"]({page})")
+        text = re.sub(rf"\]\({outside}\)", f"]({page})", text)
     return re.sub(r"\]\((?:\.\./)+lessons/(\w+)\.py\)", r"](lessons/\1.md)", text)
 
 

@@ -91,7 +91,7 @@ class DiT(nn.Module):  # pictures (B, 1, 12, 24) of two digits as 4 x 8 tokens; 
 # much each place looked at the second word (red) and at the first (blue), over all steps and blocks.*
 
 # %%
-small, net, steps = F.avg_pool2d(images, 2), DiT(), kit.few(500)
+small, net, steps = F.avg_pool2d(images, 2), DiT(), kit.few(420)
 optimiser = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))
 for step in range(steps):
     rows, t = torch.randint(len(small), (2, 64)), torch.sigmoid(torch.randn(64))
@@ -105,9 +105,9 @@ for t in torch.linspace(1, 1 / 16, 16).tolist():
 figure, axes = plt.subplots(2, 4, figsize=(9, 2.8), layout="constrained")
 for i, (above, below) in enumerate(axes.T):
     kit.strip(above, x[i : i + 1], heads=[" ".join(map(str, words[i].tolist()))])
-    shown = below.imshow(seen.view(4, 4, 8)[i], cmap="coolwarm", vmin=0, vmax=1)
+    shown = below.imshow(seen.view(4, 4, 8)[i], cmap="coolwarm", vmin=0.3, vmax=0.7)
     below.set_axis_off()
-figure.colorbar(shown, ax=axes[1], shrink=0.9, label="second word")
+figure.colorbar(shown, ax=axes[1], shrink=0.9, label="looks at word 2")
 kit.save(figure, "7_unet_dit_cross_attention")
 
 # %% The library says the same, weight by weight

@@ -220,7 +220,7 @@ MISTAKES = {
     ),
     "endless rate": (["train", "--set", "train.lr=1e300"], "--lr must be in (0, 1000000.0], got 1e+300"),
     "not finite": (["train", "--set", "sample.guidance=nan"], "`sample.guidance` must be finite, got nan"),
-    "a model of diffusers": (["info", "hf:somebody/model"], "a run of ebbflow is wanted here"),
+    "a model of diffusers": (["info", "hf:somebody/model"], "the folder of a run is wanted here"),
     "nothing behind hf:": (["sample", "--ckpt", "hf:", "--output", "a.png"], "the folder of a diffusers model"),
     "picture suffix": (["plot", "schedules", "--output", "x.bmp"], ".png"),
 }

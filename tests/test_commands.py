@@ -190,7 +190,7 @@ FOREIGN: dict[str, Callable[[], object]] = {
 
 def test_what_the_user_can_mend_is_told_apart_from_our_bugs() -> None:
     assert explained(raised(of_ours)) == ("unknown sampler 'huen'. Did you mean 'heun'? Known: heun.", 2)
-    ours = raised(lambda: ebbflow.PATHS["flow"](shift=-1.0))
+    ours = raised(lambda: ebbflow.Noise([-1]))
     assert type(ours) is ValueError and explained(ours)[1] == 2, "a ValueError that ebbflow raises is the user's"
     for function in FOREIGN.values():
         said, code = explained(raised(function))

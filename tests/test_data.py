@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ebbflow.data import DATASETS, Dataset, Splits, load_dataset, pictures, to_uint8
 from ebbflow.data.convert import convert
-from ebbflow.data.download import data_home, fetch
+from ebbflow.data.download import _Web, data_home, fetch
 from ebbflow.data.split import hashed, part_of
 from ebbflow.errors import ConfigError, DataError
 
@@ -891,3 +891,23 @@ def test_its_script_takes_evenly_spaced_pictures_of_each_digit(tmp_path: Path) -
     assert x.reshape(-1, 2).copy().view(np.uint16)[:, 0].tolist() == sorted(
         10 * 5 * k + digit for k in range(200) for digit in range(10)
     )
+
+
+@pytest.mark.parametrize(
+    ("start", "leads", "followed"),
+    [
+        ("https://a/f.gz", "https://b/f.gz", True),
+        ("http://a/f.gz", "https://b/f.gz", True),
+        ("https://a/f.gz", "http://b/f.gz", False),
+        ("http://a/f.gz", "ftp://b/f.gz", False),
+        ("http://a/f.gz", "file:///etc/passwd", False),
+    ],
+)
+def test_a_download_is_led_nowhere_but_over_the_web(start: str, leads: str, followed: bool) -> None:
+    """A redirect to ftp was followed; one from an encrypted connection to a plain one too."""
+    asked = urllib.request.Request(start)
+    if followed:
+        assert _Web().redirect_request(asked, None, 302, "", {}, leads).full_url == leads
+    else:
+        with pytest.raises(ValueError, match="which is not followed"):
+            _Web().redirect_request(asked, None, 302, "", {}, leads)

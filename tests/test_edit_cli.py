@@ -148,7 +148,7 @@ def test_interpolation_goes_from_one_image_to_the_other(digits_run: str, digit: 
     [
         (["--strength", "0"], ["--strength", "(0, 1]", "got 0"]),
         (["--strength", "1.5"], ["--strength", "(0, 1]", "got 1.5"]),
-        (["--label", "11"], ["label '11' is unknown", "0 to 9"]),
+        (["--label", "11"], ["label '11' is unknown", "Known: 0, 1, 2"]),
         (["--sampler", "huen"], ["unknown sampler 'huen'", "'heun'"]),
         (["--grid", "uniforn"], ["unknown time grid", "'uniform'"]),
         (["--set", "eta=0.5", "--sampler", "heun"], ["no option 'eta'"]),
@@ -266,7 +266,7 @@ def test_bad_inversions_are_one_sentence(
     )
     code = ask("edit", digits_run, "--noise", tmp_path / "n.npz", "--output", tmp_path / "x.png")
     refused(capsys, code, "3x4x4", "1x8x8")
-    refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "at least 2")
+    refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "--steps must be in [2, ")
     refused(capsys, ask("reconstruct", digits_run, "--steps", "many"), "a whole number")
     refused(capsys, ask("reconstruct", digits_run, "--sampler", "sde"), "draws noise")
     refused(capsys, ask("reconstruct", points_run), "2-D points")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -274,6 +276,32 @@ def test_a_worker_that_dies_is_replaced_and_no_answer_is_lost_or_mixed_up(model:
     assert worker.meter.count("worker_restarts_total") == 1 and "SystemExit" in said[0]
     assert worker.is_alive
     worker.close(5.0)
+
+
+def test_an_answer_that_nobody_told_of_is_given_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that died between giving it and telling of it left a client waiting for ever, one in 10,000."""
+    pytest.importorskip("fastapi")
+    import asyncio
+
+    from ebbflow.studio import desk
+
+    class Mute(Future[Tensor]):
+        def add_done_callback(self, fn: Callable[[Future[Tensor]], object]) -> None:
+            pass
+
+    job = SimpleNamespace(answer=Mute(), is_open=False, cancel=lambda why: None)
+    job.answer.set_result(torch.ones(1))
+    monkeypatch.setattr(desk, "UNTOLD", 0.01)
+
+    async def given() -> list[Any]:
+        forever = asyncio.Queue[Any]()
+        told = [one async for one in desk.Desk.follow(SimpleNamespace(), job, forever)]  # type: ignore[arg-type]
+        asked = desk.Desk.answer(
+            SimpleNamespace(submit=lambda question: job), None, SimpleNamespace(receive=forever.get)
+        )  # type: ignore[arg-type]
+        return [*told, await asked]
+
+    assert asyncio.run(asyncio.wait_for(given(), 30)) == [torch.ones(1)] * 2
 
 
 def test_what_kills_every_worker_is_held_guilty(model: Model) -> None:

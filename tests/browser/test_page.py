@@ -97,6 +97,11 @@ def test_a_run_is_distilled_and_a_damaged_one_is_said_to_be(page: Any, studio: A
     page.wait_for_selector(".chip.finished")
     go(page, studio, "runs?name=broken")
     page.wait_for_selector("[role=alert]:has-text('damaged')")
+    go(page, studio, "runs")
+    page.get_by_role("button", name="New run").click()
+    go(page, studio, "reports")
+    page.wait_for_selector("h1:has-text('Reports')")
+    assert page.get_by_role("dialog").count() == 0, "a form outlived its view"
     page.said.clear()
 
 
@@ -197,6 +202,7 @@ def test_two_sliders_move_through_strips_that_were_made_ahead(page: Any, studio:
     assert page.locator(".rows .stale").count() == 0, "it was made ahead"
     page.get_by_label("Sampler").select_option("flow_map")
     page.wait_for_selector(".rows .wrong")
+    until(page, "() => Number(document.querySelector('.progress progress').value) === 1")
     page.said.clear()
 
 

@@ -162,7 +162,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "dims beyond reason": (Case(argv=(*sample("--num", "1").argv,), files=state(facts={**FACTS, "dims": [2**40, 8, 8]})), "state.json"),
     "names that are numbers": (Case(argv=INFO, files=state(facts={**FACTS, "label_names": [1, 2.5]})), "state.json"),
     "a configuration that is none": (Case(argv=INFO, files=state(config=None)), "state.json"),
-    "a kind of nobody": (Case(argv=INFO, files=state(kind="x")), "state.json"),
+    "a kind of nobody": (Case(argv=INFO, files=state(kind="x")), "does not know"),
     "a config.json of brackets": (Case(argv=RESUME, files={"model/config.json": b"[" * 100_000}), "config.json"),
     "a config.json of nothing": (Case(argv=RESUME, files={"model/config.json": b"{}"}), "config.json"),
     "metrics of brackets": (Case(argv=RUN, files={"model/metrics.jsonl": b"[" * 100_000 + b"\n" + b'{"step": 1}\n'}), "metrics"),
@@ -170,7 +170,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "guidance of a grid": (Case(argv=LEARNED, files={f"{STEP}/grids.json": b'[{"steps": 2, "sampler": "heun", "guidance": "x", "weights": "ema", "times": [1, 0.5, 0]}]'}), "grids"),
     "a table of nothing": (Case(argv=OPTIMAL, files={f"{STEP}/x0_variance_ema.json": b"{}"}), "no table of variances"),
     "noise of a text": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.array('x')", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(2)", guidance="np.array(1.0)")}), "noise.npz"),
-    "noise of 10^9 steps": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.zeros((1, 1, 8, 8), np.float32)", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(1000000000)", guidance="np.array(1.0)")}), "steps"),
+    "noise of 10^9 steps": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.zeros((1, 1, 8, 8), np.float32)", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(1000000000)", guidance="np.array(1.0)")}), "must be in [1, 100000]"),
     "noise of objects": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.array([None], object)")}), "noise.npz"),
 }  # fmt: skip
 

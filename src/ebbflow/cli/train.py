@@ -255,7 +255,7 @@ def _train(kind: Kind, what: ToTrain, folder: Path, *, as_json: bool) -> int:
         card = trainer.task.card().partition("\n")[0].rstrip(".")
         tell(f"{card}; on {trainer.device.type}{start}\n{trainer.precision}")
         ready, began = trainer.is_finished, time.monotonic()
-        finished = ready or follow(trainer)
+        finished = follow(trainer)
     if not finished:
         warn(f"stopped; the same command goes on from {folder}.")
         return 130

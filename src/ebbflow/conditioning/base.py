@@ -143,6 +143,10 @@ class DataFacts:
     latent_dims: tuple[Side, ...] | None = None
     picture_dims: tuple[Side, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.dims) != (3 if self.is_image else 1):
+            raise ValueError(f"images have three `dims` and points one, got {self.dims}.")
+
     @property
     def state_dims(self) -> tuple[int, ...]:
         """Shape of what the model works on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.errors import DataError
+from ebbflow.memory import require
 
 CHANNELS = (1, 3, 4)  # grey, red green blue, the same with opacity
 CHUNK_VALUES = 4_000_000  # pixel values converted at a time
@@ -61,6 +63,7 @@ def convert(data: Dataset, *, size: int | None = None, channels: int | None = No
 
 def _in_chunks(x: Tensor, dims: tuple[int, int, int]) -> Tensor:
     channels, height, width = dims
+    require(len(x) * math.prod(dims), f"{len(x):,} images of {dims[1]} x {dims[2]}", "Lower `size`.", DataError)
     out = torch.empty((len(x), *dims), dtype=torch.uint8)
     per_image = max(x[:1].numel(), out[:1].numel(), 1)
     rows = max(1, CHUNK_VALUES // per_image)

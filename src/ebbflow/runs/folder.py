@@ -145,8 +145,8 @@ def read_facts(facts: Mapping[str, Any]) -> DataFacts:
     """
     try:
         return record(DataFacts, {f.name: facts[f.name] for f in fields(DataFacts) if f.name in facts})
-    except Wrong as wrong:
-        raise ConfigError(f"it {wrong}") from None
+    except (Wrong, ValueError) as wrong:
+        raise ConfigError(str(wrong)) from None
 
 
 def checkpoints(folder: Path) -> list[Path]:

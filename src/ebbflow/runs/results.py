@@ -116,7 +116,7 @@ def collect(model: Opened, plan: Plan, steps: Iterable[Samples], *, command: str
             made += len(one.x)
     if not made:
         raise ConfigError("no samples were asked for. Give at least one seed.")
-    return made_of(model, plan, x, command=command)
+    return made_of(model, plan, x, behind=data_behind(model), command=command)
 
 
 def made_of(
@@ -126,6 +126,7 @@ def made_of(
     *,
     before: Mapping[str, Tensor] | None = None,
     after: Mapping[str, Tensor] | None = None,
+    behind: Tensor | None = None,
     command: str = "",
 ) -> SampleSet:
     """The results of a plan, `x`, between images that came before and after them, float32 (1, *dims) by their names."""
@@ -137,7 +138,7 @@ def made_of(
         label_names=names_of(model, plan),
         before={name: to_uint8(image) for name, image in (before or {}).items()},
         after={name: to_uint8(image) for name, image in (after or {}).items()},
-        behind=data_behind(model),
+        behind=behind,
         command=command,
     )
 

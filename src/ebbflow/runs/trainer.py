@@ -150,13 +150,13 @@ class Trainer:
 
     def _events(self) -> Iterator[Progress]:
         with self._held:
-            if self.world.leads:
-                for name in self.task.products:
-                    (self.folder / name).unlink(missing_ok=True)
+            whole = self.is_finished  # but for what was due at its end, before which it may have been killed
+            for name in () if whole or not self.world.leads else self.task.products:
+                (self.folder / name).unlink(missing_ok=True)
             here = self._progress(self._loss, 0.0)
             if self.start:
                 yield from (replace(here, note=remark) for remark in self._remarks)
-            if not self.is_finished:
+            if not whole or self.measured.get("step") != self.start:
                 with self.world.leader_first():
                     for stage in self.task.prepare():
                         yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
@@ -172,7 +172,7 @@ class Trainer:
                 if stopped:
                     break
                 yield from self._look(here)
-            if self._is_last:
+            if self._is_last and not whole:
                 yield from self._finish(here)
 
     def _trained(self) -> Iterator[tuple[Progress, bool]]:
@@ -256,7 +256,9 @@ class Trainer:
                 yield replace(here, held_out=found.get("held_out"), note=said(found), row=self.measured)
         path = self.folder / "samples" / f"step_{step:06d}.png"
         if not (again and path.exists()) and (is_due(step, self.train.sample_every) or self._is_last):
-            yield self._draw(net, here, path)
+            drawn = self._draw(net, here, path)
+            if not again or drawn.picture is not None:
+                yield drawn
 
     def _log(self, row: dict[str, Any], *, required: bool = False) -> None:
         if self.world.leads:

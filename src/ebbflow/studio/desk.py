@@ -24,6 +24,8 @@ from ebbflow.studio.meter import Labels, Meter
 from ebbflow.studio.shelf import Shelf
 from ebbflow.studio.worker import BusyError, Job, Preview, StoppedError, Worker
 
+UNTOLD = 2.0  # seconds after which an answer is looked for: a worker may die between giving it and telling of it
+
 
 class LeftError(Exception):
     """The client is gone."""
@@ -86,11 +88,11 @@ class Desk:
         future, leaving = asyncio.wrap_future(job.answer), asyncio.ensure_future(_left(request))
         both: set[asyncio.Future[Any]] = {future, leaving}
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=self.limits.timeout + 5)
-            if leaving.done() and not future.done():
+            while job.is_open and not leaving.done():
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED, timeout=UNTOLD)
+            if job.is_open:
                 raise LeftError
-            job.cancel(f"not done within {self.limits.timeout:g} s")  # unless it is answered
-            return await future
+            return job.answer.result(0)
         finally:
             leaving.cancel()
             future.cancel()
@@ -102,7 +104,15 @@ class Desk:
             Exception: whatever the worker met.
         """
         try:
-            while (preview := await previews.get()) is not None:
+            while True:
+                try:
+                    preview = await asyncio.wait_for(previews.get(), UNTOLD)
+                except TimeoutError:
+                    if job.is_open:
+                        continue
+                    break
+                if preview is None:
+                    break
                 yield preview
             yield job.answer.result(0)
         finally:

@@ -156,7 +156,8 @@ class ModelTask(DenoiserTask, RunTask):
             )
         seeds = range(NUM_POINTS if points else GRID_COLUMNS * (len(rows) or GRID_COLUMNS))
         plan = default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, len(seeds)))
-        return collect(model, plan, generate(model, plan)).grid()
+        made = collect(model, plan, generate(model, plan))
+        return replace(made, behind=self.splits.held_out.x[:NUM_POINTS] if points else None).grid()
 
     def card(self) -> str:
         config = self.config

@@ -56,6 +56,7 @@ async function show() {
   const { name, query } = address(), mine = ++turn;
   leave();
   leave = () => {};
+  document.querySelectorAll("dialog").forEach((one) => one.close());
   document.title = `${t(name)} · ebbflow`;
   document.querySelector(".skip").textContent = t("skip");
   fill(document.getElementById("bar"), bar(name));

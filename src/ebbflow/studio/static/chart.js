@@ -30,12 +30,12 @@ export function chart({ lines, label, mark = null, low = null, high = null, unit
 export function scatter({ points, label, x, y }) {
   const log = (values) => { const [a, b] = [Math.log10(Math.min(...values)), Math.log10(Math.max(...values))]; return [a - 0.05, Math.max(b, a + 0.1) + 0.05]; };
   const [x0, x1] = log(points.map((one) => one.x)), [y0, y1] = log(points.map((one) => one.y));
-  const px = (v) => LEFT + ((Math.log10(v) - x0) / (x1 - x0)) * (W - LEFT - RIGHT), py = (v) => TOP + 14 + (1 - (Math.log10(v) - y0) / (y1 - y0)) * (H - TOP - 14 - BOTTOM);
+  const px = (v) => LEFT + ((Math.log10(v) - x0) / (x1 - x0)) * (W - LEFT - RIGHT), py = (v) => TOP + 20 + (1 - (Math.log10(v) - y0) / (y1 - y0)) * (H - TOP - 20 - BOTTOM);
   const ticks = (a, b) => [1, 2, 5].flatMap((first) => Array.from({ length: 12 }, (_, i) => first * 10 ** (i - 5))).filter((v) => Math.log10(v) >= a && Math.log10(v) <= b).sort((v, w) => v - w);
   return h("svg:svg", { viewBox: `0 0 ${W} ${H}`, class: "chart", role: "img", "aria-label": `${label}: ${y}, ${x}` },
     ticks(y0, y1).map((v) => [h("svg:line", { x1: LEFT, x2: W - RIGHT, y1: py(v), y2: py(v), class: "rule" }), h("svg:text", { x: LEFT - 6, y: py(v) + 4, "text-anchor": "end" }, short(v))]),
     ticks(x0, x1).map((v) => h("svg:text", { x: px(v), y: H - 6, "text-anchor": "middle" }, short(v))),
-    h("svg:text", { x: W - RIGHT, y: TOP + 4, "text-anchor": "end" }, `${x} →`), h("svg:text", { x: LEFT, y: TOP + 4 }, `↑ ${y}`),
+    h("svg:text", { x: W - RIGHT, y: TOP + 10, "text-anchor": "end" }, `${x} →`), h("svg:text", { x: LEFT, y: TOP + 10 }, `↑ ${y}`),
     [...points].sort((a, b) => Number(a.on) - Number(b.on)).map((one) => h("svg:circle", { cx: px(one.x), cy: py(one.y), r: one.on ? 6 : 3.5, class: one.on ? "dot on" : "dot" }, h("svg:title", {}, one.label))));
 }
 
