@@ -98,7 +98,7 @@ def _kept(task: ModelTask, runs: Engine, batch: Batch, rows: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class Demand:
     """What a run asks of each of some processes.
 
     Args:
@@ -144,7 +144,7 @@ class Scale:
         return [*lines, f"{fits} in {there}, which holds {most:,} rows at once"]
 
 
-def scale_of(memory: Memory, config: RunConfig, size: int, device_memory: float | None) -> Scale:
+def scale_of(memory: Memory, config: RunConfig, size: int, device_memory: float | None) -> Demand:
     """What a configuration asks of each of `size` processes with `device_memory` bytes.
 
     Raises:
@@ -157,7 +157,7 @@ def scale_of(memory: Memory, config: RunConfig, size: int, device_memory: float 
     accumulate = None
     if device_memory is not None and (most := memory.rows_in(device_memory)) >= 1:
         accumulate = max(config.train.accumulate, -(-share // most))
-    return Scale(
+    return Demand(
         world_size=size,
         rows=rows,
         memory=memory,
