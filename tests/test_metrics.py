@@ -295,6 +295,18 @@ def test_jackknife_of_the_distance_is_its_spread_over_fresh_samples() -> None:
     assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.35)
 
 
+def test_the_error_of_a_distance_does_not_know_the_order_of_the_samples() -> None:
+    labels = torch.arange(400) // 40
+    x = draw(400, 6, seed=5) + 3 * draw(10, 6, seed=6)[labels]
+    mixed = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    real = draw(2000, 6, seed=7) + 3 * draw(10, 6, seed=6)[torch.arange(2000) % 10]
+    by_class, shuffled = (
+        block_errors(Comparison(real=real, generated=x[order], labels=labels[order], num_classes=10))["frechet"]
+        for order in (torch.arange(400), mixed)
+    )
+    assert by_class == pytest.approx(shuffled, rel=0.5)
+
+
 def test_spread_rows() -> None:
     assert spread_rows(torch.arange(10), 5).tolist() == [0, 2, 4, 6, 8]
     assert spread_rows(torch.arange(3), 5).tolist() == [0, 1, 2]

@@ -101,7 +101,7 @@ def block_errors(c: Comparison) -> dict[str, float]:
 
     That of the kernel distance holds the reference's part too where that is smaller than `FEW_REAL`.
     """
-    rests, real = left_out(c.generated), c.few_real.double()
+    rests, real = left_out(c.generated, c.labels), c.few_real.double()
     errors = {"kid": jackknife([_kid_but_for(real, rest.double()) for rest in rests])}
     if len(real) < FEW_REAL:
         errors["kid"] = math.hypot(
@@ -115,10 +115,18 @@ def block_errors(c: Comparison) -> dict[str, float]:
     return errors
 
 
-def left_out(rows: Tensor) -> list[Tensor]:
-    """`rows` without the first tenth, without the second, and so on; of fewer than 20, without each third or so."""
-    blocks = rows.tensor_split(min(NUM_BLOCKS, max(2, len(rows) // 2)))
-    return [torch.cat([*blocks[:i], *blocks[i + 1 :]]) for i in range(len(blocks))]
+def left_out(rows: Tensor, labels: Tensor | None = None) -> list[Tensor]:
+    """`rows` without one tenth, without another, and so on; of fewer than 20, without each third or so.
+
+    Tenths are drawn, always alike, and each holds its part of every label, since samples are dealt so: rows that come
+    class by class would else make each tenth a class, and its absence no chance.
+    """
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    if labels is not None:
+        order = order[labels.cpu()[order].argsort(stable=True)]
+    num, block = min(NUM_BLOCKS, max(2, len(rows) // 2)), torch.empty_like(order)
+    block[order] = torch.arange(len(rows)) % num
+    return [rows[(block != i).to(rows.device)] for i in range(num)]
 
 
 def _kid_but_for(other: Tensor, rows: Tensor) -> float:
