@@ -192,6 +192,9 @@ class Mix:
     def check(self, number: int, body: bytes) -> None:
         """Note an answer that is not the one to this question, up to one level of rounding."""
         data = json.loads(body)["data"]
+        if "b64_json" not in data[0]:
+            self.wrong.append(f"question {number}: {data[0]}")
+            return
         got = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[0]["b64_json"]))), dtype=int)
         if len(data) != 1 or np.abs(got.reshape(-1) - self.known[number].reshape(-1)).max() > 1:
             self.wrong.append(f"question {number}: another picture")

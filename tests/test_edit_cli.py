@@ -266,7 +266,7 @@ def test_bad_inversions_are_one_sentence(
     )
     code = ask("edit", digits_run, "--noise", tmp_path / "n.npz", "--output", tmp_path / "x.png")
     refused(capsys, code, "3x4x4", "1x8x8")
-    refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "--steps must be in [2, ")
+    refused(capsys, ask("reconstruct", digits_run, "--steps", "1,5"), "in [2, 100000]")
     refused(capsys, ask("reconstruct", digits_run, "--steps", "many"), "a whole number")
     refused(capsys, ask("reconstruct", digits_run, "--sampler", "sde"), "draws noise")
     refused(capsys, ask("reconstruct", points_run), "2-D points")

@@ -69,7 +69,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def _scratch(path: Path) -> Iterator[Path]:
     """A folder beside `path` of a name that tells its writer, gone afterwards; see `sweep`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}@{HOST}.part")
+    scratch = _partial(path)
     _LIVING.add(scratch.name)
     try:
         scratch.mkdir()
@@ -77,6 +77,18 @@ def _scratch(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         _LIVING.discard(scratch.name)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}@{HOST}.part")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; a death in the midst of it leaves nothing by its name, and what `sweep` takes."""
+    gone = _partial(path)
+    with suppress(OSError):
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager

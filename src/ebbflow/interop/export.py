@@ -218,6 +218,7 @@ def _onnx(program: Any, inputs: list[str], outputs: list[str], path: Path) -> No
     for node in graph.all_nodes():
         node.metadata_props.clear()  # lines of the code that was traced, by their paths on this machine
     for value in (*graph.inputs, *graph.outputs):
+        assert value.shape is not None
         value.shape[0] = "batch"
     made.save(path, external_data=False)
 

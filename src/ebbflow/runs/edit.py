@@ -291,7 +291,7 @@ def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
         noise = torch.from_numpy(arrays["noise"]).float()
         settings = {name: arrays[key].item() for key, name in NOISE_KEYS.items()}  # type: ignore[union-attr]
         with suppress(Wrong):  # older files hold a bare name
-            settings["grid"] = convert(Choice, parsed(settings["grid"]))  # type: ignore[arg-type]
+            settings["grid"] = convert(Choice | None, parsed(settings["grid"]))  # type: ignore[arg-type]
         settings |= {
             name: entries(EditRequest)[name].value(settings[name]) for name in ("sampler", "steps", "guidance")
         }

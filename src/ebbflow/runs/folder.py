@@ -27,7 +27,7 @@ from ebbflow.config import (
 )
 from ebbflow.documents import parsed, read_json
 from ebbflow.errors import CheckpointError, ConfigError, DataError
-from ebbflow.files import LOCK, PARTIAL, locked, sweep, write_text
+from ebbflow.files import LOCK, PARTIAL, locked, remove_folder, sweep, write_text
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.plugins import loaded
@@ -180,7 +180,7 @@ def prune(folder: Path, *, keep: int, rows: Sequence[dict[str, Any]]) -> None:
     best = best_of(folder, rows)
     for old in checkpoints(folder)[:-keep]:
         if best is None or old.name != checkpoint_of(folder, best["step"]).name:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
 
 
 def open_checkpoint(path: str | Path, cls: type[C]) -> tuple[Path, C, DataFacts, Checkpoint]:

@@ -161,6 +161,7 @@ class Trainer:
                     for stage in self.task.prepare():
                         yield replace(here, note=f"{stage.name} {stage.done} of {stage.total}: {stage.note}")
             if self.start:
+                self._tidy(self.start)
                 yield from self._look(here, again=True)  # it may have been stopped right after it had saved
             for here, stopped in self._trained():
                 yield here
