@@ -61,6 +61,7 @@ def _ended(store: Any, code: int) -> int:
     if code:
         with suppress(RuntimeError):
             store.set("ebbflow_ended", str(code))
+        time.sleep(2 * PATIENCE)  # the others ask, and the answer may be kept in this process
     return _code(code)
 
 
