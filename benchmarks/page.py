@@ -42,7 +42,7 @@ def write_page(found: Mapping[str, Any], path: Path, results: str = "benchmarks/
 
 
 def _heading(name: str, facts: Mapping[str, Any]) -> str:
-    kind = "processor time" if facts["clock"] == "processor" else "wall clock"
+    kind = "processor time" if facts["clock"] == "processor" and name != "wall" else "wall clock"
     quiet = "" if facts["quiet"] else f" **Not quiet: load {facts['load']} at the start, so read the ratios only.**"
     quick = " **A quick run: no figure of it means anything.**" if facts["quick"] else ""
     bf16 = "with" if facts["avx512_bf16"] else "without"

@@ -75,7 +75,7 @@ def _theirs(name: str, options: Options, num: int, failed: dict[str, str]) -> di
             marks.append(_mark(handle, name, minutes, before, num, options))
             before = {"seconds": 60 * minutes, "steps": marks[-1]["steps"]}
     for mark in marks:
-        mark["scores"] = None if options.quick else score(Path(mark["file"]), options)
+        mark["scores"] = None if options.quick else score(options.cache / mark["file"], options)
     return {**facts, **own, "marks": marks}
 
 
@@ -93,7 +93,7 @@ def _mark(
         "loss": [trained["losses"][0], sum(trained["losses"][3:]) / max(1, len(trained["losses"][3:]))],
         "evaluations": drawn["evaluations"],
         "sampling_seconds": drawn["seconds"],
-        "file": str(file),
+        "file": str(file.relative_to(options.cache)),
     }
 
 
@@ -113,7 +113,7 @@ def _ours(options: Options, num: int) -> dict[str, Any]:
     """ebbflow by its own commands, a run for each mark, since its presets shape the learning rate by the budget."""
     marks = [_run(minutes, num, options) for minutes in options.minutes]
     for mark in marks:
-        mark["scores"] = None if options.quick else score(Path(mark["file"]), options)
+        mark["scores"] = None if options.quick else score(options.cache / mark["file"], options)
     card = "presets by budget, sampled as the presets say"
     return {"example": "configs/mnist_*min.toml", "settings": card, "conditional": True, "marks": marks}
 
@@ -140,8 +140,8 @@ def _run(minutes: float, num: int, options: Options) -> dict[str, Any]:
         "process_seconds": trained - began,
         "sampling_seconds": time.perf_counter() - trained,
         "evaluations": evaluations(said),
-        "sampled": said,
-        "file": str(file),
+        "sampled": {key: said.get(key) for key in ("sampler", "num_steps", "guidance")},
+        "file": str(file.relative_to(options.cache)),
     }
 
 
