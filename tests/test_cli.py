@@ -188,7 +188,7 @@ MISTAKES = {
     "unknown key": (["train", "--set", "net.dept=3"], "unknown key 'net.dept'"),
     "unknown section": (["train", "--set", "nett.depth=3"], "Did you mean 'net'"),
     "a list for a kind": (["train", "--set", "net.kind=[1]"], "unknown net.kind [1]"),
-    "place and flag": (["info", "runs/a", "--ckpt", "runs/b"], "CKPT and --ckpt say the same. Give one."),
+    "place and flag": (["info", "runs/a", "--ckpt", "runs/b"], "RUN and --ckpt say the same. Give one."),
     "unknown entry": (["list", "samplers", "huen"], "Did you mean 'heun'"),
     "not a number": (["train", "--lr", "nan"], "--lr must be finite, got nan."),
     "choice": (["train", "--channels", "2"], "--channels must be 1, 3 or 4, got '2'"),

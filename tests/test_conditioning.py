@@ -288,7 +288,7 @@ def test_what_a_kind_does_not_take_is_refused(kind: str, wanted: object, message
         ("text", {"templates": ()}, "`templates` must be"),
         ("text", {"templates": ("a four",)}, "`templates` must be"),
         ("text", {"dim": 30, "num_heads": 4}, "multiple of `num_heads`"),
-        ("text", {"depth": 0}, "`depth` and `num_heads`"),
+        ("text", {"depth": 0}, r"`depth` must be in \[1, 1024\]"),
         ("text", {"max_length": 0}, "`max_length` must be"),
         ("vector", {"num_tokens": 0}, "`num_tokens` must be"),
         ("label", {"drop": 1.0}, "`drop` must be"),

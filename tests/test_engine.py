@@ -625,7 +625,7 @@ def test_a_damaged_description_of_a_run_is_said(digits: Splits, tmp_path: Path) 
     file = tmp_path / "run" / "config.json"
     file.write_text(file.read_text()[:-40])
     with pytest.raises(
-        CheckpointError, match=r"config\.json does not describe a run .* Mend it, or choose another `save_dir`"
+        CheckpointError, match=r"config\.json does not describe a run: .* Mend it, or choose another `save_dir`"
     ):
         trainer_of(digits, tmp_path / "run", num_steps=2)
 

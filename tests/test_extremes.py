@@ -19,21 +19,21 @@ from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.oracles import Gaussian
 
 OUT_OF_RANGE: dict[str, tuple[Callable[[], Path], str]] = {
-    "shift far up": (lambda: Flow(shift=1e30), "`shift` must be between 1e-06 and 1e\\+06"),
+    "shift far up": (lambda: Flow(shift=1e30), r"`shift` must be in \[0.0001, 10000.0\]"),
     "shift far down": (lambda: VE(shift=1e-30), "`shift`"),
-    "all noise": (lambda: VP(beta_max=1e4), "`beta_min` = 0.1, `beta_max` = 10000"),
-    "sub_vp underflows": (lambda: SubVP(beta_max=1e4), "`beta_max` = 10000"),
+    "all noise": (lambda: VP(beta_max=900.0), "`beta_min` = 0.1, `beta_max` = 900"),
+    "sub_vp underflows": (lambda: SubVP(beta_max=900.0), "`beta_max` = 900"),
     "no noise": (lambda: VP(beta_min=1e-30, beta_max=1e-30), "`beta_min` = 1e-30"),
     "next to no noise": (lambda: SubVP(beta_min=1e-6, beta_max=1e-6), "`beta_max` = 1e-06"),
-    "beta overflows": (lambda: VP(beta_min=1e300, beta_max=1e308), "`beta_max` = 1e\\+308"),
-    "sigma underflows": (lambda: VE(sigma_min=1e-308), "`sigma_min` = 1e-308"),
-    "sigma of both ends": (lambda: VE(sigma_min=1e-20, sigma_max=1e15), "`sigma_min` = 1e-20"),
+    "beta overflows": (lambda: VP(beta_min=1e300, beta_max=1e308), "`beta_min` must be in"),
+    "sigma underflows": (lambda: VE(sigma_min=1e-308), "`sigma_min` must be in"),
+    "sigma of both ends": (lambda: VE(sigma_min=1e-20, sigma_max=1e15), "`sigma_min` must be in"),
     "a table of noise": (lambda: VPDiscrete(beta_start=0.9, beta_end=0.999), "`beta_start` = 0.9"),
 }
 
 FAR: dict[str, Path] = {
-    "flow/1e6": Flow(shift=1e6),
-    "flow/1e-6": Flow(shift=1e-6),
+    "flow/1e4": Flow(shift=1e4),
+    "flow/1e-4": Flow(shift=1e-4),
     "vp/100": VP(beta_max=100.0),
     "vp/shift1e4": VP(shift=1e4),
     "sub_vp/120": SubVP(beta_max=120.0),
@@ -41,7 +41,7 @@ FAR: dict[str, Path] = {
     "ve/1e15": VE(sigma_min=1e-3, sigma_max=1e15),
     "ve/18 decades": VE(sigma_min=1e-9, sigma_max=1e9),
     "vp_discrete/0.5": VPDiscrete(beta_start=0.01, beta_end=0.1),
-    "cosine_discrete/flat": CosineDiscrete(offset=1e6),
+    "cosine_discrete/flat": CosineDiscrete(offset=1.0),
     "cosine_discrete/long": CosineDiscrete(num_steps=20_000),
 }
 ENDS: dict[str, Path] = {**PATH_CASES, **FAR}

@@ -40,9 +40,9 @@ def test_the_net_sees_the_picture_in_its_place_and_the_null_as_nothing() -> None
     assert 140 < int(gone.sum()) < 260 and torch.equal(dropped[~gone], cond[:400][~gone])
 
 
-def test_a_mask_tells_where_it_is_known() -> None:
+def test_a_mask_tells_where_it_is_known_and_its_region_what_is_missing() -> None:
     cond = conditioner({"kind": "mask", "region": "left"}).conditions(DIGITS)
-    assert cond is not None and bool((cond[:, 1, :, :4] == 1).all()) and not cond[:, :, :, 4:].any()
+    assert cond is not None and bool((cond[:, 1, :, 4:] == 1).all()) and not cond[:, :, :, :4].any()
 
 
 @pytest.mark.parametrize("net", ["unet", "dit"])

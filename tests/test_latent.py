@@ -596,7 +596,7 @@ def test_bad_settings_of_the_autoencoder_are_refused(
     new = tmp_path / "new"
     refused(capsys, autoencode(new, "--set", "net.kind=dit"), "unknown section 'net'", "autoencoder")
     refused(capsys, autoencode(new, "--set", "autoencoder.chanels=[8]"), "Did you mean 'channels'")
-    refused(capsys, autoencode(new, "--set", "autoencoder.latent_channels=0"), "at least 1")
+    refused(capsys, autoencode(new, "--set", "autoencoder.latent_channels=0"), "in [1, 65536]")
     refused(capsys, autoencode(new, "--set", "train.loss=l2"), "train.loss")
     refused(capsys, autoencode(new, "--data", "rings"), "'rings' holds points")
     refused(capsys, autoencode(trained, "--set", "train.kl_weight=1.0"), "train.kl_weight is 0.001 there, 1.0 here")

@@ -258,8 +258,3 @@ def test_a_run_on_shards_is_that_on_the_folder_and_goes_on_exactly(folder: Path,
     assert losses[0] == losses[1] == losses[2]
     weights = [load_tensors(checkpoints(run)[-1] / "ema.safetensors") for run in runs]
     assert all(value.equal(other[name]) for other in weights[1:] for name, value in weights[0].items())
-
-
-def test_dealing_weights_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(["train", "--set", "engine.shard=true"]) == 2
-    assert "not there yet" in capsys.readouterr().err

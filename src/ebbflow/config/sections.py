@@ -222,21 +222,12 @@ class EngineConfig:
 
     Args:
         workers: processes that read data on demand ahead of the training; 0 for none.
-        shard: whether the weights are dealt to processes; not there yet.
     """
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"
     workers: Every = 2
-    shard: bool = False
-
-    def __post_init__(self) -> None:
-        if self.shard:
-            raise ConfigError(
-                "engine.shard=true would deal the weights to the processes, which is not there yet: each holds all. "
-                "Leave it out; docs/scale.md says what fits."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ LANES = 16  # a multiple of what processors compute at once: a float rounds alik
 def warp(t: Tensor, shift: float) -> Tensor:
     """t' = k t / (1 + (k - 1) t), which keeps 0 and 1 and spends more time at high noise for k > 1 (Esser et al., 2024,
     eq. 23, 2403.03206)."""
-    return shift * t / (1 + (shift - 1) * t)
+    return (shift * t / (1 + (shift - 1) * t)).clamp(max=1)  # rounding would pass 1, where alpha would be negative
 
 
 @dataclass(frozen=True, kw_only=True)

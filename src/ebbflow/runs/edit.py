@@ -243,6 +243,7 @@ def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[in
 
     Raises:
         ConfigError, ValueError: a sampler or grid that cannot be walked backwards, fewer than 2 steps.
+        FloatingPointError: reconstructions that are not finite.
     """
     x0, cond = data.x0(torch.arange(len(data))), model.conditions_of(data)
     batches, found, done = torch.arange(len(data)).split(plan.batch_size), [], 0
@@ -256,6 +257,7 @@ def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[in
             for i, step in enumerate(there_and_back(bound, state, times, sampler=plan.sampler), start=1):
                 yield Stage("reconstruct", min(done + i, total), total, f"{num_steps} steps")
                 state = step.x
+            require_finite(model, state, "the reconstructions")
             parts.append(model.decode(state))
             done += 2 * num_steps
         x = torch.cat(parts).clamp(-1, 1)
