@@ -770,7 +770,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(ImportError, match=r"-e '\.\[text\]'"):
         load_diffusers(tmp_path / "text")
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ImportError, match=r"ebbflow\[hf\]"):
+    with pytest.raises(ImportError, match=r"-e '\.\[hf\]'"):
         load_diffusers(tmp_path / "images")
 
 

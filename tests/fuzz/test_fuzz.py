@@ -24,7 +24,7 @@ KINDS = {
     "data": strategies.data(),
     "documents": strategies.documents(),
 }
-FEW = {"flags": 25, "settings": 40, "damaged": 12, "data": 150, "documents": 40}
+FEW = {"flags": 25, "settings": 40, "damaged": 12, "data": 60, "documents": 40}
 MANY = {"flags": 2500, "settings": 2500, "damaged": 1500, "data": 2500, "documents": 1500}
 MOST_CPU, MOST_MB = 8.0, 900  # of a refusal: seconds, and memory with all that is imported
 
