@@ -196,7 +196,7 @@ def _wall(found: Mapping[str, Any], images: Path) -> list[str]:
             )
     head = ["", "minutes", "Frechet distance", "label accuracy", "precision", "recall", "evaluations", "steps"]
     said = (
-        "Everybody trains what the example of the library trains on MNIST, alone on the machine; "
+        "Everybody trains what the example of the library trains on MNIST, one after the other; "
         f"{section['samples']} samples at each mark, which cost no time of it, by the library's own sampler. The "
         "distance is between the features of our classifier, against the 10,000 test pictures; label accuracy is known "
         "of those that obey a class.\n"
