@@ -191,15 +191,14 @@ def _wall(found: Mapping[str, Any], images: Path) -> list[str]:
     section, rows = found["wall"], []
     for name, entry in section["entries"].items():
         for mark in entry["marks"]:
-            rows.append(
-                [SHOWN[name], f"{mark['minutes']:g}", *_scores(mark), _number(mark["evaluations"]), str(mark["steps"])]
-            )
-    head = ["", "minutes", "Frechet distance", "label accuracy", "precision", "recall", "evaluations", "steps"]
+            num, calls, steps = (mark["scores"] or {}).get("num"), mark["evaluations"], mark["steps"]
+            rows.append([SHOWN[name], f"{mark['minutes']:g}", *_scores(mark), _number(num), _number(calls), str(steps)])
+    scored = ["Frechet distance", "label accuracy", "precision", "recall"]
+    head = ["", "minutes", *scored, "samples", "evaluations", "steps"]
     said = (
-        "Everybody trains what the example of the library trains on MNIST, one after the other; "
-        f"{section['samples']} samples at each mark, which cost no time of it, by the library's own sampler. The "
-        "distance is between the features of our classifier, against the 10,000 test pictures; label accuracy is known "
-        "of those that obey a class.\n"
+        "Everybody trains what the example of the library trains on MNIST, one after the other; the samples at each "
+        "mark cost no time of it and are drawn by the library's own sampler. The distance is between the features of "
+        "our classifier, against the 10,000 test pictures; label accuracy is known of those that obey a class.\n"
     )
     settings = [
         [SHOWN[name], entry["settings"], entry["example"], str(entry.get("batch", ""))]

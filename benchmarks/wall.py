@@ -27,12 +27,13 @@ SCORES = ("frechet", "label_accuracy", "precision", "recall")
 
 def run(options: Options, kept: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What each has at each mark; one contestant at a time, alone on the machine. Yields after each, since all of them
-    take hours: those that an earlier run kept stay, where settings and machine are the same."""
+    take hours: on the same machine an earlier run's stay, of those that were not asked for or need no second one."""
     num = 4 if options.quick else options.samples
     load_dataset("mnist", data_dir=options.data_dir)  # downloaded where it is missing, before anybody's clock runs
-    found = _same(kept, num, options)
-    failed: dict[str, str] = {}
-    for name in ("ebbflow", *options.peers):
+    asked = ("ebbflow", *options.peers)
+    found = {n: one for n, one in _earlier(kept, "entries", options).items() if n not in asked or _has(one, options)}
+    failed = {n: why for n, why in _earlier(kept, "failed", options).items() if n not in asked}
+    for name in asked:
         if name in found:
             say(f"  {name} is kept")
             continue
@@ -44,17 +45,21 @@ def run(options: Options, kept: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             said = getattr(error, "stderr", None) or str(error)
             failed[name] = said.strip().splitlines()[-1]
             say(f"  {name} is left out: {failed[name]}")
-        yield {"samples": num, "entries": found, "failed": failed}
-    yield {"samples": num, "entries": found, "failed": failed}
+        yield {"entries": found, "failed": failed}
+    yield {"entries": found, "failed": failed}
 
 
-def _same(kept: Mapping[str, Any], num: int, options: Options) -> dict[str, Any]:
-    """The contestants of an earlier run that need no second one."""
+def _earlier(kept: Mapping[str, Any], what: str, options: Options) -> dict[str, Any]:
+    """What an earlier run on this machine found of each contestant."""
     here, there = machine.facts(), kept.get("machine", {})
-    if kept.get("samples") != num or any(there.get(key) != here[key] for key in MACHINE) or options.quick:
-        return {}
-    marks = list(options.minutes)
-    return {n: one for n, one in kept["entries"].items() if [mark["minutes"] for mark in one["marks"]] == marks}
+    same = not options.quick and all(there.get(key) == here[key] for key in MACHINE)
+    return dict(kept[what]) if same else {}
+
+
+def _has(entry: Mapping[str, Any], options: Options) -> bool:
+    """Whether a contestant has every mark that is asked for, with as many samples."""
+    scored = {mark["minutes"]: mark["scores"]["num"] for mark in entry["marks"]}
+    return all(scored.get(minutes, 0) >= options.samples for minutes in options.minutes)
 
 
 def _theirs(name: str, options: Options, num: int, failed: dict[str, str]) -> dict[str, Any] | None:

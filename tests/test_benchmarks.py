@@ -305,7 +305,7 @@ def results() -> dict[str, Any]:
             "overhead": {"ddim": {"flow": 40.0, "flow guided": 80.0}},
             "start_up": {"import torch": 1.0},
         },
-        "wall": {**section, "samples": 5000, "entries": {"ebbflow": entry, "azula": {**entry, "batch": 64}}},
+        "wall": {**section, "entries": {"ebbflow": entry, "azula": {**entry, "batch": 64}}},
         "growth": {
             "machine": facts,
             **{title: {"axis": "batch", "points": points, **growth.slopes("batch", points)} for title in ("a", "b")},
@@ -368,14 +368,19 @@ def test_ways_that_are_compared_compute_the_same() -> None:
 
 
 def test_a_contest_of_hours_goes_on_with_those_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = parsed(["--only", "wall", "--peers", "azula,torchcfm", "--minutes", "1,2"])
-    marks = [{"minutes": 1.0}, {"minutes": 2.0}]
-    kept = {"machine": machine.facts(), "samples": 1000, "entries": {"ebbflow": {"marks": marks}}}
+    asked = parsed(["--only", "wall", "--peers", "azula,torchcfm", "--minutes", "2", "--samples", "500"])
+    marks = [{"minutes": minutes, "scores": {"num": 1000}} for minutes in (1.0, 2.0)]
+    few = {"marks": [{"minutes": 2.0, "scores": {"num": 100}}]}
+    known = {"ebbflow": {"marks": marks}, "azula": few, "diffusers": few}
+    failed = {"smalldiffusion": "not run", "torchcfm": "not run"}
+    kept = {"machine": machine.facts(), "entries": known, "failed": failed}
+    made = []
     monkeypatch.setattr(wall, "load_dataset", lambda *_, **__: None)
     monkeypatch.setattr(wall, "_ours", lambda *_: pytest.fail("it is there already"))
-    monkeypatch.setattr(wall, "_theirs", lambda name, *_: {"marks": marks, "name": name})
-    stored = [sorted(one["entries"]) for one in wall.run(asked, kept) if one["entries"]]
-    assert stored[-1] == ["azula", "ebbflow", "torchcfm"]
-    others = {**kept, "machine": {**kept["machine"], "threads": 99}}, {**kept, "samples": 7}
-    for other in others:
-        assert not wall._same(other, 1000, asked)
+    monkeypatch.setattr(wall, "_theirs", lambda name, *_: made.append(name) or {"marks": marks})
+    stored = list(wall.run(asked, kept))[-1]
+    assert sorted(made) == ["azula", "torchcfm"], "of one too few were scored, the other is missing"
+    assert sorted(stored["entries"]) == ["azula", "diffusers", "ebbflow", "torchcfm"], "what nobody asked for stays"
+    assert stored["failed"] == {"smalldiffusion": "not run"}
+    other = {**kept, "machine": {**kept["machine"], "threads": 99}}
+    assert not wall._earlier(other, "entries", asked) and not wall._earlier({}, "entries", asked)
