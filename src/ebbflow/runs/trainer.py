@@ -36,6 +36,7 @@ from ebbflow.runs.tasks import RunTask
 from ebbflow.runs.told import Progress, said
 from ebbflow.show import canvas
 from ebbflow.training import checkpoint, engine
+from ebbflow.training.dealt import is_finite
 from ebbflow.training.held_out import bins_by_log_snr
 from ebbflow.training.loop import Budget, TrainStep, fit
 from ebbflow.training.optim import LearningRate
@@ -82,8 +83,9 @@ class Trainer:
             compile=self.config.engine.compile,
             accumulate=self.train.accumulate,
             clip=self.train.clip,
+            shard=self.config.engine.shard,
         )
-        task.net.to(self.engine.place)
+        task.net.to(self.engine.workshop)
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
         with ExitStack() as held:
@@ -166,7 +168,7 @@ class Trainer:
             for here, stopped in self._trained():
                 yield here
                 here = replace(here, row=None)
-                if self.ema is not None and self.task.averaging is not None and self.world.leads:
+                if self.ema is not None and self.task.averaging is not None:
                     keep_snapshot(self.folder, here.step, self.ema, self.task.averaging.num_snapshots)
                 if is_due(here.step, self.train.save_every) or stopped or self._is_last:
                     yield replace(here, note=f"checkpoint: {self._save(here.step)}")
@@ -250,6 +252,8 @@ class Trainer:
         measured = again and self.measured.get("step") == step
         if not measured and (is_due(step, self.train.held_out_every) or self._is_last):
             found = self._measure(net)
+            if self.ema is not None and "held_out" in found:
+                found["held_out_raw"] = self._measure(self.task.net)["held_out"]
             if found:
                 self._measured.append({**self.spent, **found})
                 self._log(self.measured)
@@ -277,16 +281,14 @@ class Trainer:
 
     @torch.no_grad()
     def _measure(self, net: torch.nn.Module) -> dict[str, Any]:
+        net = self.engine.whole(net)
         with engine.mode(net, training=False):
-            found = self.task.held_out(net)
-        if self.ema is not None and "held_out" in found:
-            with engine.mode(self.task.net, training=False):
-                found["held_out_raw"] = self.task.held_out(self.task.net)["held_out"]
-        return found
+            return self.task.held_out(net)
 
     @torch.no_grad()
     def _draw(self, net: torch.nn.Module, here: Progress, path: Path) -> Progress:
         """Save a picture; a failure is told, and costs no more."""
+        net = self.engine.whole(net)
         if not self.world.leads:
             return here
         try:
@@ -300,8 +302,9 @@ class Trainer:
         return replace(here, note=f"picture: {path}", picture=path)
 
     def _finish(self, here: Progress) -> Iterator[Progress]:
+        net = self.engine.whole(self.task.net)
         if self.world.leads:
-            self.task.finish(self.task.net)
+            self.task.finish(net)
         for name in self.task.products:
             yield replace(here, note=f"made: {self.folder / name}")
 
@@ -353,9 +356,8 @@ class Trainer:
 
     def _save(self, step: int) -> Path:
         folder = checkpoint_of(self.folder, step)
-        if not self.world.leads:
-            return folder
-        self._require_folder()
+        if self.world.leads:
+            self._require_folder()
         self._require_finite()
         checkpoint.save(
             folder,
@@ -376,7 +378,7 @@ class Trainer:
 
     def _require_finite(self) -> None:
         """Raise where weights have become something that no checkpoint should replace a good one with."""
-        if not all(bool(p.isfinite().all()) for p in self.task.net.parameters()):
+        if not is_finite(self.task.net):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.step}: a step was too large. Lower the learning rate. "
                 f"{self._last_good()}"

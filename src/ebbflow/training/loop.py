@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.methods.objective import Losses
+from ebbflow.training import dealt
 from ebbflow.training.batches import Batch, Batches, Read, batches_from
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
@@ -179,7 +180,8 @@ def fit(
         start=start,
         spent=spent,
         clock=clock,
-        average=None if ema is None else lambda: ema.update(followed),
+        ema=ema,
+        followed=followed,
         lr=lr,
         seed=seed,
         skip_nonfinite=skip_nonfinite,
@@ -196,14 +198,14 @@ def _steps(
     start: int,
     spent: float,
     clock: Callable[[], float] | None,
-    average: Callable[[], None] | None,
+    ema: EMA | None,
+    followed: nn.Module,
     lr: LearningRate | None,
     seed: int,
     skip_nonfinite: int,
 ) -> Iterator[TrainStep]:
     clock = clock or time.perf_counter
-    if engine.place is not None:
-        task.net.to(engine.place)
+    engine.settle(task, [] if ema is None else ema.modules, optimiser)
     task.net.zero_grad(set_to_none=True)
     with mode(task.net, training=True):
         step = start
@@ -218,8 +220,8 @@ def _steps(
                 optimiser.step()
             task.net.zero_grad(set_to_none=True)
             if good:
-                if average is not None:
-                    average()
+                if ema is not None:
+                    ema.update(followed)
                 task.observe(loss)
             else:
                 skip_nonfinite -= 1
@@ -253,7 +255,7 @@ def _set_rates(optimiser: torch.optim.Optimizer, rate: float | None) -> float:
 
 def _sizes(net: nn.Module, loss: Loss, clip: float) -> tuple[float, float]:
     """The mean loss and the gradient norm before it is clipped."""
-    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
+    norm = dealt.clip(net.parameters(), clip)
     total, size = torch.stack([loss.each.mean().float(), norm.float()]).tolist()
     return total, size
 
@@ -264,7 +266,7 @@ def _require_may_skip(net: nn.Module, batch: Batch, loss: Loss, may: bool, *, st
     Raises:
         FloatingPointError: it may not be, or the weights are lost, so that the next step would not be either.
     """
-    if not all(bool(p.isfinite().all()) for p in net.parameters()):
+    if not dealt.is_finite(net):
         why = "The weights are not finite either: an earlier step was too large. Lower the learning rate."
     elif may:
         return
