@@ -67,11 +67,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("kind", world_battery.KINDS)
 def test_two_processes_take_the_steps_of_one(kind: str, both: tuple[Path, Path]) -> None:
-    """In float64 to rounding, however weights are held; in bfloat16 what is learned, to its rounding."""
+    """In float64 to rounding, however weights are held; in bfloat16 their losses, since AdamW makes whole steps of
+    what rounding leaves of small gradients."""
     one, two = (load_tensors(folder / f"{kind}.safetensors") for folder in both)
     assert one.keys() == two.keys()
-    rtol, atol = (2e-3, 1e-3) if "bf16" in kind else (1e-6, 1e-7)
+    rtol, atol = (2e-3, 0.0) if "bf16" in kind else (1e-6, 1e-7)
     for name, value in one.items():
+        if "bf16" in kind and name not in ("loss", "norm"):
+            continue
         torch.testing.assert_close(
             two[name], value, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
         )
