@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.common import print_json, print_lines, this_command
 from ebbflow.cli.progress import watched
 from ebbflow.requests.tools import EmaRequest
 
@@ -26,11 +26,20 @@ def ema(request: EmaRequest) -> None:
         print_json(rows)
         return
     best = min(rows, key=lambda row: row["held_out"])
-    print_rows([{"length": "length", "loss": "held-out loss", "error": "error of its profile"}])
-    for row in rows:
-        mark = "  best" if row is best and len(rows) > 1 else ""
-        loss, error = f"{row['held_out']:.5f}", f"{100 * row['error']:.1f} %{mark}"
-        print_rows([{"length": f"{row['length']:<6g}", "loss": f"{loss:13}", "error": error}])
+    mark = "  best" if len(rows) > 1 else ""
+    print_lines(
+        [
+            ("length", "held-out loss", "error of its profile"),
+            *(
+                (
+                    f"{row['length']:g}",
+                    f"{row['held_out']:.5f}",
+                    f"{100 * row['error']:.1f} %{mark if row is best else ''}",
+                )
+                for row in rows
+            ),
+        ]
+    )
     if request.output is not None:
         print(request.output)
     if request.into is not None:

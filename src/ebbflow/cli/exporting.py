@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.common import print_json, print_lines, this_command
 from ebbflow.requests.base import narrowed
 from ebbflow.requests.tools import ExportCommand, ExportRequest, PushCommand, PushRequest
 
@@ -47,5 +47,4 @@ def push(request: PushCommand) -> None:
 
 def _tell_files(files: dict[str, int]) -> None:
     total = sum(files.values())
-    rows = [*files.items(), ("in all", total)]
-    print_rows([{"bytes": f"{size:>13,}", "file": name} for name, size in rows])
+    print_lines([(f"{size:>13,}", name) for name, size in (*files.items(), ("in all", total))])

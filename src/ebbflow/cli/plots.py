@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.common import print_json, print_lines, print_rows, this_command
 from ebbflow.errors import ConfigError, DataError, choose
 from ebbflow.requests.plots import NoisingRequest, RunRequest, SchedulesRequest, WeightsRequest
 
@@ -36,14 +36,14 @@ def weights(request: WeightsRequest) -> None:
     if request.json:
         print_json({"output": str(request.output), "pairs": [asdict(pair) for pair in pairs]})
         return
-    print_rows(
+    same, others = ([pair for pair in pairs if pair.same is wanted] for wanted in (True, False))
+    print_lines(
         [
-            {
-                "objective": pair.first,
-                "": f"= {pair.factor:.6g} x" if pair.same else "is not",
-                "other": pair.second if pair.same else f"{pair.second} (their ratio varies by {pair.spread + 1:.3g})",
-            }
-            for pair in sorted(pairs, key=lambda pair: not pair.same)
+            *((pair.first, f"= {pair.factor:.6g} x", pair.second) for pair in same),
+            *(
+                (pair.first, "is not", f"{pair.second} (their ratio varies by {pair.spread + 1:.3g})")
+                for pair in others
+            ),
         ]
     )
     print(request.output)
@@ -98,5 +98,5 @@ def noising(request: NoisingRequest) -> None:
     if request.json:
         print_json(rows)
         return
-    print_rows([{key: key for key in rows[0]}, *rows])
+    print_rows(rows, headed=True)
     print(f"over {request.num} noisings of {x0.numel()} values each: {request.output}")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.common import print_json, print_lines, this_command
 from ebbflow.cli.progress import shown, watched
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import narrowed
@@ -215,23 +215,11 @@ def reconstruct(request: ReconstructCommand) -> None:
     if request.json:
         print_json(rows)
         return
-    print_rows(
+    print_lines(
         [
-            {
-                "sampler": "sampler",
-                "steps": "steps",
-                "images": "images",
-                "psnr": "PSNR (higher is better)",
-                "error": "+-",
-            },
+            ("sampler", "steps", "images", "PSNR (higher is better)", "+-"),
             *(
-                {
-                    "sampler": row["sampler"],
-                    "steps": row["num_steps"],
-                    "images": row["num"],
-                    "psnr": f"{row['psnr']:.2f} dB",
-                    "error": f"{row['standard_error']:.2f}",
-                }
+                (row["sampler"], row["num_steps"], row["num"], f"{row['psnr']:.2f} dB", f"{row['standard_error']:.2f}")
                 for row in rows
             ),
         ]
