@@ -133,11 +133,11 @@ def edit_image(model: Opened, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Sam
     if how.mask is not None:
         how = replace(how, mask=coarse(how.mask.to(state.device), state))
     for part in plan.batches():
-        yield from results(model, part, _steps(bind(model, part), part, state, how), total)
+        yield from results(model, part, walk_edit(bind(model, part), part, state, how, Noise(part.seeds)), total)
 
 
-def _steps(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Step]:
-    noise = Noise(plan.seeds)
+def walk_edit(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit, noise: Noise) -> Iterator[Step]:
+    """The steps of an edit of states `x0`, one or a row of `noise` each; a mask is of the size of the states."""
     walk: dict[str, Any] = {
         "strength": how.strength,
         "sampler": plan.sampler,
