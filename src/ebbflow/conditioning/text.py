@@ -15,8 +15,7 @@ from ebbflow.core.condition import Condition
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
-from ebbflow.nets.attention import Attention
-from ebbflow.nets.embeddings import frequencies
+from ebbflow.nets.blocks import Attention, frequencies
 from ebbflow.values import Depth, Width
 
 TEMPLATES = ("a picture of a {}", "a {}", "{}")

@@ -17,8 +17,7 @@ from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.sampling import grid_times, pure_noise, walk, walk_from
 from ebbflow.metrics.measure import jackknife, left_out
-from ebbflow.metrics.moments import Moments, moments
-from ebbflow.metrics.scores import frechet_of, manifold, spread_rows
+from ebbflow.metrics.scores import Moments, frechet_of, manifold, moments, spread_rows
 from ebbflow.metrics.yardstick import Made
 from ebbflow.progress import Stage, Work
 from ebbflow.show.strips import toy
