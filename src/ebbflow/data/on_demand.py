@@ -106,8 +106,10 @@ class OnDemand:
         """
         if isinstance(rows, int):
             return self._read(int(self.rows[rows]))
-        chosen = self.rows[rows].tolist()
-        return torch.stack([self._read(i) for i in chosen]) if chosen else torch.empty(0, *self.shape[1:]).byte()
+        chosen, order = self.rows[rows].sort(stable=True)  # as they lie on the disk
+        if not len(chosen):
+            return torch.empty(0, *self.shape[1:]).byte()
+        return torch.stack([self._read(i) for i in chosen.tolist()])[order.argsort()]
 
     def take(self, rows: Tensor) -> OnDemand:
         """Some of them, not read yet."""
@@ -149,7 +151,7 @@ def folder_on_demand(
         DataError: as `list_folder`, or as `splits_on_demand`.
     """
     listing = list_folder(root)
-    source, name = FolderSource(root=root, names=listing.names), root.resolve().name
+    source, name = FolderSource(root=root, names=tuple(listing.names)), root.resolve().name
     return splits_on_demand(source, listing, name, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
 
 
@@ -162,10 +164,14 @@ def splits_on_demand(
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,
+    away: Tensor | None = None,
 ) -> Splits:
     """The pictures of a source as a data set that reads them on demand; see `image_folder` for the arguments.
 
     With `skip_bad` all are read once, to know which are left out.
+
+    Args:
+        away: bool (N,), which are held out; None has a hash of their names decide.
 
     Raises:
         DataError: the first picture cannot be read; with `skip_bad`, none can.
@@ -183,8 +189,8 @@ def splits_on_demand(
         label_names=listing.label_names,
         captions=listing.captions,
     )
-    away = hashed([listing.names[i] for i in good.tolist()], held_out)
-    return Splits(train=data.select(good[~away]), held_out=data.select(good[away]))
+    held = hashed((listing.names[i] for i in good.tolist()), held_out) if away is None else away[good]
+    return Splits(train=data.select(good[~held]), held_out=data.select(good[held]))
 
 
 def _first_good(source: PictureSource, size: int | None, channels: int | None, skip_bad: bool) -> Picture:

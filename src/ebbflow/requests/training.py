@@ -18,7 +18,9 @@ class Data:
     """Data."""
 
     data: Annotated[
-        str | None, Sets("data.name"), Doc("A data set's name, an image folder, or an .npz file. Default: digits.")
+        str | None,
+        Sets("data.name"),
+        Doc("A data set's name, a folder of images or parquet, hf:USER/NAME, an .npz file, *.tar. Default: digits."),
     ] = None
     data_dir: Annotated[
         Path | None,
