@@ -43,7 +43,7 @@ class DataConfig:
         name: a name of `ebbflow list datasets`, an image folder, an .npz file, shards such as "shards/*.tar", or
             parquet: a folder or a pattern of it, or "hf:USER/NAME@REVISION" of the Hugging Face hub.
         dir: where data sets lie or are downloaded to.
-        size: resize images to this side.
+        size: resize images to this side, or to [height, width].
         channels: convert images to 1, 3 or 4 channels.
         skip_bad: leave unreadable images out instead of stopping.
         held_out: the share of a folder or an .npz file that is not trained on, below 1; by default a tenth.
@@ -56,7 +56,7 @@ class DataConfig:
 
     name: str = "digits"
     dir: str | None = None
-    size: Count | None = None
+    size: Count | tuple[Count, Count] | None = None
     channels: Literal[1, 3, 4] | None = None
     skip_bad: bool = False
     held_out: Annotated[float, Interval(ge=0, lt=1)] | None = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ebbflow.data.convert import check_request, convert_splits
+import torch
+
+from ebbflow.data.convert import Size, check_request, convert_splits
 from ebbflow.data.dataset import Dataset, Splits, to_uint8
 from ebbflow.data.folder import image_folder, image_pairs
 from ebbflow.data.found import Found, found_in, found_in_folder
@@ -24,6 +26,7 @@ __all__ = [
     "Dataset",
     "Found",
     "Maker",
+    "Size",
     "Splits",
     "found_in",
     "is_named",
@@ -82,7 +85,7 @@ def load_dataset(
     source: str | Path,
     *,
     data_dir: str | Path | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     paired: bool = False,
@@ -102,13 +105,13 @@ def load_dataset(
             "hf:USER/NAME" (see `parquet_files`).
         data_dir: where named data sets lie or are downloaded to; None is the environment's EBBFLOW_DATA, else
             ~/.cache/ebbflow/data.
-        size: side in pixels to bring images to, at least 1; None keeps it.
+        size: side, or height and width, in pixels to bring images to, at least 1; None keeps it.
         channels: 1, 3 or 4 to bring images to; None keeps them.
         skip_bad: leave out images of a folder that cannot be read, with a warning.
         paired: the folder is one of pairs (see `image_pairs`), and nothing else will do.
         held_out: the share of a folder or an .npz file that is held out, in [0, 1); None is a tenth. Named data sets
             have their own.
-        few: read no more than so many pictures of a folder, spread over it.
+        few: no more than so many pictures of a folder, of shards or of parquet, spread over it.
         on_demand: read the pictures of a folder when they are asked for, as those of shards and parquet always are.
         columns: of parquet.
 
@@ -129,9 +132,13 @@ def load_dataset(
             raise DataError(f"data set {name!r} comes with its own held-out part. Leave `held_out` out.")
         splits = DATASETS[name](data_dir)
     elif is_parquet(source):
-        return parquet_files(name, columns=columns, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
+        return _few(
+            parquet_files(name, columns=columns, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out),
+            few,
+        )
     elif is_shards(source):
-        splits = tar_shards(name, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
+        shards = tar_shards(name, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
+        return _few(shards, few)
     elif path.is_dir():
         if on_demand and few is None:
             return folder_on_demand(path, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
@@ -144,3 +151,15 @@ def load_dataset(
         known = nearest(name, list(DATASETS))
         raise ConfigError(f"unknown data set {name!r}. {known} Or pass the path of a folder or .npz file that exists.")
     return convert_splits(splits, size=size, channels=channels)
+
+
+def _few(splits: Splits, num: int | None) -> Splits:
+    """At most `num` entries of each part, spread over it."""
+    if num is None:
+        return splits
+    return Splits(
+        **{
+            name: data if len(data) <= num else data.select(torch.arange(num) * len(data) // num)
+            for name, data in vars(splits).items()
+        }
+    )

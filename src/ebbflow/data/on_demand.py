@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol, cast
 import torch
 from torch import Tensor
 
+from ebbflow.data.convert import Size
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.folder import MAX_THREADS, Picture, Unreadable, differs, read_from, refuse, warn_of
 from ebbflow.data.listing import Listing, list_folder
@@ -78,15 +79,15 @@ class OnDemand:
 
     Args:
         source: where they lie.
-        rows: which of them, int64 (N,).
+        rows: which of them, int64 (N,); from their number on, the mirror images.
         first: a picture of the source, which decides what was not asked for.
-        size: side in pixels, or None where all are equally large.
+        size: side, or height and width, in pixels, or None where all are equally large.
     """
 
     source: PictureSource
     rows: Tensor
     first: Picture
-    size: int | None
+    size: Size | None
     dtype = torch.uint8
     ndim = 4
 
@@ -115,6 +116,10 @@ class OnDemand:
         """Some of them, not read yet."""
         return replace(self, rows=self.rows[rows])
 
+    def mirrored(self) -> OnDemand:
+        """All of them, and then their mirror images."""
+        return replace(self, rows=torch.cat([self.rows, self.rows + len(self.source)]))
+
     def split(self, num: int) -> Iterator[Tensor]:
         """All of them, so many at a time."""
         return (self[slice(first, first + num)] for first in range(0, len(self), num))
@@ -124,13 +129,15 @@ class OnDemand:
         """A hash that changes with the data."""
         return hashlib.sha256(self.source.digest.encode() + self.rows.numpy().tobytes()).hexdigest()
 
-    def _read(self, i: int) -> Tensor:
+    def _read(self, row: int) -> Tensor:
+        i = row % len(self.source)
         found = self.look(i)
         if isinstance(found, Unreadable):
             raise DataError(f"{found.path} cannot be read as an image: {found.reason}. Mend it, or make the data anew.")
         if self.size is None and found.file_size != self.first.file_size:
             raise DataError(differs(self.source.place(i), found.file_size, self.first.file_size))
-        return torch.from_numpy(found.pixels)
+        pixels = torch.from_numpy(found.pixels)
+        return pixels.flip(-1) if row >= len(self.source) else pixels
 
     def look(self, i: int) -> Picture | Unreadable:
         """A picture of the source, or why there is none."""
@@ -140,7 +147,7 @@ class OnDemand:
 def folder_on_demand(
     root: Path,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,
@@ -160,7 +167,7 @@ def splits_on_demand(
     listing: Listing,
     name: str,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,
@@ -193,7 +200,7 @@ def splits_on_demand(
     return Splits(train=data.select(good[~held]), held_out=data.select(good[held]))
 
 
-def _first_good(source: PictureSource, size: int | None, channels: int | None, skip_bad: bool) -> Picture:
+def _first_good(source: PictureSource, size: Size | None, channels: int | None, skip_bad: bool) -> Picture:
     for i in range(len(source)):
         found = read_from(lambda i=i: source.open(i), source.place(i), size, channels)  # type: ignore[misc]
         if isinstance(found, Picture):

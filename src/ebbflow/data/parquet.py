@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebbflow.data.convert import Size
 from ebbflow.data.dataset import Splits
 from ebbflow.data.labels import class_indices
 from ebbflow.data.listing import Listing
@@ -144,7 +145,7 @@ def _library() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Opened:
+class Parquet:
     """Parquet that was looked into.
 
     Args:
@@ -160,7 +161,7 @@ class Opened:
     name: str
 
 
-def open_parquet(source: str, columns: Columns = Columns(), *, held_out: float | None = None) -> Opened:
+def open_parquet(source: str, columns: Columns = Columns(), *, held_out: float | None = None) -> Parquet:
     """What parquet holds: places, labels and captions of its pictures, none of which is read.
 
     Args:
@@ -198,14 +199,14 @@ def open_parquet(source: str, columns: Columns = Columns(), *, held_out: float |
     listing = Listing(
         names=Rows(source=pictures), labels=labels, label_names=names, captions=_texts(files, taken["text"])
     )
-    return Opened(source=pictures, listing=listing, away=away, name=found.name)
+    return Parquet(source=pictures, listing=listing, away=away, name=found.name)
 
 
 def parquet_files(
     source: str,
     *,
     columns: Columns = Columns(),
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,

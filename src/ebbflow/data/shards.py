@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from ebbflow.data.convert import Size
 from ebbflow.data.dataset import Splits
 from ebbflow.data.folder import FORMATS, Unreadable, read_from, refuse
 from ebbflow.data.labels import class_indices
@@ -111,7 +112,7 @@ def is_shards(source: str | Path) -> bool:
 def tar_shards(
     pattern: str,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,

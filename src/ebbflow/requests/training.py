@@ -12,6 +12,8 @@ from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place, Sets
 from ebbflow.requests.shared import Reporting
 
+Side = Annotated[int, Ge(1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -28,10 +30,11 @@ class Data:
         Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA."),
     ] = None
     img_size: Annotated[
-        int | None,
-        Ge(1),
+        Side | tuple[Side, Side] | None,
         Sets("data.size"),
-        Doc("Resize images to this side. Default: as they are, or where they are large or differ, what suits them."),
+        Doc(
+            "Resize images to this side, or HEIGHTxWIDTH. Default: as they are; large or mixed ones to what suits them."
+        ),
     ] = None
     channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
         None
