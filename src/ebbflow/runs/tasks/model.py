@@ -71,7 +71,7 @@ class ModelTask(DenoiserTask, RunTask):
         self.space, self.folder = open_latent_space(config, splits.train, folder), folder
         if self.space is not None and config.data.flip:
             splits = replace(splits, train=mirrored(splits.train))
-        self.splits = encode(splits, self.space, folder)
+        self.splits = encode(splits, self.space)
         self.facts = facts_of(self.splits.train)
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
@@ -125,7 +125,7 @@ class ModelTask(DenoiserTask, RunTask):
 
     def store_copies(self) -> Path | None:
         store_teacher(self.teacher, self.folder)
-        return store_copy(self.space, self.splits, self.folder)
+        return store_copy(self.space, self.folder)
 
     @cached_property
     def _held_out(self) -> HeldOut | None:
