@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from ebbflow.config import to_dict
-from ebbflow.core.memory import keep_large_blocks
 from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
+from ebbflow.memory import keep_large_blocks
 from ebbflow.runs.ahead import ahead
 from ebbflow.runs.folder import (
     METRICS,

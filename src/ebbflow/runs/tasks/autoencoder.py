@@ -12,13 +12,13 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ebbflow.config import AutoencoderConfig
-from ebbflow.core.memory import weighed
 from ebbflow.core.noise import fresh_weights
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset, Splits, to_uint8
 from ebbflow.errors import ConfigError
 from ebbflow.files import write_text
 from ebbflow.latent import LatentSpace, batches_of
+from ebbflow.memory import weighed
 from ebbflow.nets.autoencoder import Autoencoder, kl_divergence
 from ebbflow.runs.build import DatasetLoader, augmentation_of, facts_of
 from ebbflow.runs.folder import describe
