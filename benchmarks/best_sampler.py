@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.predictions import path_name
-from ebbflow.memory import keep_large_blocks
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.best import most_steps
 from ebbflow.metrics.measure import jackknife, left_out

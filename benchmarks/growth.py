@@ -82,8 +82,8 @@ def _train(net: str, batch: int, size: int, folder: str) -> Iterator[None]:
 
     from benchmarks.peers.ebbflow import InMemory, Told
     from benchmarks.shared import NETS
+    from ebbflow.core.memory import keep_large_blocks
     from ebbflow.core.paths import Flow
-    from ebbflow.memory import keep_large_blocks
     from ebbflow.methods.denoise import NetDenoiser
     from ebbflow.methods.objective import Objective
     from ebbflow.training import engine

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ebbflow.conditioning import ConditionedNet
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.paths import Flow
-from ebbflow.memory import keep_large_blocks
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.nets.dit import DiTOptions

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from benchmarks.contest import Contestant, Training, Walk
 from benchmarks.shared import pictures
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path, VPDiscrete
 from ebbflow.core.times import TIME_GRIDS
-from ebbflow.memory import keep_large_blocks
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.samplers import SAMPLERS

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ebbflow.core.memory import weighed
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset
 from ebbflow.errors import missing
-from ebbflow.memory import weighed
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions
 from ebbflow.nets.blocks import padded
 from ebbflow.values import Width, convert, record

@@ -1,24 +1,13 @@
-"""How much memory there is, what cannot fit into it, and the allocator, with one setting that training and sampling
-share."""
+"""How much memory there is, and what cannot fit into it."""
 
 from __future__ import annotations
 
-import ctypes
-import math
 import os
-import sys
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from ebbflow.errors import ConfigError
 
-if TYPE_CHECKING:
-    from torch import nn
-
-N = TypeVar("N", bound="nn.Module")
 GROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take
 ENDLESS = 1 << 62
 
@@ -61,35 +50,3 @@ def in_words(size: float) -> str:
             return f"{size:,.0f} {unit}" if size >= 100 or unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
-
-
-@cache
-def keep_large_blocks() -> bool:
-    """Have glibc keep freed blocks instead of handing them to the kernel, which page-faults each activation anew.
-    Whether that took hold, which it does with glibc alone."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        thresholds = {-3: 1 << 30, -1: (1 << 31) - 1}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        return all(libc.mallopt(name, size) == 1 for name, size in thresholds.items())
-    except (OSError, AttributeError):
-        return False
-
-
-def weighed(build: Callable[[], N], what: str, cure: str) -> N:
-    """What `build` makes, weighed before it takes memory; a net that cannot be made without is not weighed.
-
-    Raises:
-        ConfigError: its weights alone do not fit.
-    """
-    import torch
-
-    size: float = 0
-    try:
-        with torch.device("meta"):
-            size = sum(p.numel() * p.element_size() for p in build().parameters())
-    except (RuntimeError, TypeError) as error:
-        size = math.inf if "overflow" in str(error) else 0
-    require(size, what, cure)
-    return build()

@@ -324,7 +324,7 @@ def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
 def _tuple(kinds: tuple[Any, ...], value: Any, text: bool) -> tuple[Any, ...]:
     if kinds[1:] == (...,):
         return _list(kinds[0], value, text)
-    parts = value.split(",") if isinstance(value, str) else value
+    parts = re.split("[,x]", value) if isinstance(value, str) else value  # 24x40 is a size
     text = text or isinstance(value, str)
     if not isinstance(parts, Iterable) or len(parts := list(parts)) != len(kinds):
         raise Wrong(

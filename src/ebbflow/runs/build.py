@@ -13,13 +13,14 @@ from torch import Tensor
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts, ImageConditioning
 from ebbflow.config import AnyConfig, RunConfig
 from ebbflow.core.entries import as_choice
+from ebbflow.core.memory import weighed
 from ebbflow.core.noise import fresh_weights, generator_for
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.data.augment import Augmentation
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
-from ebbflow.memory import require, weighed
+from ebbflow.memory import require
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import Denoiser, NetDenoiser, NetFlowMap
 from ebbflow.methods.maps import MapObjective
@@ -44,6 +45,7 @@ def load_splits(config: AnyConfig, few: int | None = None) -> Splits:
         held_out=data.held_out,
         few=few,
         on_demand=data.on_demand,
+        columns=data.columns,
     )
 
 

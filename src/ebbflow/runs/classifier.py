@@ -10,8 +10,8 @@ import torch
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.config import ClassifierConfig
+from ebbflow.core.memory import weighed
 from ebbflow.core.noise import fresh_weights
-from ebbflow.memory import weighed
 from ebbflow.methods.guidance import NetClassifier
 from ebbflow.nets.classifier import Classifier
 from ebbflow.runs.folder import open_checkpoint

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ebbflow.config import LatentConfig, RunConfig, to_dict
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
-from ebbflow.memory import keep_large_blocks
 from ebbflow.runs.build import require_batch
 from ebbflow.runs.choice import TRAIN, autoencoder_for
 from ebbflow.runs.scale import MORE, memory_of, scale_of

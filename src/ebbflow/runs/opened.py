@@ -14,11 +14,11 @@ from ebbflow.conditioning import DataFacts
 from ebbflow.config import RunConfig, SampleConfig
 from ebbflow.core.condition import Cond, Condition
 from ebbflow.core.entries import Choice
+from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.times import TimeGrid
 from ebbflow.data import Dataset
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.latent import LatentSpace
-from ebbflow.memory import keep_large_blocks
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.requests.sampling import Weights
 from ebbflow.runs.build import built_in, conditioner_of, drop_of

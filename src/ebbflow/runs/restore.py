@@ -62,7 +62,7 @@ def operator_of(model: Opened, request: RestoreRequest) -> Operator:
         return found
     if not isinstance(found, Mask):
         raise ConfigError("`mask` belongs to operator 'mask'. Leave it out.")
-    picture = picture_files.read_picture(request.mask, size=model.dims[1], channels=1)
+    picture = picture_files.read_picture(request.mask, size=(model.dims[1], model.dims[2]), channels=1)
     return replace(found, known=torch.from_numpy(picture.pixels)[0] < MASK_LEVEL)
 
 
