@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebbflow.cli.chosen import DEFAULT_PRESET, below, fitting, read_layer, told
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.chosen import DEFAULT_PRESET, below, fitting, looked, read_layer, told
+from ebbflow.cli.common import print_json, print_lines, this_command
 from ebbflow.cli.errors import at_batch_size
 from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
 from ebbflow.requests.base import entries
 from ebbflow.requests.training import (
     DistillRequest,
+    ModelSettings,
     Settings,
     TrainAutoencoderRequest,
     TrainClassifierRequest,
@@ -54,7 +55,7 @@ def train(request: TrainRequest) -> int:
     from ebbflow.config import RunConfig
 
     name = request.preset or DEFAULT_PRESET
-    own = request.config.stem if request.config else Path(request.data).stem if request.data else name
+    own = request.config.stem if request.config else _called(request.data) if request.data else name
     kind = Kind(
         config=RunConfig,
         name=name if request.preset else own,
@@ -83,6 +84,12 @@ def distill(request: DistillRequest) -> int:
     into = request.save_dir or run.with_name(f"{run.name}_distilled")
     jumps = request.map is not None or request.pairs is None
     return _run(kind, replace(request, save_dir=into), Chosen(preset="", layer=student_of(request.run, jumps=jumps)))
+
+
+def _called(data: str) -> str:
+    """What a run is called by its data: a folder's name for a pattern in it, and no revision."""
+    path = Path(data.removeprefix("hf:").partition("@")[0])
+    return (path.resolve().parent.name if "*" in path.name else path.stem) or "data"
 
 
 def train_classifier(request: TrainClassifierRequest) -> int:
@@ -154,7 +161,7 @@ class ToTrain:
 def asked(kind: Kind, request: Settings, chosen: Chosen) -> ToTrain:
     """The configuration, from what was chosen and what the user says over it, and its data."""
     from ebbflow.config import merge, parse_as
-    from ebbflow.data import found_in, look
+    from ebbflow.data import found_in
     from ebbflow.runs import load_splits
 
     config = parse_as(kind.config, merge(chosen.layer, _above(request)))
@@ -162,7 +169,7 @@ def asked(kind: Kind, request: Settings, chosen: Chosen) -> ToTrain:
     splits = load_splits(config, few=config.train.batch_size if request.dry_run else None)
     found = found_in(splits)
     if request.dry_run and splits.train.is_image:
-        found = chosen.found or look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out)
+        found = chosen.found or looked(data)
     if request.epochs is not None:
         steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
@@ -211,7 +218,7 @@ def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
     with at_batch_size(what.config.train.batch_size):
         if request.dry_run:
             return _describe(what, request)
-        folder = request.save_dir or Path("runs") / kind.name.format(data=Path(what.config.data.name).stem)
+        folder = request.save_dir or Path("runs") / kind.name.format(data=_called(what.config.data.name))
         with redirect_stdout(sys.stderr if request.json else sys.stdout):
             tell("\n".join([f"{folder}: {what.lines[0]}", *what.lines[1:]]))
             config = _with_autoencoder(what, folder)
@@ -277,8 +284,7 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
     """Print what a training took, and what a classifier knows."""
     if by_log_snr := found.get("accuracy_by_log_snr"):
         rows = {**by_log_snr, "all": found["accuracy"]}
-        print_rows([{"log-SNR": "log-SNR", "accuracy": "held-out accuracy"}])
-        print_rows([{"log-SNR": name, "accuracy": f"{value:.3f}"} for name, value in rows.items()])
+        print_lines([("log-SNR", "held-out accuracy"), *((name, f"{value:.3f}") for name, value in rows.items())])
     tell(
         f"{found['step']:,} steps, {found['samples_seen']:,} samples seen in {found['minutes']:.2f} min of training; "
         f"with measuring, drawing and saving this command took {elapsed:.2f} min"
@@ -294,7 +300,7 @@ def _describe(what: ToTrain, request: Settings) -> int:
     config, found = what.config, what.found
     is_model = isinstance(config, RunConfig)
     cost: dict[str, Any] = {"config": to_dict(config)}
-    if is_model:
+    if isinstance(config, RunConfig) and isinstance(request, ModelSettings):
         size, there = request.world_size or here().size, request.device_memory
         cost = measure_cost(config, what.splits, found.num_train, world_size=size, device_memory=there)
     if request.json:

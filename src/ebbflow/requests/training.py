@@ -12,13 +12,17 @@ from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place, Sets
 from ebbflow.requests.shared import Reporting
 
+Side = Annotated[int, Ge(1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Data."""
 
     data: Annotated[
-        str | None, Sets("data.name"), Doc("A data set's name, an image folder, or an .npz file. Default: digits.")
+        str | None,
+        Sets("data.name"),
+        Doc("A data set's name, a folder of images or parquet, hf:USER/NAME, an .npz file, *.tar. Default: digits."),
     ] = None
     data_dir: Annotated[
         Path | None,
@@ -26,10 +30,11 @@ class Data:
         Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA."),
     ] = None
     img_size: Annotated[
-        int | None,
-        Ge(1),
+        Side | tuple[Side, Side] | None,
         Sets("data.size"),
-        Doc("Resize images to this side. Default: as they are, or where they are large or differ, what suits them."),
+        Doc(
+            "Resize images to this side, or HEIGHTxWIDTH. Default: as they are; large or mixed ones to what suits them."
+        ),
     ] = None
     channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
         None
@@ -92,10 +97,6 @@ class Settings(Reporting, Folder, Training, Data):
         dict[str, Any], Flag("--set"), Doc("section.key=value, such as train.clip=0.5; over all files.")
     ] = field(default_factory=dict)
     dry_run: Annotated[bool, Doc("Show what would be trained, and what it costs, and stop.")] = False
-    world_size: Annotated[int | None, Interval(ge=1, le=1 << 20), Doc("Of a dry run: so many processes.")] = None
-    device_memory: Annotated[float | None, Gt(0), Doc("Of a dry run: gigabytes of each process; says what fits.")] = (
-        None
-    )
 
     def __post_init__(self) -> None:
         lengths = {"epochs": self.epochs, "max_steps": self.max_steps, "minutes": self.minutes}
@@ -107,7 +108,25 @@ class Settings(Reporting, Folder, Training, Data):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest(Settings):
+class ModelSettings(Settings):
+    """Configuration."""
+
+    world_size: Annotated[int | None, Interval(ge=1, le=1 << 20), Doc("Of a dry run: so many processes.")] = None
+    device_memory: Annotated[float | None, Gt(0), Doc("Of a dry run: gigabytes of each process; says what fits.")] = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dry_run and (self.world_size is not None or self.device_memory is not None):
+            raise ConfigError(
+                "`world_size` and `device_memory` are of a dry run, and start nothing. Add `dry_run`; torchrun or "
+                "another launcher starts the processes of a training."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(ModelSettings):
     """A model to train."""
 
     preset: Annotated[
@@ -124,7 +143,7 @@ class TrainRequest(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillRequest(Settings):
+class DistillRequest(ModelSettings):
     """A model to train from one that is trained."""
 
     run: Annotated[

@@ -45,6 +45,7 @@ def load_splits(config: AnyConfig, few: int | None = None) -> Splits:
         held_out=data.held_out,
         few=few,
         on_demand=data.on_demand,
+        columns=data.columns,
     )
 
 

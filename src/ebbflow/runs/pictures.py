@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ebbflow.data import Dataset
 from ebbflow.data import folder as picture_files
+from ebbflow.data.convert import centred
 from ebbflow.errors import ConfigError, DataError
 
 MASK_LEVEL = 128  # grey of 255 from which a pixel of a mask counts as white
@@ -21,21 +22,21 @@ def read_picture(path: Path, dims: tuple[int, ...]) -> tuple[Tensor, str]:
     """A picture as a model of `dims` sees images, float32 (1, *dims) in [-1, 1], and what was done to it in words.
 
     It is read as training pictures are: turned as its EXIF data says, 16 bits kept in scale, transparency laid on
-    white, cut to its centre square and resized with antialiasing.
+    white, cut to its centre and resized with antialiasing.
 
     Raises:
-        DataError: a file that is missing or cannot be read, or a model whose images are not square.
+        DataError: a file that is missing or cannot be read.
     """
     channels, height, width = dims
-    if height != width:
-        raise DataError(f"only square images can be read from a picture; this model's are {height} x {width}.")
-    picture = picture_files.read_picture(path, size=height, channels=channels)
+    picture = picture_files.read_picture(path, size=(height, width), channels=channels)
     pixels = torch.from_numpy(picture.pixels)[None]
     x = Dataset(name=path.name, x=pixels, labels=None, label_names=()).x0(torch.tensor([0]))
     if picture.file_size == (width, height):
         return x, ""
     was = "x".join(map(str, picture.file_size))
-    cut = "" if picture.file_size[0] == picture.file_size[1] else "cut to its centre square and "
+    part = centred(picture.file_size[1], picture.file_size[0], (height, width))[2:]
+    what = "to its centre square" if height == width else "around its centre"
+    cut = "" if part == picture.file_size[::-1] else f"cut {what} and "
     return x, f"{path}: {was} pixels, {cut}resized to {width}x{height}"
 
 
@@ -46,7 +47,7 @@ def read_mask(path: Path, image: Path | None, dims: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: missing, unreadable, of another size than the image, or without any white.
     """
-    mask = picture_files.read_picture(path, size=dims[1], channels=1)
+    mask = picture_files.read_picture(path, size=(dims[1], dims[2]), channels=1)
     allowed = [(dims[2], dims[1])]
     if image is not None:
         allowed.append(picture_files.read_picture(image, channels=dims[0]).file_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -77,14 +78,7 @@ class Trainer:
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
         self.clock, self.budget = clock, Budget(num_steps=self.train.num_steps, minutes=self.train.minutes)
-        self.engine = engine.Engine(
-            device=self.config.engine.device,
-            precision=self.config.engine.precision,
-            compile=self.config.engine.compile,
-            accumulate=self.train.accumulate,
-            clip=self.train.clip,
-            shard=self.config.engine.shard,
-        )
+        self.engine = self.config.engine.build(accumulate=self.train.accumulate, clip=self.train.clip)
         task.net.to(self.engine.workshop)
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
@@ -180,7 +174,7 @@ class Trainer:
 
     def _trained(self) -> Iterator[tuple[Progress, bool]]:
         """Each step, logged, and whether it was asked to stop there."""
-        steps, window, before = self._fit(), [], self.minutes
+        steps, window, before, unread = self._fit(), list[TrainStep](), self.minutes, deque[TrainStep]()
         while True:
             try:
                 step = next(steps, None)
@@ -189,15 +183,20 @@ class Trainer:
             if step is None:
                 return
             self.step, self.minutes = step.step, step.minutes
-            here = self._progress(step.loss, step.lr)
-            if step.skipped:
-                self.skipped += 1
-                here = replace(here, note=f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite")
-            else:
-                window.append(step)
             stopped = self.world.any(self.should_stop()) and not self._is_last
             due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
-            if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
+            due, note = due or stopped or self._is_last, None
+            unread.append(step)
+            while unread and (due or unread[0].sizes.have_come):  # a device is waited for where something is due
+                self._loss = unread[0].loss
+                if unread[0].skipped:
+                    self.skipped += 1
+                    note = f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite"
+                else:
+                    window.append(unread[0])
+                unread.popleft()
+            here = replace(self._progress(self._loss, step.lr), note=note)
+            if window and due:  # what is saved has been told: lines are made once
                 row = self._summary(window, 60 * (self.minutes - before))
                 self._log(row, required=True)
                 here = replace(here, row=row)
@@ -378,7 +377,7 @@ class Trainer:
 
     def _require_finite(self) -> None:
         """Raise where weights have become something that no checkpoint should replace a good one with."""
-        if not is_finite(self.task.net):
+        if self.world.any(not is_finite(self.task.net)):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.step}: a step was too large. Lower the learning rate. "
                 f"{self._last_good()}"

@@ -24,11 +24,13 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
+from ebbflow.methods.told import require_told
 from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.build import (
     DatasetLoader,
     augmentation_of,
     build_denoiser,
+    clock_of,
     conditioner_of,
     drop_of,
     facts_of,
@@ -71,7 +73,7 @@ class ModelTask(DenoiserTask, RunTask):
         self.space, self.folder = open_latent_space(config, splits.train, folder), folder
         if self.space is not None and config.data.flip:
             splits = replace(splits, train=mirrored(splits.train))
-        self.splits = encode(splits, self.space, folder)
+        self.splits = encode(splits, self.space)
         self.facts = facts_of(self.splits.train)
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
@@ -80,7 +82,9 @@ class ModelTask(DenoiserTask, RunTask):
             _check_augmented(config)
         self.teacher = open_teacher(config, self.facts, self.space, folder)
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
-        begins = config.init.run is not None and not checkpoints(folder)
+        if not (goes_on := bool(checkpoints(folder))):
+            require_told(config.path, clock_of(config))
+        begins = config.init.run is not None and not goes_on
         self._started = start_from(self.conditioned.net, config) if begins else ""  # type: ignore[arg-type]
         super().__init__(self.conditioned, objective_of(config, self.teacher))
         self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
@@ -125,7 +129,7 @@ class ModelTask(DenoiserTask, RunTask):
 
     def store_copies(self) -> Path | None:
         store_teacher(self.teacher, self.folder)
-        return store_copy(self.space, self.splits, self.folder)
+        return store_copy(self.space, self.folder)
 
     @cached_property
     def _held_out(self) -> HeldOut | None:
