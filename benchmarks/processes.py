@@ -1,8 +1,9 @@
 """What one of several processes holds, and what a step takes: `torchrun --nproc-per-node 2 benchmarks/processes.py`.
 
 A DiT in float32 with AdamW and one average, one thread a process, on Linux. Tensors are counted between two steps; the
-resident set is its largest during steps, over what it was before the net. Steps take turns, gradients leaving during
-the backward pass and after it.
+resident set is that of rank 0 between two steps, freed memory handed back, and its largest in later ones, over what it
+was before the net. Steps take turns, gradients leaving during the backward pass and after it; milliseconds are by the
+wall and of all threads of rank 0.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import hand_back
 from ebbflow.core.paths import Flow
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
@@ -57,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if world.launched().size > 1:
         world.join()
-    before, dims = resident("VmRSS"), (3, 16, 16)
+    before, between, dims = resident("VmRSS"), 0, (3, 16, 16)
     torch.manual_seed(0)
     net = DiTOptions(dim=asked.dim, depth=asked.depth, num_heads=6).build(dims, 3, None)
     path, data = Flow(), torch.randn(asked.batch_size, *dims)
@@ -74,6 +76,8 @@ def main() -> None:
         if i >= 2:
             took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
         if i == 1:
+            hand_back()
+            between = resident("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # the largest resident set begins anew
     moments = [t for state in optimiser.state.values() for t in state.values()]
     held = [*net.parameters(), *net.parameters(), *ema.module.parameters(), *moments]  # gradients as weights
@@ -82,7 +86,7 @@ def main() -> None:
         "shard": asked.shard,
         "parameters": num,
         "bytes_a_parameter": round(sum(own(t).nbytes for t in held) / num, 2),
-        "resident_mb": (resident("VmHWM") - before) // 10**6,
+        "resident_mb": [(size - before) // 10**6 for size in (between, resident("VmHWM"))],
         **{f"ms_{name}": [round(1e3 * median(k), 1) for k in zip(*each, strict=True)] for name, each in took.items()},
     }
     if world.here().leads:

@@ -80,6 +80,13 @@ def test_two_processes_take_the_steps_of_one(kind: str, both: tuple[Path, Path])
         )
 
 
+def test_gradients_that_some_or_none_have_are_summed(both: tuple[Path, Path]) -> None:
+    one, two = (load_tensors(folder / "messages.safetensors") for folder in both)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, equal_nan=True)
+    assert bool(one["3"].isnan().all()), "nobody has it"
+
+
 def numbers(value: Any) -> dict[str, float]:
     """All numbers of a report by their places, but for times of work."""
     if isinstance(value, dict):

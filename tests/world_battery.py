@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from ebbflow.cli.app import _run
@@ -19,9 +20,10 @@ from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
 from ebbflow.nets.mlp import MLPOptions
 from ebbflow.runs.build import DatasetLoader
-from ebbflow.training import world
+from ebbflow.training import gradients, world
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, Precision
+from ebbflow.training.gradients import summed
 from ebbflow.training.loop import fit
 from ebbflow.training.optim import AdamWOptions, MuonOptions
 from ebbflow.training.task import DenoiserTask
@@ -76,6 +78,20 @@ def fitted(kind: str) -> dict[str, torch.Tensor]:
     }
 
 
+def messages() -> dict[str, torch.Tensor]:
+    """Gradients of parameters that all have, one that the second process alone has, and one that nobody has, summed in
+    messages of a few numbers."""
+    its, weights = world.here(), [torch.full((2,), float(i), requires_grad=True) for i in range(4)]
+    every, odd, squared, _ = weights
+    ranks = [its.rank] if its.size > 1 else [0, 1]
+    parts = [(rank + 1) * (every.sum() + squared.square().sum()) + (odd.sum() if rank else 0) for rank in ranks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradients, "BUCKET", 4)
+        with summed(its, weights):
+            torch.stack(parts).sum().backward()
+    return {str(i): torch.full((2,), torch.nan) if w.grad is None else w.grad for i, w in enumerate(weights)}
+
+
 TRAIN = ["train", "--data", "moons", "--batch-size", "32", "--set", "net.kind=mlp", "--set", "engine.precision=fp32"]
 TRAIN += ["--set", "train.schedule=constant", "--set", "train.save_every=3", "--set", "train.log_every=1"]
 TRAIN += ["--set", "train.held_out_every=3"]
@@ -106,8 +122,8 @@ def all_well(command: list[str]) -> None:
 def everything(out: Path) -> None:
     """All of it; results lie in `out`."""
     leads = world.here().leads
-    for kind in KINDS:
-        found = fitted(kind)
+    for kind in (*KINDS, "messages"):
+        found = messages() if kind == "messages" else fitted(kind)
         if leads:
             save_tensors(found, out / f"{kind}.safetensors")
     for command in commands(out):

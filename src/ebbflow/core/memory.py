@@ -7,6 +7,7 @@ import ctypes
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import TypeVar
 
@@ -30,6 +31,13 @@ def keep_large_blocks() -> bool:
         return all(libc.mallopt(name, size) == 1 for name, size in thresholds.items())
     except (OSError, AttributeError):
         return False
+
+
+def hand_back() -> None:
+    """Give the kernel what glibc keeps of freed blocks, once something large has gone for good."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def sent(x: Tensor, device: torch.device | str) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ebbflow.core.memory import hand_back
 from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.errors import ConfigError
 from ebbflow.nets.fused import fused
@@ -157,6 +158,7 @@ class Engine:
             device = self.place or device_of(task.net)
             dtype = torch.float32 if task.is_exact else self.dtype(device)
             dealt.deal(task.net, averages, optimiser, device=device, dtype=dtype)
+            hand_back()
 
     def whole(self, net: nn.Module) -> nn.Module:
         """A net as one process alone can use it: itself, or a copy with all that is dealt out, which every process has
