@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
 from ebbflow.progress import Stage, Work, finish
+from ebbflow.runs.buckets import BucketLoader, loader_in_buckets
 from ebbflow.runs.build import (
     DatasetLoader,
     augmentation_of,
@@ -105,23 +106,25 @@ class ModelTask(DenoiserTask, RunTask):
             )
         self._pairing = ((yield from learned_pairing(self.config, self._pool, self.folder)),)
 
-    def batches(self) -> DatasetLoader:
+    def batches(self) -> DatasetLoader | BucketLoader:
         if self._pairing is None:
             finish(self.prepare())
         assert self._pairing is not None
         train, conditioner = self.config.train, conditioner_of(self.conditioned)
         data = self.splits.train if self._pairs is None else self._pairs
-        return DatasetLoader(
-            dataset=data,
+        cond = None if conditioner is None else conditioner.conditions(data)
+        make = partial(
+            DatasetLoader,
             noise=None if self._pairs is None else self._pairs.noise,
-            cond=None if conditioner is None else conditioner.conditions(data),
             conditioner=conditioner,
             drop=drop_of(self.config),
             batch_size=train.batch_size,
-            seed=train.seed,
             pairing=self._pairing[0],
             augment=self._augment if self._pairs is None else None,  # pairs are of the teacher's pictures
         )
+        if self.config.data.buckets:
+            return loader_in_buckets(self.config, data, cond, make)
+        return make(dataset=data, cond=cond, seed=train.seed)
 
     def store_copies(self) -> Path | None:
         store_teacher(self.teacher, self.folder)
