@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import growth, machine
+from benchmarks.aims import aims
 from benchmarks.contest import METHODS
 from benchmarks.figures import growth_figure, minutes_figure
 from benchmarks.peers import PEERS, VARIANTS, Peer
-from benchmarks.shared import NETS, TITLES
+from benchmarks.shared import LIMITS, NETS, TITLES
 from ebbflow.files import write_text
 
 SHOWN = {
@@ -34,7 +35,7 @@ of threads.
 def write_page(found: Mapping[str, Any], path: Path, results: str = "benchmarks/results/latest.json") -> None:
     """Write the page and its pictures, in images/ beside it, from a run's sections."""
     images = path.parent / "images"
-    parts = [INTRODUCTION.format(results=results)]
+    parts = [INTRODUCTION.format(results=results), *_aims(found)]
     for name, write in WRITERS.items():
         if name in found:
             parts += [_heading(name, found[name]["machine"]), *write(found, images)]
@@ -71,37 +72,59 @@ def _limit(found: Mapping[str, Any], images: Path) -> list[str]:
 
 
 def _fractions(found: Mapping[str, Any]) -> list[str]:
-    """What training and sampling reach of the limit, where they ran on the same number of threads."""
+    """What training and sampling reach of the limit."""
     rows = []
-    for section, what, key in (("step", "a training step", "train"), ("sampling", "sampling by DDIM", "forward")):
-        if section not in found or found[section]["machine"]["threads"] != found["limit"]["machine"]["threads"]:
-            continue
-        for net in NETS:
-            for name in ("ebbflow", "ebbflow_fp32", "plain"):
-                rate = _rate(found[section], section, net, name, key)
-                if rate is not None:
-                    rows.append([f"{what}, {TITLES[net]}", SHOWN[name], *_share(found, name, rate)])
+    for section, what in (("step", "a training step"), ("sampling", "sampling by DDIM")):
+        for (name, net), rate in _rates(found, section):
+            rows.append([f"{what}, {TITLES[net]}", SHOWN[name], *_share(found, name, rate)])
     if not rows:
         return []
     head = ["", "", "GFLOP/s", "of the limit", "of convolutions in training"]
     return ["What is reached of it, counting the products and convolutions alone as work:\n", table(head, rows)]
 
 
-def _rate(section: Mapping[str, Any], kind: str, net: str, name: str, key: str) -> float | None:
+def _rates(found: Mapping[str, Any], section: str) -> Iterator[tuple[tuple[str, str], float]]:
+    """FLOP/s by contestant and net, where the section ran on as many threads as the limit was measured on."""
+    threads = [found[one]["machine"]["threads"] for one in (section, "limit") if one in found]
+    if len(threads) < 2 or threads[0] != threads[1]:
+        return
+    for net in NETS:
+        for name in ("ebbflow", "ebbflow_fp32", "plain"):
+            if (rate := _rate(found[section], section, net, name)) is not None:
+                yield (name, net), rate
+
+
+def _aims(found: Mapping[str, Any]) -> list[str]:
+    """What is met of what was aimed at, and what is missed."""
+    measured = found.get("limit", {}).get("rates", {})
+    shares = {
+        (name, net): rate / measured[f"{LIMITS[net]}_{_kind(found, name)}"]
+        for (name, net), rate in _rates(found, "step")
+        if name.startswith("ebbflow")
+    }
+    rows = [[one.what, one.aim, one.reached, "met" if one.met else "**missed**"] for one in aims(found, shares)]
+    said = "What was tried for those that are missed is in [experiments](experiments.md).\n"
+    return ["\n## What was aimed at\n", table(["", "aim", "reached", ""], rows), said] if rows else []
+
+
+def _rate(section: Mapping[str, Any], kind: str, net: str, name: str) -> float | None:
     """FLOP/s of a training step or of a walk."""
     if kind == "step":
         seconds = section["nets"][net]["seconds"].get(name)
-        return None if seconds is None else section["nets"][net]["flops"][key] / seconds
+        return None if seconds is None else section["nets"][net]["flops"]["train"] / seconds
     walk = section["walks"][f"{net} ddim"]
     seconds = walk["seconds"].get(name)
     return None if seconds is None else section["flops"][net] * walk["evaluations"][name] / seconds
 
 
 def _share(found: Mapping[str, Any], name: str, rate: float) -> list[str]:
-    rates = found["limit"]["rates"]
-    kind = "bf16" if name == "ebbflow" and "gemm_bf16" in rates else "fp32"
-    train = rates[f"conv_train_{kind}"]
-    return [_giga(rate), f"{100 * rate / machine.limit(rates, kind):.0f} % of {kind}", f"{100 * rate / train:.0f} %"]
+    kind, rates = _kind(found, name), found["limit"]["rates"]
+    limit, train = machine.limit(rates, kind), rates[f"conv_train_{kind}"]
+    return [_giga(rate), f"{100 * rate / limit:.0f} % of {kind}", f"{100 * rate / train:.0f} %"]
+
+
+def _kind(found: Mapping[str, Any], name: str) -> str:
+    return "bf16" if name == "ebbflow" and "gemm_bf16" in found["limit"]["rates"] else "fp32"
 
 
 def _step(found: Mapping[str, Any], images: Path) -> list[str]:
@@ -198,7 +221,8 @@ def _wall(found: Mapping[str, Any], images: Path) -> list[str]:
     said = (
         "Everybody trains what the example of the library trains on MNIST, one after the other; the samples at each "
         "mark cost no time of it and are drawn by the library's own sampler. The distance is between the features of "
-        "our classifier, against the 10,000 test pictures; label accuracy is known of those that obey a class.\n"
+        "our classifier, against the 10,000 test pictures; label accuracy is known of those that obey a class. "
+        "Whom an earlier run on this machine measured is kept: minutes and load above are the last run's.\n"
     )
     settings = [
         [SHOWN[name], entry["settings"], entry["example"], str(entry.get("batch", ""))]

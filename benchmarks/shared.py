@@ -23,6 +23,7 @@ NETS = {
     "unet": UNetOptions(channels=(32, 64, 128), num_blocks=2),
 }
 TITLES = {"dit": "DiT, 256 wide, 6 deep, patch 4", "unet": "U-Net, 32-64-128, 2 blocks a level"}
+LIMITS = {"dit": "gemm", "unet": "conv_train"}  # the rate that bounds a net
 
 
 class Shared(nn.Module):

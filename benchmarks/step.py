@@ -23,12 +23,11 @@ import torch
 from benchmarks import machine
 from benchmarks.arena import Handle, ratios, say, turns
 from benchmarks.environments import ROOT, environment
-from benchmarks.shared import BATCH, NETS, TITLES, shared_flops
+from benchmarks.shared import BATCH, LIMITS, NETS, TITLES, shared_flops
 from ebbflow.files import write_text
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 CONTESTANTS = {"plain": "fp32", "ebbflow_fp32": "fp32", "ebbflow": "bf16"}  # and what each multiplies in
-LIMITS = {"dit": "gemm", "unet": "conv_train"}  # the rate that bounds a net
 
 
 def kinds() -> dict[str, dict[str, str]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks import growth, kernels, machine, step, wall
 from benchmarks.__main__ import main
+from benchmarks.aims import aims
 from benchmarks.arena import ContestantFailed, Handle, best, ratios, turns
 from benchmarks.child import Child, serve
 from benchmarks.contest import METHODS, Contestant, Training, alpha_bars, stand_in
@@ -330,7 +331,23 @@ def test_the_page_holds_what_was_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("section", WRITERS)
 def test_the_page_is_written_from_any_section_alone(section: str, tmp_path: Path) -> None:
     write_page({section: results()[section]}, tmp_path / "performance.md")
-    assert (tmp_path / "performance.md").read_text().count("\n## ") == 2
+    heads = (tmp_path / "performance.md").read_text().replace("\n## What was aimed at\n", "").count("\n## ")
+    assert heads == 2
+
+
+def test_an_aim_is_met_by_the_figures_or_said_to_be_missed(tmp_path: Path) -> None:
+    found = json.loads(json.dumps(results()))
+    found["step"]["nets"]["dit"]["ratios"]["ebbflow"]["median"] = 2.4
+    found["step"]["nets"]["unet"]["ratios"]["ebbflow"]["median"] = 1.89
+    rows = {one.what: one for one in aims(found, {("ebbflow", "dit"): 0.704, ("ebbflow", "unet"): 0.694})}
+    met = [one.met for what, one in rows.items() if "bfloat16" in what]
+    assert met == [True, False, True, False]
+    assert [(one.aim, one.met) for what, one in rows.items() if "MNIST" in what] == [
+        ("at most 10", True),
+        ("at most 1.5", True),
+    ]
+    write_page(found, tmp_path / "performance.md")
+    assert "| x 1.9 | x 1.89 | **missed** |" in (tmp_path / "performance.md").read_text()
 
 
 def test_the_same_figures_make_the_same_page(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ebbflow.methods.objective import Objective
 from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.sampling import grid_times
-from ebbflow.metrics.classifier import ClassifierSettings
+from ebbflow.metrics.learning import LearnerSettings
 from ebbflow.metrics.measure import mean_and_error
 from ebbflow.progress import Stage, finish
 from ebbflow.studies.claims import CLAIMS, Recipe, Side, Trial
@@ -40,7 +40,7 @@ from ebbflow.studies.claims.identities import (
     ratios,
     scores,
 )
-from ebbflow.studies.claims.page import entry, page
+from ebbflow.studies.claims.pair import entry, page
 from ebbflow.studies.claims.quality import (
     bend,
     class_spread,
@@ -52,7 +52,7 @@ from ebbflow.studies.claims.quality import (
 )
 
 FLOW, VP = PATHS["flow"](), PATHS["vp_discrete"]()
-QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 20, "max_steps": 20, "num_features": 8}
+QUICK = {**LearnerSettings.__init__.__kwdefaults__, "min_steps": 20, "max_steps": 20, "num_features": 8}
 
 
 def mixture(path: Any) -> GaussianMixture:
@@ -415,7 +415,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EBBFLOW_CACHE", str(tmp_path_factory.getbasetemp() / "claims_cache"))
-    monkeypatch.setattr(ClassifierSettings.__init__, "__kwdefaults__", QUICK)
+    monkeypatch.setattr(LearnerSettings.__init__, "__kwdefaults__", QUICK)
 
 
 def flags(pair: tuple[Path, Path], output: Path, *more: str) -> list[str]:

@@ -14,8 +14,8 @@ import torch
 
 from ebbflow.cli.app import run_app
 from ebbflow.methods.samplers import SAMPLERS
-from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.frontier import Cell, advice, alike, cheapest_within, frontier
+from ebbflow.metrics.learning import LearnerSettings
 from ebbflow.progress import finish
 from ebbflow.requests.studies import CompareRequest
 from ebbflow.runs import Model
@@ -25,13 +25,13 @@ from ebbflow.studies import compare as compare_module
 from ebbflow.studies.compare import append_cell, read_cells
 from ebbflow.studies.report import Report, page
 
-QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
+QUICK = {**LearnerSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EBBFLOW_CACHE", str(tmp_path_factory.getbasetemp() / "compare_cache"))
-    monkeypatch.setattr(ClassifierSettings.__init__, "__kwdefaults__", QUICK)
+    monkeypatch.setattr(LearnerSettings.__init__, "__kwdefaults__", QUICK)
 
 
 def trained(folder: Path, *settings: str) -> Path:

@@ -31,6 +31,7 @@ from ebbflow.data.convert import convert
 from ebbflow.data.download import _Web, data_home, fetch
 from ebbflow.data.split import hashed, part_of
 from ebbflow.errors import ConfigError, DataError
+from ebbflow.files import HOST
 
 MNIST_FILES = tuple(pictures.MNIST_FILES)
 
@@ -763,16 +764,26 @@ def test_download(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[
     server.files["/a.bin"] = CONTENT
     target = tmp_path / "new" / "a.bin"
     assert fetch(target, [f"{server.root}/a.bin"], CHECKSUM) == target and target.read_bytes() == CONTENT
-    assert not target.with_name("a.bin.part").exists()
+    assert {path.name for path in target.parent.iterdir()} == {"a.bin", ".lock"}
     assert "a.bin" in capsys.readouterr().err, "a progress bar"
     fetch(target, [f"{server.root}/a.bin"], CHECKSUM)
     assert server.asked == [("/a.bin", None)], "what is there is not asked for again"
 
 
+DEAD = 2**22 + 1  # a process that no Linux can have
+
+
+def left_by_the_dead(target: Path, number: int = 0) -> Path:
+    """Where a writer that is gone has left its piece of a file."""
+    folder = target.with_name(f".{target.name}.{DEAD}-{number:08x}@{HOST}.part")
+    folder.mkdir()
+    return folder / target.name
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_download_resumes(ranges: bool, server: Server, tmp_path: Path) -> None:
     server.files["/a.bin"], server.ranges = CONTENT, ranges
-    (tmp_path / "a.bin.part").write_bytes(CONTENT[:300_000])
+    left_by_the_dead(tmp_path / "a.bin").write_bytes(CONTENT[:300_000])
     fetch(tmp_path / "a.bin", [f"{server.root}/a.bin"], CHECKSUM)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT and server.asked == [("/a.bin", "bytes=300000-")]
 
@@ -780,15 +791,37 @@ def test_download_resumes(ranges: bool, server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stale", [b"x" * 300_000, b"x" * 900_000])
 def test_wrong_piece_is_thrown_away(stale: bytes, server: Server, tmp_path: Path) -> None:
     server.files["/a.bin"] = CONTENT
-    (tmp_path / "a.bin.part").write_bytes(stale)
+    left_by_the_dead(tmp_path / "a.bin").write_bytes(stale)
     fetch(tmp_path / "a.bin", [f"{server.root}/a.bin"], CHECKSUM)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT and server.asked[-1] == ("/a.bin", None)
 
 
 def test_complete_piece_needs_no_server(tmp_path: Path) -> None:
-    (tmp_path / "a.bin.part").write_bytes(CONTENT)
+    for size in (900, 700_000, 40):
+        left_by_the_dead(tmp_path / "a.bin", size).write_bytes(CONTENT[:size])
     fetch(tmp_path / "a.bin", ["http://127.0.0.1:9/a.bin"], CHECKSUM)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert {path.name for path in tmp_path.iterdir()} == {"a.bin", ".lock"}, "of three pieces the largest was taken"
+
+
+def test_a_planted_link_leads_no_download_elsewhere(server: Server, tmp_path: Path) -> None:
+    """The names of unfinished downloads could be foreseen, and what lay there was written to."""
+    server.files["/a.bin"] = CONTENT
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    other.mkdir()
+    for name in ("soft", "hard", "a.bin", "lock"):
+        (other / name).write_bytes(CONTENT[:100])
+    mine.mkdir()
+    left_by_the_dead(mine / "a.bin", 1).symlink_to(other / "soft")
+    left_by_the_dead(mine / "a.bin", 2).hardlink_to(other / "hard")
+    (mine / f".a.bin.{DEAD}-00000003@{HOST}.part").symlink_to(other)
+    (mine / ".lock").symlink_to(other / "lock")
+    (mine / "a.bin.part").symlink_to(other / "soft")
+    fetch(mine / "a.bin", [f"{server.root}/a.bin"], CHECKSUM)
+    assert (mine / "a.bin").read_bytes() == CONTENT and not (mine / "a.bin").is_symlink()
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == dict.fromkeys(
+        ("soft", "hard", "a.bin", "lock"), CONTENT[:100]
+    )
 
 
 def test_wrong_checksum_falls_to_the_next_mirror(server: Server, tmp_path: Path) -> None:
@@ -804,7 +837,8 @@ def test_broken_connection_is_continued(server: Server, tmp_path: Path) -> None:
     url = f"{server.root}/a.bin"
     with pytest.raises(DataError, match="closed after 400000 of 700000 bytes"):
         fetch(tmp_path / "a.bin", [url], CHECKSUM)
-    assert not (tmp_path / "a.bin").exists() and (tmp_path / "a.bin.part").stat().st_size == 400_000
+    (left,) = tmp_path.glob(".a.bin.*.part/a.bin")
+    assert not (tmp_path / "a.bin").exists() and left.stat().st_size == 400_000
     server.cut_at = None
     fetch(tmp_path / "a.bin", [url], CHECKSUM)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT and server.asked[-1] == ("/a.bin", "bytes=400000-")
@@ -840,10 +874,29 @@ def test_download_of_a_whole_data_set(server: Server, tmp_path: Path, monkeypatc
     monkeypatch.setattr(pictures, "MNIST_MIRRORS", (f"{server.root}/",))
     checksums = {name: "md5:" + hashlib.md5(content[name]).hexdigest() for name in MNIST_FILES}
     monkeypatch.setattr(pictures, "MNIST_FILES", checksums)
+    plain = [hashlib.md5(gzip.decompress(content[name])).hexdigest() for name in MNIST_FILES]
+    monkeypatch.setattr(pictures, "MNIST_CONTENT", plain)
     splits = load_dataset("mnist", data_dir=tmp_path)
     assert (len(splits.train), len(splits.held_out)) == (4, 2) and len(server.asked) == 4
-    load_dataset("mnist", data_dir=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset("mnist", data_dir=tmp_path)
     assert len(server.asked) == 4
+
+
+def test_files_of_others_under_these_names_are_used_and_said(stand_ins: Path, tmp_path: Path) -> None:
+    """Once, with every file by name; sets made to take MNIST's place come under its names, so it is no error."""
+    with pytest.warns(UserWarning, match="not what is published under this name") as said:
+        load_dataset("fashion_mnist", data_dir=stand_ins)
+    assert len(said) == 1
+    names = [name.removesuffix(".gz") if name.startswith("t10k") else name for name in MNIST_FILES]
+    assert all(f"{stand_ins / 'fashion_mnist' / name}" in str(said[0].message) for name in names)
+    with pytest.warns(UserWarning, match="cifar-10-binary.tar.gz"):
+        load_dataset("cifar10", data_dir=stand_ins)
+    if (real := real_mnist()) is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_dataset("mnist", data_dir=real)
 
 
 def test_processes_wait_for_one_download(server: Server, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.methods.oracles import Gaussian
 from ebbflow.metrics import cache
-from ebbflow.metrics.classifier import ClassifierSettings, accuracy
+from ebbflow.metrics.classifier import accuracy
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.features import ClassifierFeatures, classifier, coordinates, feature_map, features_of, new_net, pca
+from ebbflow.metrics.learning import LearnerSettings
 from ebbflow.metrics.scores import METRICS
 from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
@@ -32,7 +33,7 @@ from ebbflow.studies import evaluate as evaluate_module
 from ebbflow.studies.evaluate import dealt, evaluate, labels_of, weights_hash
 
 CPU = torch.device("cpu")
-QUICK = ClassifierSettings(min_steps=30, max_steps=30, num_features=16)
+QUICK = LearnerSettings(min_steps=30, max_steps=30, num_features=16)
 KEYS = {
     *METRICS,
     *("frechet_floor", "features", "num", "split", "seeds", "sampler", "steps", "guidance", "weights", "versions"),
@@ -45,10 +46,10 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     """One cache for the whole module, and a classifier that trains in a second."""
     folder = tmp_path_factory.getbasetemp() / "evaluate_cache"
     monkeypatch.setenv("EBBFLOW_CACHE", str(folder))
-    monkeypatch.setattr(ClassifierSettings.__init__, "__kwdefaults__", QUICK_DEFAULTS)
+    monkeypatch.setattr(LearnerSettings.__init__, "__kwdefaults__", QUICK_DEFAULTS)
 
 
-QUICK_DEFAULTS = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
+QUICK_DEFAULTS = {**LearnerSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60, "num_features": 24}
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +143,9 @@ def test_other_data_is_another_cache_entry(digits: Splits) -> None:
 def test_the_classifier_takes_any_shape(dims: tuple[int, ...]) -> None:
     x = torch.zeros(3, *dims) if len(dims) == 1 else torch.zeros(3, *dims, dtype=torch.uint8)
     data = Dataset(name="any", x=x, labels=torch.tensor([0, 1, 1]), label_names=("a", "b"))
-    net = new_net(data, ClassifierSettings())
+    net = new_net(data, LearnerSettings())
     features = net(data.x0(torch.arange(3)))
-    assert features.shape == (3, ClassifierSettings().num_features) and net.head(features).shape == (3, 2)
+    assert features.shape == (3, LearnerSettings().num_features) and net.head(features).shape == (3, 2)
 
 
 def test_unlabelled_data_has_no_classifier(digits: Splits) -> None:

@@ -18,10 +18,10 @@ from PIL import Image
 import ebbflow as ef
 from ebbflow import plugins
 from ebbflow.cli.app import run_app
-from ebbflow.metrics.classifier import ClassifierSettings
+from ebbflow.metrics.learning import LearnerSettings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-QUICK = {**ClassifierSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60}
+QUICK = {**LearnerSettings.__init__.__kwdefaults__, "min_steps": 60, "max_steps": 60}
 TESTED = (
     "own_net_and_data",
     "own_sampler",
@@ -37,7 +37,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_known", {})
     monkeypatch.setenv("EBBFLOW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(ClassifierSettings.__init__, "__kwdefaults__", QUICK)
+    monkeypatch.setattr(LearnerSettings.__init__, "__kwdefaults__", QUICK)
 
 
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path as FilePath
 
 import pytest
 import torch
 from conftest import PATH_CASES, WALKERS, is_valid, seeded, walk
 from torch import Tensor
 
+from ebbflow.config import parse
 from ebbflow.core.paths import PATHS, VE, VP, CosineDiscrete, Flow, Path, SubVP, VPDiscrete
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.core.shape import per_sample
 from ebbflow.core.times import TIME_GRIDS
+from ebbflow.data import load_dataset
 from ebbflow.methods.denoise import FunctionDenoiser
 from ebbflow.methods.oracles import Gaussian
+from ebbflow.methods.told import require_told
+from ebbflow.runs.tasks.model import ModelTask
 
 OUT_OF_RANGE: dict[str, tuple[Callable[[], Path], str]] = {
     "shift far up": (lambda: Flow(shift=1e30), r"`shift` must be in \[0.0001, 10000.0\]"),
@@ -98,6 +103,32 @@ def test_every_path_prediction_sampler_and_grid_is_finite_from_one_step_up(name:
         if found is not None and not bool(found.isfinite().all()):
             bad.append(case)
     assert not bad and made >= 2 * len(WALKERS) * len(TIME_GRIDS), (made, bad[:20])
+
+
+BLIND = {"flow/1e4", "flow/1e-4", "vp/100", "sub_vp/120", "ve/1e15", "ve/18 decades", "vp_discrete/0.5"}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_net_is_told_times_apart_or_its_clock_is_refused_with_the_key(name: str) -> None:
+    """log-SNR is told up to 20 either way; a quarter of the times beyond it were one time to the net."""
+    for clock in ("time", "unit"):
+        require_told(ENDS[name], clock)
+    if name not in BLIND:
+        return require_told(ENDS[name], "log_snr")
+    with pytest.raises(ValueError, match=r"the same at \d\d% of the times .* `objective.clock` = 'time'"):
+        require_told(ENDS[name], "log_snr")
+
+
+def test_a_run_with_such_a_clock_is_refused_and_one_that_began_so_goes_on(tmp_path: FilePath) -> None:
+    far, net = {"kind": "ve", "sigma_max": 1e15}, {"kind": "mlp", "dim": 8}
+    config = parse({"path": far, "net": net})
+    with pytest.raises(ValueError, match=r"path 've'.*`objective.clock`"):
+        ModelTask(config, load_dataset("digits"), tmp_path)
+    (tmp_path / "checkpoints" / "step_000001").mkdir(parents=True)
+    ModelTask(config, load_dataset("digits"), tmp_path)
+    ModelTask(
+        parse({"path": far, "net": net, "objective": {"clock": "time"}}), load_dataset("digits"), tmp_path / "other"
+    )
 
 
 def test_the_list_has_every_kind_of_path() -> None:

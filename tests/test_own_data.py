@@ -30,10 +30,10 @@ from ebbflow.data.split import hashed
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.files import save_tensors
 from ebbflow.metrics import learning
-from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.contrast import ContrastNet, ContrastSettings, agreement, tokens
 from ebbflow.metrics.features import automatic, contrast, feature_map
 from ebbflow.metrics.inception import Inception
+from ebbflow.metrics.learning import LearnerSettings
 from ebbflow.progress import Stage, finish
 from ebbflow.runs import Trainer, open_run, task_of
 from ebbflow.runs.build import DatasetLoader
@@ -55,7 +55,7 @@ FLAGS = ["--max-steps", "2", "--batch-size", "4", "--set", "net.channels=[8,8]",
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EBBFLOW_CACHE", str(tmp_path / "cache"))
-    for settings in (ClassifierSettings, ContrastSettings):
+    for settings in (LearnerSettings, ContrastSettings):
         monkeypatch.setattr(settings.__init__, "__kwdefaults__", {**settings.__init__.__kwdefaults__, **QUICK})
 
 

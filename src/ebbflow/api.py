@@ -24,7 +24,7 @@ from ebbflow.runs.restore import restore_plan
 from ebbflow.runs.results import SampleSet
 
 if TYPE_CHECKING:
-    from ebbflow.interop.push import Sent
+    from ebbflow.interop.export import Sent
     from ebbflow.studies.report import Report
 
 
@@ -168,7 +168,7 @@ def push(model: str | Path | Model, repo: str, request: PushRequest) -> Sent:
         ConfigError: as `export`, or the hub refuses or does not answer.
         ImportError: huggingface-hub is missing.
     """
-    from ebbflow.interop.push import push as work_of
+    from ebbflow.interop.export import push as work_of
 
     return work_of(open(model, device="cpu"), request)
 

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,46 @@ def whole_file(path: Path) -> Iterator[Path]:
     with _called(path), _scratch(place) as scratch:
         partial = scratch / place.name
         yield partial
-        partial.chmod(stat.S_IMODE(place.stat().st_mode) if place.exists() else scratch.stat().st_mode & 0o666)
-        sync(partial)
-        os.replace(partial, place)
-        sync(place.parent)
+        _publish(partial, place)
+
+
+def _publish(partial: Path, place: Path) -> None:
+    partial.chmod(stat.S_IMODE(place.stat().st_mode) if place.exists() else partial.parent.stat().st_mode & 0o666)
+    sync(partial)
+    os.replace(partial, place)
+    sync(place.parent)
+
+
+@contextmanager
+def continued_file(path: Path) -> Iterator[Path]:
+    """As `whole_file`, for a file that two writers would write alike: it begins with what a dead one left of it, and
+    what is there when something goes wrong stays for the next."""
+    scratch = _partial(path)
+    _LIVING.add(scratch.name)
+    try:
+        with _called(path):
+            scratch.mkdir()
+            partial = scratch / path.name
+            _inherit(path, partial)
+            yield partial
+            _publish(partial, path)
+    finally:
+        _LIVING.discard(scratch.name)
+        with suppress(OSError):
+            scratch.rmdir()  # which has to be empty
+
+
+def _inherit(path: Path, partial: Path) -> None:
+    """Make the largest piece of `path` that a dead writer left `partial`. A link is no piece: it leads elsewhere."""
+    for left in sorted(path.parent.glob(f"{escape(_stem(path))}*.part")):
+        with suppress(OSError):
+            piece = left / path.name
+            if left.is_symlink() or not _is_dead(left):
+                continue
+            found, so_far = piece.lstat(), partial.stat().st_size if partial.exists() else 0
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size > so_far:
+                os.replace(piece, partial)
+            shutil.rmtree(left)
 
 
 @contextmanager
@@ -80,7 +117,11 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}@{HOST}.part")
+    return path.with_name(f"{_stem(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}@{HOST}.part")
+
+
+def _stem(path: Path) -> str:
+    return f".{path.name[:60]}."
 
 
 def remove_folder(path: Path) -> None:
@@ -130,10 +171,15 @@ def require_place(path: Path) -> None:
 def sweep(partials: Iterable[Path]) -> None:
     """Remove what writers that are dead left unfinished among `partials`; of another machine, what is a day old."""
     for partial in partials:
-        found = PARTIAL.search(partial.name)
         with suppress(OSError):
-            if found is not None and not _lives(partial, int(found[1]), found[2]):
+            if _is_dead(partial):
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _is_dead(partial: Path) -> bool:
+    """Whether a name is that of a partial whose writer is gone."""
+    found = PARTIAL.search(partial.name)
+    return found is not None and not _lives(partial, int(found[1]), found[2])
 
 
 def _lives(partial: Path, process: int, host: str | None) -> bool:

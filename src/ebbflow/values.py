@@ -163,6 +163,13 @@ def check_fields(entry: Any, *names: str) -> None:
         object.__setattr__(entry, name, checked_value(type(entry), name, getattr(entry, name)))
 
 
+class Checked:
+    """A dataclass whose fields are held to their annotations when it is made; see `check_fields`."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def checked_value(owner: Any, name: str, value: Any, where: str = "", default: Any = MISSING) -> Any:
     """`value` for a field of the class, or a parameter of the function, that declares its type and range.
 

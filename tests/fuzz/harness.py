@@ -187,7 +187,7 @@ def furnish(place: Path) -> None:
 class Tally:
     """How many cases were tried, what they ended in, and which went wrong."""
 
-    codes: Counter[int] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     cpu: float = 0.0
     most_cpu: float = 0.0
@@ -195,14 +195,40 @@ class Tally:
 
     def add(self, case: Case, found: Outcome) -> None:
         """Count one."""
-        self.codes[found.code] += 1
+        self.codes[str(found.code)] += 1
         self.cpu, self.most_cpu = self.cpu + found.cpu, max(self.most_cpu, found.cpu)
         self.most_mb = max(self.most_mb, found.rss_mb)
         if found.problem:
             self.wrong.append(f"{found.problem}\n    {case}")
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            codes=self.codes + other.codes,
+            wrong=self.wrong + other.wrong,
+            cpu=self.cpu + other.cpu,
+            most_cpu=max(self.most_cpu, other.most_cpu),
+            most_mb=max(self.most_mb, other.most_mb),
+        )
 
     def __str__(self) -> str:
         return (
             f"{self.codes.total()} cases, exit codes {dict(sorted(self.codes.items()))}, {len(self.wrong)} wrong, "
             f"{self.cpu:.0f} s of CPU, at most {self.most_cpu:.1f} s and {self.most_mb:.0f} MB"
         )
+
+
+class Log:
+    """Counts of rounds in a file, a line each; of no file, nothing is kept."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = Path(path) if path else None
+        lines = self.path.read_text().splitlines() if self.path and self.path.exists() else []
+        self.known = {
+            name: Tally(**{**found, "codes": Counter(found["codes"])}) for name, found in map(json.loads, lines)
+        }
+
+    def keep(self, name: str, found: Tally) -> None:
+        """Write one down that is not there yet."""
+        if self.path and name not in self.known:
+            with self.path.open("a") as file:
+                print(json.dumps([name, vars(found)]), file=file)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
+from math import ceil
 
 import pytest
 from fuzz import strategies
-from fuzz.harness import Case, Server, Tally
+from fuzz.harness import Case, Log, Server, Tally
 from fuzz.regressions import CELLS, REFUSED
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from ebbflow.documents import fenced, in_markdown, parsed
 from ebbflow.metrics.frontier import Cell
@@ -26,6 +28,7 @@ KINDS = {
 }
 FEW = {"flags": 25, "settings": 40, "damaged": 12, "data": 60, "documents": 40}
 MANY = {"flags": 2500, "settings": 2500, "damaged": 1500, "data": 2500, "documents": 1500}
+ROUND = 100
 MOST_CPU, MOST_MB = 8.0, 900  # of a refusal: seconds, and memory with all that is imported
 
 
@@ -36,12 +39,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.close()
 
 
-def tally(server: Server, kind: str, num: int) -> Tally:
+def tally(server: Server, kind: str, num: int, start: int = 0) -> Tally:
     found = Tally()
 
+    @seed(start)
     @settings(
         max_examples=num,
-        derandomize=True,
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -52,7 +55,6 @@ def tally(server: Server, kind: str, num: int) -> Tally:
         found.add(case, server.tried(case))
 
     each()
-    print(f"\n{kind}: {found}", flush=True)
     return found
 
 
@@ -93,7 +95,19 @@ def test_words_of_anybody_are_words_in_markdown() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_ten_thousand_hostile_inputs(kind: str, server: Server) -> None:
-    share = float(os.environ.get("FUZZ_SHARE", "1"))  # of them, where there is less time
-    found = tally(server, kind, int(MANY[kind] * share))
-    assert not found.wrong, "\n".join(found.wrong)
+def test_ten_thousand_hostile_inputs(kind: str, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    """In rounds of 100, each with a seed of its own and counted as soon as it is done.
+
+    FUZZ_SHARE is the part of them that is tried, FUZZ_SEED makes them others, and FUZZ_LOG names a file that keeps the
+    counts of each round: what stands there is not tried again, so that an interruption costs one round.
+    """
+    share, start = float(os.environ.get("FUZZ_SHARE", "1")), int(os.environ.get("FUZZ_SEED", "0"))
+    log, total = Log(os.environ.get("FUZZ_LOG")), Tally()
+    for number in range(ceil(MANY[kind] * share / ROUND)):
+        name = f"{kind} {start * 1000 + number}"
+        found = log.known.get(name) or tally(server, kind, ROUND, start * 1000 + number)
+        log.keep(name, found)
+        total += found
+        with capfd.disabled():
+            print(f"\n{name}: {total}", *found.wrong, sep="\n    ", file=sys.stderr, flush=True)
+    assert not total.wrong, "\n".join(total.wrong)

@@ -36,16 +36,19 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of equal keys as aligned columns; the last column wraps freely."""
-    if not rows:
-        return
-    keys = list(rows[0])
-    widths = {key: max(len(visible(row[key])) for row in rows) for key in keys[:-1]}
-    for row in rows:
-        print(
-            "  ".join([*(visible(row[key]).ljust(widths[key]) for key in keys[:-1]), visible(row[keys[-1]])]).rstrip()
-        )
+def print_rows(rows: Sequence[Mapping[str, Any]], *, headed: bool = False) -> None:
+    """Rows of equal keys as `print_lines`, below their keys where `headed`."""
+    if rows:
+        keys = list(rows[0])
+        print_lines([*([keys] if headed else []), *([row[key] for key in keys] for row in rows)])
+
+
+def print_lines(lines: Sequence[Sequence[Any]]) -> None:
+    """Lines of equally many entries as aligned columns; the last column wraps freely."""
+    words = [[visible(entry) for entry in line] for line in lines]
+    widths = [*(max(map(len, column)) for column in list(zip(*words, strict=True))[:-1]), 0]
+    for line in words:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
 def visible(value: Any) -> str:

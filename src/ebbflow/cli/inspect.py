@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ebbflow.cli.common import print_json, print_rows
+from ebbflow.cli.common import print_json, print_lines, print_rows
 from ebbflow.errors import choose
 from ebbflow.requests.tools import DoctorRequest, InfoRequest, ListRequest
 
@@ -22,7 +22,7 @@ def info(request: InfoRequest) -> None:
         if request.json:
             print_json(runs)
         else:
-            print_rows([{key: key for key in runs[0]}, *runs])
+            print_rows(runs, headed=True)
         return
 
     opened = open_run(request.ckpt)
@@ -45,10 +45,10 @@ def info(request: InfoRequest) -> None:
     if request.json:
         print_json(facts)
         return
-    print_rows([{"key": key, "value": value} for key, value in facts.items() if key != "config"])
+    print_lines([(key, value) for key, value in facts.items() if key != "config"])
     for section, values in facts["config"].items():
         print(f"\n[{section}]")
-        print_rows([{"key": key, "value": value} for key, value in values.items()])
+        print_lines(list(values.items()))
 
 
 def _runs_in(folder: Path) -> list[dict[str, Any]]:
@@ -73,49 +73,10 @@ def _runs_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def _catalogue() -> dict[str, Any]:
-    from ebbflow.conditioning import CONDITIONINGS
     from ebbflow.config import presets
-    from ebbflow.core.operators import OPERATORS
-    from ebbflow.core.paths import PATHS
-    from ebbflow.core.predictions import PREDICTIONS
-    from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
-    from ebbflow.core.weights import WEIGHTS
-    from ebbflow.data import DATASETS
-    from ebbflow.interop.export import EXPORTERS
-    from ebbflow.latent import AUTOENCODERS
-    from ebbflow.methods.couplings import COUPLINGS
-    from ebbflow.methods.guidance import GUIDANCE, LOSSES
-    from ebbflow.methods.maps import MAPS
-    from ebbflow.methods.samplers import SAMPLERS
-    from ebbflow.metrics.scores import METRICS
-    from ebbflow.nets import NETS
-    from ebbflow.training.ema import EMAS
-    from ebbflow.training.optim import OPTIMISERS
-    from ebbflow.training.trackers import TRACKERS
+    from ebbflow.plugins import REGISTRIES, registry_at
 
-    return {
-        "samplers": SAMPLERS,
-        "paths": PATHS,
-        "predictions": PREDICTIONS,
-        "grids": TIME_GRIDS,
-        "times": TIME_SAMPLERS,
-        "weights": WEIGHTS,
-        "couplings": COUPLINGS,
-        "maps": MAPS,
-        "guidance": GUIDANCE,
-        "losses": LOSSES,
-        "operators": OPERATORS,
-        "nets": NETS,
-        "optimisers": OPTIMISERS,
-        "emas": EMAS,
-        "conditionings": CONDITIONINGS,
-        "autoencoders": AUTOENCODERS,
-        "datasets": DATASETS,
-        "metrics": METRICS,
-        "exporters": EXPORTERS,
-        "trackers": TRACKERS,
-        "presets": presets(),
-    }
+    return {**{kind: registry_at(place) for kind, place in REGISTRIES.items()}, "presets": presets()}
 
 
 def list_names(request: ListRequest) -> None:
@@ -137,9 +98,9 @@ def list_names(request: ListRequest) -> None:
     if request.json:
         print_json(rows)
     elif request.name is not None:
-        print_rows([{"key": key, "value": value} for key, value in _flat(rows[0])])
+        print_lines(_flat(rows[0]))
     else:
-        print_rows([{"name": row["name"], "description": row["description"] + _options(row)} for row in rows])
+        print_lines([(row["name"], row["description"] + _options(row)) for row in rows])
 
 
 def _options(row: dict[str, Any]) -> str:
@@ -190,7 +151,5 @@ def doctor(request: DoctorRequest) -> int:
     if request.json:
         print_json(rows)
     else:
-        print_rows(
-            [{"state": "ok" if row["ok"] else "!!", "name": row["name"], "detail": row["detail"]} for row in rows]
-        )
+        print_lines([("ok" if row["ok"] else "!!", row["name"], row["detail"]) for row in rows])
     return 0 if all(row["ok"] for row in rows) else 1

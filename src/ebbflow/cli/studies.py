@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.common import print_json, print_lines, print_rows, this_command
 from ebbflow.cli.progress import shown
 from ebbflow.cli.sampling import opened
 from ebbflow.requests.studies import (
@@ -67,11 +67,13 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     if result["nearest_ratio"] is not None:
         known = {"+-": "-", "real data": "1", "better": "near 1; a copy is 0"}
         rows.append({"metric": "nearest_ratio", "value": _number(result["nearest_ratio"]), **known})
-    beside = [name for name in ("psnr", "psnr_of_given", "frechet_of_given") if name in result]
+    beside = {"psnr": "higher", "psnr_of_given": "higher", "frechet_of_given": "lower"}
     rows += [
-        {"metric": n, "value": _number(result[n]), "+-": "-", "real data": "-", "better": _better(n)} for n in beside
+        {"metric": name, "value": _number(result[name]), "+-": "-", "real data": "-", "better": better}
+        for name, better in beside.items()
+        if name in result
     ]
-    _print_table(rows)
+    print_rows(rows, headed=True)
     judge = result["classifier"] or {}
     error = judge.get("held_out_error")
     says = "" if error is None else f"; classifier wrong on {error:.2%} of the held-out data"
@@ -82,10 +84,6 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
         "+- is a standard error; `real data` is the other split in the place of samples. nearest_ratio: how near "
         "samples lie to the training data, over how near unseen data lies."
     )
-
-
-def _better(name: str) -> str:
-    return "lower" if name.startswith("frechet") else "higher"
 
 
 def _way(result: Mapping[str, Any]) -> str:
@@ -124,7 +122,7 @@ def compare(request: CompareCommand) -> None:
 
 def _print_comparison(report: Report, output: Path) -> None:
     good = report.by_evaluations
-    _print_table(
+    print_rows(
         [
             {
                 "run": cell.run,
@@ -139,7 +137,8 @@ def _print_comparison(report: Report, output: Path) -> None:
                 "on the frontier": "*" if cell.key in good else "",
             }
             for cell in sorted(report.cells, key=lambda cell: cell.frechet)
-        ]
+        ],
+        headed=True,
     )
     print("", *report.notes, *report.advice, output, sep="\n")
 
@@ -165,7 +164,7 @@ def _print_likelihood(report: Mapping[str, Any]) -> None:
     bar = "" if error is None else f" +- {error:.3f}"
     print(f"{report['bits_per_dim']:.3f}{bar} bits a dimension of {report['num']} held-out samples; lower is better\n")
     rest = {key: value for key, value in report.items() if value is not None and key not in HEAD}
-    print_rows([{"key": key, "value": _short(value)} for key, value in rest.items()])
+    print_lines([(key, _short(value)) for key, value in rest.items()])
 
 
 HEAD = ("bits_per_dim", "standard_error", "num")
@@ -195,7 +194,7 @@ def search_grid(request: SearchGridRequest) -> None:
 
 
 def _print_grids(found: Sequence[Mapping[str, Any]]) -> None:
-    _print_table(
+    print_rows(
         [
             {
                 "steps": str(one["steps"]),
@@ -204,7 +203,8 @@ def _print_grids(found: Sequence[Mapping[str, Any]]) -> None:
                 "times": " ".join(f"{t:.3f}" for t in one["times"]),
             }
             for one in found
-        ]
+        ],
+        headed=True,
     )
     worse = [str(one["steps"]) for one in found if one["error"] >= one["error_uniform"]]
     if worse:
@@ -225,12 +225,8 @@ def claims(request: ClaimsRequest) -> None:
     if request.json:
         print_json(result)
     else:
-        print_rows([{"name": n, "verdict": c["verdict"], "claim": c["statement"]} for n, c in result["claims"].items()])
+        print_lines([(name, one["verdict"], one["statement"]) for name, one in result["claims"].items()])
         print(f"\n{result['page']}")
-
-
-def _print_table(rows: Sequence[Mapping[str, str]]) -> None:
-    print_rows([{key: key for key in rows[0]}, *rows])
 
 
 def _number(value: Any, digits: int = 4) -> str:

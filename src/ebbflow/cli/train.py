@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.chosen import DEFAULT_PRESET, below, fitting, looked, read_layer, told
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.common import print_json, print_lines, this_command
 from ebbflow.cli.errors import at_batch_size
 from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
 from ebbflow.requests.base import entries
 from ebbflow.requests.training import (
     DistillRequest,
+    ModelSettings,
     Settings,
     TrainAutoencoderRequest,
     TrainClassifierRequest,
@@ -283,8 +284,7 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
     """Print what a training took, and what a classifier knows."""
     if by_log_snr := found.get("accuracy_by_log_snr"):
         rows = {**by_log_snr, "all": found["accuracy"]}
-        print_rows([{"log-SNR": "log-SNR", "accuracy": "held-out accuracy"}])
-        print_rows([{"log-SNR": name, "accuracy": f"{value:.3f}"} for name, value in rows.items()])
+        print_lines([("log-SNR", "held-out accuracy"), *((name, f"{value:.3f}") for name, value in rows.items())])
     tell(
         f"{found['step']:,} steps, {found['samples_seen']:,} samples seen in {found['minutes']:.2f} min of training; "
         f"with measuring, drawing and saving this command took {elapsed:.2f} min"
@@ -300,7 +300,7 @@ def _describe(what: ToTrain, request: Settings) -> int:
     config, found = what.config, what.found
     is_model = isinstance(config, RunConfig)
     cost: dict[str, Any] = {"config": to_dict(config)}
-    if is_model:
+    if isinstance(config, RunConfig) and isinstance(request, ModelSettings):
         size, there = request.world_size or here().size, request.device_memory
         cost = measure_cost(config, what.splits, found.num_train, world_size=size, device_memory=there)
     if request.json:

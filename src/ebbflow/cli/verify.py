@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ebbflow.cli.common import print_json, print_rows, this_command
+from ebbflow.cli.common import print_json, print_lines, this_command
 from ebbflow.cli.progress import watched
 from ebbflow.errors import choose
 from ebbflow.requests.studies import VerifyRequest
@@ -33,7 +33,8 @@ def verify(request: VerifyRequest) -> int:
     from ebbflow.files import write_text
     from ebbflow.proof.verify import verify as verdicts
 
-    plan, maps = _plan(request), _maps(request)
+    plan = _plan(request)
+    maps = _maps(request, plan)
     if request.maps is not None and (request.samplers, request.grids) == (None, None):
         plan = replace(plan, samplers={})
     rows = list(watched(verdicts(plan), len(plan), unit="row")) if plan.samplers else []
@@ -51,20 +52,15 @@ def verify(request: VerifyRequest) -> int:
     return 0 if all(row.ok for row in every) else 1
 
 
-def _maps(request: VerifyRequest) -> list[MapVerdict]:
+def _maps(request: VerifyRequest, plan: Scope) -> list[MapVerdict]:
     """The verdicts on objectives of maps: of those that are chosen, or of all where nothing else is chosen."""
-    from ebbflow.core.paths import PATHS
-    from ebbflow.core.predictions import PREDICTIONS
     from ebbflow.methods.maps import MAPS
     from ebbflow.plugins import loaded
     from ebbflow.proof.maps import verify_maps
 
-    chosen = (request.samplers, request.paths, request.predictions, request.grids)
-    if request.maps is None and (loaded() or any(names is not None for names in chosen)):
+    if request.maps is None and (loaded() or not _is_all(request)):
         return []
-    paths = {name: make() for name, make in _chosen(PATHS, request.paths, "path").items()}
-    predictions = tuple(_chosen(PREDICTIONS, request.predictions, "prediction"))
-    return list(verify_maps(_chosen(MAPS, request.maps, "objective of maps"), paths, predictions))
+    return list(verify_maps(_chosen(MAPS, request.maps, "objective of maps"), plan.paths, plan.predictions))
 
 
 def _print_maps(rows: Sequence[MapVerdict]) -> None:
@@ -73,7 +69,7 @@ def _print_maps(rows: Sequence[MapVerdict]) -> None:
     if not rows:
         return
     print()
-    print_rows([{str(i): entry for i, entry in enumerate(line)} for line in map_table(rows)])
+    print_lines(map_table(rows))
     for row in [row for row in rows if not row.ok][:NUM_SHOWN]:
         print(f"not ok: {row.objective} on {row.path} in {row.prediction}: {row.reason}")
     print(maps_summary(rows))
@@ -88,16 +84,21 @@ def _plan(request: VerifyRequest) -> Scope:
     from ebbflow.plugins import loaded
     from ebbflow.proof.verify import Scope
 
-    chosen = (request.samplers, request.paths, request.predictions, request.grids)
     added = frozenset[tuple[str, str]]().union(*(plugin.names for plugin in loaded()))
     plan = Scope(
         samplers=_chosen(SAMPLERS, request.samplers, "sampler"),
         paths={name: make() for name, make in _chosen(PATHS, request.paths, "path").items()},
         predictions=tuple(_chosen(PREDICTIONS, request.predictions, "prediction")),
         grids=_chosen(TIME_GRIDS, request.grids, "time grid"),
-        only=added if all(names is None for names in chosen) else frozenset(),
+        only=added if _is_all(request) else frozenset(),
     )
     return plan.quick() if request.quick else plan
+
+
+def _is_all(request: VerifyRequest) -> bool:
+    """Whether nothing is chosen out of the registries of samplers, paths, predictions and grids."""
+    chosen = (request.samplers, request.paths, request.predictions, request.grids)
+    return all(names is None for names in chosen)
 
 
 def _chosen(registry: Mapping[str, T], names: Sequence[str] | None, what: str) -> dict[str, T]:
@@ -108,7 +109,7 @@ def _print(rows: Sequence[Verdict], output: Path | None) -> None:
     from ebbflow.proof.tables import failures, order_matrix, sampler_table, summary
 
     for table in (order_matrix(rows), sampler_table(rows)):
-        print_rows([{str(i): entry for i, entry in enumerate(line)} for line in table])
+        print_lines(table)
         print()
     print(MEANING)
     found = failures(rows)

@@ -7,6 +7,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ebbflow.errors import DataError
+from ebbflow.files import continued_file
 
 if sys.platform != "win32":
     import fcntl
@@ -36,7 +38,7 @@ def locate(folder: Path, name: str, mirrors: Sequence[str], checksum: str) -> Pa
         folder: where the file lies or will lie.
         name: file name, the last part of every URL.
         mirrors: addresses of folders, each ending in "/", tried in this order.
-        checksum: "md5:..." or "sha256:..." of the download; a file that is already there is not checked.
+        checksum: "md5:..." or "sha256:..." of the download; what is already there is not checked here.
 
     Raises:
         DataError: no mirror could deliver the file.
@@ -46,11 +48,27 @@ def locate(folder: Path, name: str, mirrors: Sequence[str], checksum: str) -> Pa
     return present or fetch(folder / name, [mirror + name for mirror in mirrors], checksum)
 
 
+def tell_of_others(paths: Sequence[Path]) -> None:
+    """Warn that these hold something else than is published under their names. They are used all the same: sets that
+    are made to take the place of MNIST come under its names."""
+    if paths:
+        warnings.warn(
+            f"used as it is, though not what is published under this name: {', '.join(map(str, paths))}. If it is not "
+            "your own, delete it, and it is downloaded again.",
+            stacklevel=4,
+        )
+
+
+def is_published(path: Path, checksum: str) -> bool:
+    """Whether a file has this checksum, "md5:..." or "sha256:..."."""
+    return _digest(path, checksum) == checksum
+
+
 def fetch(target: Path, urls: Sequence[str], checksum: str) -> Path:
     """Download `target` from the first of `urls` that delivers the bytes with this checksum.
 
-    What has arrived is kept as `target` + ".part" and continued by the next mirror or the next call. The file appears
-    under its own name only when it is complete. Processes of one machine wait for each other.
+    What has arrived is continued by the next mirror or the next call. The file appears under its own name only when it
+    is complete. Processes of one machine wait for each other.
 
     Args:
         target: where the file shall lie; its folder is made.
@@ -76,24 +94,21 @@ def fetch(target: Path, urls: Sequence[str], checksum: str) -> Path:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Let one process at a time download into `folder`, so that the ranks of one job share a single download."""
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "a") as file:  # which empties nothing, should somebody have put a link there
         if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _from_any(target: Path, urls: Sequence[str], checksum: str) -> None:
-    part = target.with_name(target.name + ".part")
     reasons = []
-    for url in urls:
-        try:
-            _from_one(url, part, checksum)
-        except (OSError, HTTPException, ValueError) as error:
-            reasons.append(f"\n  {url}: {_reason(error)}")
-        else:
-            os.replace(part, target)
-            return
-    raise DataError(f"cannot download {target.name}:{''.join(reasons)}\n{_cure(target)}")
+    with continued_file(target) as part:
+        for url in urls:
+            try:
+                return _from_one(url, part, checksum)
+            except (OSError, HTTPException, ValueError) as error:
+                reasons.append(f"\n  {url}: {_reason(error)}")
+        raise DataError(f"cannot download {target.name}:{''.join(reasons)}\n{_cure(target)}")
 
 
 def _cure(target: Path) -> str:
@@ -178,11 +193,10 @@ def _copy(response: HTTPResponse, part: Path, start: int) -> None:
     total = None if length is None else start + int(length)
     if total is not None and total > LARGEST:
         raise ValueError(f"it has {total:,} bytes, and at most {LARGEST:,} are taken")
-    name = part.name.removesuffix(".part")
     pause = 0.1 if sys.stderr.isatty() else 10.0  # a log file gets few lines
     with (
         open(part, "ab" if start else "wb") as file,
-        tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True, mininterval=pause) as bar,
+        tqdm(total=total, initial=start, desc=part.name, unit="B", unit_scale=True, mininterval=pause) as bar,
     ):
         while block := response.read(BLOCK):
             if file.tell() + len(block) > LARGEST:

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from ebbflow.data.dataset import Dataset, Splits
-from ebbflow.data.download import data_home, locate
-from ebbflow.data.idx import LARGEST, read_idx, unpacked
+from ebbflow.data.download import data_home, is_published, locate, tell_of_others
+from ebbflow.data.idx import LARGEST, idx_hash, read_idx, unpacked
 from ebbflow.data.split import divide, drawn
 from ebbflow.errors import DataError
 
@@ -36,6 +36,12 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte.gz": "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "sha256:f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+MNIST_CONTENT = (  # md5 of each, unpacked
+    "6bbc9ace898e44ae57da46a324031adb",
+    "a25bea736e30d166cdddb491f175f624",
+    "2646ac647ad5339dbf082846283269ea",
+    "27ae3e4e09519cfbb04c329615203637",
+)
 SMALL_MNIST = Path(__file__).parent / "files" / "mnist_small"
 FASHION_MIRRORS = (
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
@@ -47,6 +53,12 @@ FASHION_FILES = {
     "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
 }
+FASHION_CONTENT = (
+    "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "9018921c3c673c538a1fc5bad174d6f9",
+    "8181f5470baa50b63fa0f6fddb340f0a",
+    "15d484375f8d13e6eb1aabb0c3f46965",
+)
 CIFAR10_MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/",
     "https://cave.cs.toronto.edu/kriz/",
@@ -80,7 +92,8 @@ def mnist(data_dir: str | Path | None = None) -> Splits:
     Source: Y. LeCun, C. Cortes and C. J. C. Burges, "The MNIST database of handwritten digits", 1998,
     http://yann.lecun.com/exdb/mnist/; from data_dir/mnist, else downloaded there (12 MB).
     """
-    return _idx_splits("mnist", data_home(data_dir), MNIST_MIRRORS, MNIST_FILES, DIGIT_NAMES)
+    paths = _located(data_home(data_dir) / "mnist", MNIST_MIRRORS, MNIST_FILES)
+    return _published(_splits("mnist", paths, DIGIT_NAMES), paths, MNIST_CONTENT)
 
 
 def mnist_small(data_dir: str | Path | None = None) -> Splits:
@@ -99,7 +112,8 @@ def fashion_mnist(data_dir: str | Path | None = None) -> Splits:
     Source: H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST", 2017, arXiv 1708.07747,
     https://github.com/zalandoresearch/fashion-mnist (MIT); from data_dir/fashion_mnist, else downloaded there (31 MB).
     """
-    return _idx_splits("fashion_mnist", data_home(data_dir), FASHION_MIRRORS, FASHION_FILES, FASHION_NAMES)
+    paths = _located(data_home(data_dir) / "fashion_mnist", FASHION_MIRRORS, FASHION_FILES)
+    return _published(_splits("fashion_mnist", paths, FASHION_NAMES), paths, FASHION_CONTENT)
 
 
 def cifar10(data_dir: str | Path | None = None) -> Splits:
@@ -128,11 +142,17 @@ def _dataset(name: str, data: Labelled, label_names: tuple[str, ...]) -> Dataset
     )
 
 
-def _idx_splits(
-    name: str, home: Path, mirrors: Sequence[str], files: Mapping[str, str], label_names: tuple[str, ...]
-) -> Splits:
-    """The splits in the four files of MNIST and its kin, in the order of MNIST_FILES."""
-    return _splits(name, [locate(home / name, file, mirrors, sum_) for file, sum_ in files.items()], label_names)
+def _located(folder: Path, mirrors: Sequence[str], files: Mapping[str, str]) -> list[Path]:
+    """The four files of MNIST and its kin, in the order of MNIST_FILES."""
+    return [locate(folder, file, mirrors, checksum) for file, checksum in files.items()]
+
+
+def _published(splits: Splits, paths: Sequence[Path], content: Sequence[str]) -> Splits:
+    """`splits`, with a word where they are not what is published under that name."""
+    parts = [part for half in (splits.train, splits.held_out) for part in (half.x[:, 0], half.labels)]
+    arrays = [part.numpy().astype(np.uint8) for part in parts if part is not None]
+    tell_of_others([path for path, a, known in zip(paths, arrays, content, strict=True) if idx_hash(a) != known])
+    return splits
 
 
 def _splits(name: str, paths: Sequence[Path], label_names: tuple[str, ...]) -> Splits:
@@ -156,6 +176,7 @@ def _cifar10_batches(folder: Path) -> dict[Path, bytes]:
             return {place / name: unpacked(place / name) for name in CIFAR10_BATCHES}
     archive = locate(folder, CIFAR10_ARCHIVE, CIFAR10_MIRRORS, CIFAR10_CHECKSUM)
     members = _members(archive)
+    tell_of_others([] if is_published(archive, CIFAR10_CHECKSUM) else [archive])
     return {archive / name: members[name] for name in CIFAR10_BATCHES}
 
 

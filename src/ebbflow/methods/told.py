@@ -80,8 +80,25 @@ def raw_steps(*, num_steps: int = 1000, first: int = 0) -> RawSteps:
 SCALES: dict[str, Scale] = {"unit": unit, "none": none}
 CLOCKS: dict[str, Clock] = {"log_snr": log_snr, "time": time, "unit": gentle, "raw_steps": RawSteps()}
 
+UNTOLD = 0.25  # of all times, at which a net may be told what it was told before
 NUM_LOG_SNRS = 25
 COMPARED = 12.0  # log-SNRs within which two paths are compared; beyond, x_t is one of its parts alone
+
+
+def require_told(path: Path, clock: Choice | Clock) -> None:
+    """Raise where a net could not tell the times of a path apart.
+
+    Raises:
+        ValueError: at a quarter of the times and more the clock stands still.
+    """
+    told = entry(CLOCKS, clock, "clock")(path, torch.linspace(0, 1, 202, dtype=torch.float64)[1:-1])
+    share = float((told.diff() == 0).double().mean())
+    if share > UNTOLD:
+        raise ValueError(
+            f"clock {spelt(clock)!r} tells a net the same at {share:.0%} of the times of path {path_name(path)!r}, "
+            f"whose log-SNR runs from {float(path.log_snr(0.005)):.0f} to {float(path.log_snr(0.995)):.0f}. Use "
+            "`objective.clock` = 'time', or numbers of section `path` that are nearer to the defaults."
+        )
 
 
 def same_to_the_net(

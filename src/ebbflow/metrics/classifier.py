@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ebbflow.core.noise import generator_for
-from ebbflow.data import Dataset, Splits
-from ebbflow.metrics.learning import learn, rows_of_step
+from ebbflow.data import Dataset
+from ebbflow.metrics.learning import LearnerTask
 from ebbflow.training.batches import Batch
-from ebbflow.training.task import Draw, Loss, Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierSettings:
-    """How the classifier is built and trained.
-
-    Args:
-        num_features: width of the penultimate layer.
-        epochs: passes over the training data, where that gives at least `min_steps` optimiser steps.
-        min_steps, max_steps: bounds of the number of optimiser steps.
-        batch_size, lr, weight_decay: of AdamW, with a linear warm-up and a cosine decay to 0.
-        seed: of the initial weights and of the data order.
-        dtype: "float32", or "bfloat16" beside a float32 master.
-    """
-
-    num_features: int = 128
-    epochs: float = 4.0
-    min_steps: int = 600
-    max_steps: int = 4000
-    batch_size: int = 128
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    seed: int = 0
-    dtype: str = "float32"
-
-    def num_steps(self, num_train: int) -> int:
-        """Optimiser steps for `num_train` training examples."""
-        wanted = math.ceil(self.epochs * num_train / self.batch_size)
-        return min(max(wanted, self.min_steps), self.max_steps)
+from ebbflow.training.task import Draw, Loss
 
 
 class ClassifierNet(nn.Module):
@@ -97,36 +64,15 @@ def _point_body(dim: int) -> nn.Module:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelTask(Task):
-    """Cross-entropy of the classes of clean data, with labels smoothed by 0.05; batches are whole within an epoch."""
+class LabelTask(LearnerTask):
+    """Cross-entropy of the classes of clean data, with labels smoothed by 0.05, without augmentation."""
 
     net: ClassifierNet
-    data: Dataset
-    settings: ClassifierSettings
-
-    def batch(self, step: int) -> Batch:
-        """Rows from permutations of the data laid end to end."""
-        rows = rows_of_step(self.data, self.settings, step)
-        assert self.data.labels is not None
-        return Batch(x0=self.data.x0(rows), cond=self.data.labels[rows])
 
     def loss(self, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
         assert isinstance(net, ClassifierNet) and isinstance(batch.cond, Tensor)
         logits = net.head(net(batch.x0)).float()
         return Loss(each=functional.cross_entropy(logits, batch.cond, label_smoothing=0.05, reduction="none"))
-
-
-def train_classifier(
-    net: ClassifierNet, data: Dataset, settings: ClassifierSettings, device: torch.device, keep: Path | None = None
-) -> Generator[tuple[int, int], None, None]:
-    """Train `net` in place on `data` by cross-entropy, without augmentation; yields (steps done, steps in all), and
-    goes on from what it left in `keep`.
-
-    At the end the features are scaled to a mean variance of 1 over the data.
-    """
-    task = LabelTask(net=net, data=data, settings=settings)
-    yield from learn(task, task, len(data), settings, device, keep)
-    scale_features(net, data, settings.seed, device)
 
 
 def scale_features(net: ClassifierNet, data: Dataset, seed: int, device: torch.device) -> None:
@@ -145,17 +91,3 @@ def accuracy(net: ClassifierNet, data: Dataset, device: torch.device, batch_size
     for rows in torch.arange(len(data)).split(batch_size):
         right += int((net.head(net(data.x0(rows).to(device))).argmax(1).cpu() == data.labels[rows]).sum())
     return right / len(data)
-
-
-def trained_facts(
-    net: ClassifierNet, splits: Splits, settings: ClassifierSettings, device: torch.device
-) -> dict[str, Any]:
-    """What results say of the classifier."""
-    right = accuracy(net, splits.held_out, device)
-    return {
-        "settings": asdict(settings),
-        "num_steps": settings.num_steps(len(splits.train)),
-        "held_out_size": len(splits.held_out),
-        "held_out_accuracy": right,
-        "held_out_error": None if right is None else 1 - right,
-    }

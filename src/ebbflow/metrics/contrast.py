@@ -11,12 +11,11 @@ from torch.nn import functional
 
 from ebbflow.conditioning import ByteEncoder
 from ebbflow.core.noise import generator_for
-from ebbflow.data import Dataset
 from ebbflow.data.augment import Augmentation
-from ebbflow.metrics.classifier import ClassifierNet, ClassifierSettings
-from ebbflow.metrics.learning import rows_of_step
+from ebbflow.metrics.classifier import ClassifierNet
+from ebbflow.metrics.learning import LearnerSettings, LearnerTask
 from ebbflow.training.batches import Batch
-from ebbflow.training.task import Draw, Loss, Task
+from ebbflow.training.task import Draw, Loss
 
 EMBEDDING, MAX_BYTES = 64, 128
 VIEW = Augmentation(crop=0.4)
@@ -24,8 +23,8 @@ RIVALS = 15  # captions of other pictures that a picture's own one has to fit be
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastSettings(ClassifierSettings):
-    """How it is built and trained; see `ClassifierSettings`."""
+class ContrastSettings(LearnerSettings):
+    """Those of such a net; see `LearnerSettings`."""
 
     num_features: int = 32
     epochs: float = 8.0
@@ -51,6 +50,10 @@ class ContrastNet(nn.Module):
         self.text = ByteEncoder(dim=EMBEDDING, depth=2, num_heads=4, max_length=MAX_BYTES) if reads else None
         self.sharpness = nn.Parameter(torch.tensor(2.3))
 
+    def forward(self, x0: Tensor) -> Tensor:
+        """Features (B, num_features) of x0 (B, *dims)."""
+        return self.image(x0)
+
     def of_pictures(self, x0: Tensor) -> Tensor:
         """Unit vectors (B, 64) of x0 (B, *dims)."""
         return functional.normalize(self.image.head(self.image(x0)).float(), dim=1)
@@ -73,7 +76,7 @@ def tokens(texts: Sequence[str]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastTask(Task):
+class ContrastTask(LearnerTask):
     """Cross-entropy, both ways, of which vectors of a batch belong together: two views of a picture (Chen et al., 2020,
     2002.05709), or a view and its caption (Radford et al., 2021, 2103.00020), equal captions being one.
 
@@ -81,14 +84,6 @@ class ContrastTask(Task):
     """
 
     net: ContrastNet
-    data: Dataset
-    settings: ContrastSettings
-    ids: Tensor | None = None
-
-    def batch(self, step: int) -> Batch:
-        """Rows from permutations of the data laid end to end."""
-        rows = rows_of_step(self.data, self.settings, step)
-        return Batch(x0=self.data.x0(rows), cond=None if self.ids is None else self.ids[rows])
 
     def loss(self, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
         assert isinstance(net, ContrastNet)

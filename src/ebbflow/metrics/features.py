@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,16 +15,11 @@ from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.metrics.cache import cache_folder, cached, data_hash, key_of, slug, store, tensor_hash
-from ebbflow.metrics.classifier import (
-    ClassifierNet,
-    ClassifierSettings,
-    scale_features,
-    train_classifier,
-    trained_facts,
-)
+from ebbflow.metrics.classifier import ClassifierNet, LabelTask, accuracy, scale_features
 from ebbflow.metrics.contrast import ContrastNet, ContrastSettings, ContrastTask, tokens
+from ebbflow.metrics.feature_map import FeatureMap, NetFeatures
 from ebbflow.metrics.inception import inception
-from ebbflow.metrics.learning import learn
+from ebbflow.metrics.learning import LearnerSettings, LearnerTask, learn
 from ebbflow.metrics.pretrained import pretrained
 from ebbflow.progress import Stage, Work
 from ebbflow.training.engine import pick_precision
@@ -36,50 +31,9 @@ PCA_ROWS, PCA_VALUES = 10_000, 40_000_000  # entries that components are of, and
 BATCH = 500
 
 
-class FeatureMap(Protocol):
-    """A map from samples to features."""
-
-    @property
-    def name(self) -> str:
-        """Its kind and its weights in a word, such as "pca64-1a2b3c4d"; part of the cache's keys."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Features a sample."""
-        ...
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What JSON may say of it: "sha256" of its weights, and how it was made."""
-        ...
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Features float32 (B, dim) on the CPU of x0 float32 (B, *dims), images in [-1, 1]."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierFeatures:
-    """The penultimate layer of a classifier of the data set.
-
-    Args:
-        net: trained.
-        name: such as "classifier-mnist-1a2b3c4d", by the sha256 of the weights.
-        dim: features.
-        facts: settings, held-out accuracy and error, seconds of training, sha256 and file.
-        device: where `net` is.
-    """
-
-    net: ClassifierNet
-    name: str
-    dim: int
-    facts: dict[str, Any]
-    device: torch.device
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.net(x.to(self.device)).cpu()
+class ClassifierFeatures(NetFeatures[ClassifierNet]):
+    """The penultimate layer of a classifier of the data set, called such as "classifier-mnist-1a2b3c4d"; its facts
+    are settings, held-out accuracy and error, seconds of training, sha256 and file."""
 
     @torch.no_grad()
     def classes(self, features: Tensor) -> Tensor:
@@ -87,25 +41,9 @@ class ClassifierFeatures:
         return self.net.head(features.to(self.device)).argmax(1).cpu()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContrastFeatures:
-    """The penultimate layer of a net that learned from pictures which views are of one, or which caption is whose.
-
-    Args:
-        net: trained.
-        name: such as "views-mine-1a2b3c4d", by the sha256 of the weights.
-        dim, facts, device: as in `ClassifierFeatures`.
-    """
-
-    net: ContrastNet
-    name: str
-    dim: int
-    facts: dict[str, Any]
-    device: torch.device
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.net.image(x.to(self.device)).cpu()
+class ContrastFeatures(NetFeatures[ContrastNet]):
+    """The penultimate layer of a net that learned from pictures which views are of one, or which caption is whose,
+    called such as "views-mine-1a2b3c4d"."""
 
     @torch.no_grad()
     def of_pictures(self, x: Tensor) -> Tensor:
@@ -121,20 +59,16 @@ class ContrastFeatures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearFeatures:
+class LinearFeatures(FeatureMap):
     """Flattened samples, centred and multiplied by a matrix.
 
     Args:
         centre: float32 (D,).
         matrix: float32 (D, dim), or None for the identity.
-        name, dim, facts: as in `FeatureMap`.
     """
 
     centre: Tensor
     matrix: Tensor | None
-    name: str
-    dim: int
-    facts: dict[str, Any]
 
     def __call__(self, x: Tensor) -> Tensor:
         centred = x.flatten(1).cpu() - self.centre
@@ -142,7 +76,7 @@ class LinearFeatures:
 
 
 def classifier(
-    splits: Splits, device: torch.device, settings: ClassifierSettings | None = None
+    splits: Splits, device: torch.device, settings: LearnerSettings | None = None
 ) -> Work[ClassifierFeatures]:
     """The classifier of a data set, from the cache or trained now.
 
@@ -154,56 +88,69 @@ def classifier(
     train = splits.train
     if train.labels is None or train.num_classes < 2:
         raise ConfigError(f"data set {train.name!r} has no labels to train a classifier on. Use the features 'pca'.")
-    if settings is None:
-        settings = ClassifierSettings(dtype=str(pick_precision("auto", device)).removeprefix("torch."))
+    settings = settings or LearnerSettings(dtype=_dtype(device))
     key = key_of("classifier", data_hash(train), data_hash(splits.held_out), asdict(settings))
-    path = cache_folder() / f"classifier-{slug(train.name)}-{key}.safetensors"
-    net = new_net(train, settings)
-    found = cached(path)
-    if found is None:
-        began = time.perf_counter()
-        for done, total in train_classifier(net, train, settings, device, path.with_suffix(".partial")):
-            yield Stage("train classifier", done, total)
-        facts = trained_facts(net, splits, settings, device) | {"seconds": round(time.perf_counter() - began, 1)}
-        facts = store(path, net.state_dict(), facts)
-    else:
-        tensors, facts = found
-        net.load_state_dict(tensors)
-    net.to(device).eval().requires_grad_(False)
-    name = f"classifier-{slug(train.name)}-{facts['sha256'][:8]}"
-    return ClassifierFeatures(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
+    task = LabelTask(net=new_net(train, settings), data=train, settings=settings, known=train.labels)
+
+    def held_out() -> dict[str, Any]:
+        right = accuracy(task.net, splits.held_out, device)
+        error = None if right is None else 1 - right
+        return {"held_out_size": len(splits.held_out), "held_out_accuracy": right, "held_out_error": error}
+
+    name, facts = yield from _learned(task, task.net, "classifier", key, "train classifier", device, held_out)
+    return ClassifierFeatures(net=task.net, name=name, dim=settings.num_features, facts=facts, device=device)
 
 
 def contrast(splits: Splits, device: torch.device, *, reads: bool) -> Work[ContrastFeatures]:
     """The net that learns without labels from the pictures of `splits.train`, and with `reads` from their captions,
     from the cache or trained now."""
-    train = splits.train
-    settings = ContrastSettings(dtype=str(pick_precision("auto", device)).removeprefix("torch."))
+    train, settings = splits.train, ContrastSettings(dtype=_dtype(device))
     kind, captions = ("captions", train.captions) if reads else ("views", None)
     assert captions is not None or not reads
     key = key_of(kind, data_hash(train), captions, asdict(settings))
-    path = cache_folder() / f"{kind}-{slug(train.name)}-{key}.safetensors"
     with fresh_weights(derive_seed(settings.seed, kind)):
         net = ContrastNet(train.dims, settings.num_features, reads=reads)
+    task = ContrastTask(net=net, data=train, settings=settings, known=None if captions is None else tokens(captions))
+    stage = "train scorer of captions" if reads else "train features"
+    name, facts = yield from _learned(task, net.image, kind, key, stage, device)
+    return ContrastFeatures(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
+
+
+def _dtype(device: torch.device) -> str:
+    return str(pick_precision("auto", device)).removeprefix("torch.")
+
+
+def _learned(
+    task: LearnerTask,
+    featured: ClassifierNet,
+    kind: str,
+    key: str,
+    stage: str,
+    device: torch.device,
+    more: Callable[[], dict[str, Any]] = dict,
+) -> Work[tuple[str, dict[str, Any]]]:
+    """Put into the net of a task what it learns, from the cache or now; its name and facts, with what `more` finds.
+
+    `featured` is the part of the net that gives features, which are scaled to a mean variance of 1 over the data.
+    """
+    data = slug(task.data.name)
+    path, net = cache_folder() / f"{kind}-{data}-{key}.safetensors", task.net
     found = cached(path)
     if found is None:
         began = time.perf_counter()
-        ids = None if captions is None else tokens(captions)
-        task = ContrastTask(net=net, data=train, settings=settings, ids=ids)
-        for done, total in learn(task, task, len(train), settings, device, path.with_suffix(".partial")):
-            yield Stage("train scorer of captions" if reads else "train features", done, total)
-        scale_features(net.image, train, settings.seed, device)
-        made = {"settings": asdict(settings), "seconds": round(time.perf_counter() - began, 1)}
-        facts = store(path, net.state_dict(), made)
+        for done, total in learn(task, device, path.with_suffix(".partial")):
+            yield Stage(stage, done, total)
+        scale_features(featured, task.data, task.settings.seed, device)
+        made = {"settings": asdict(task.settings), "num_steps": task.settings.num_steps(len(task.data)), **more()}
+        facts = store(path, net.state_dict(), made | {"seconds": round(time.perf_counter() - began, 1)})
     else:
         tensors, facts = found
         net.load_state_dict(tensors)
     net.to(device).eval().requires_grad_(False)
-    name = f"{kind}-{slug(train.name)}-{facts['sha256'][:8]}"
-    return ContrastFeatures(net=net, name=name, dim=settings.num_features, facts=facts, device=device)
+    return f"{kind}-{data}-{facts['sha256'][:8]}", facts
 
 
-def new_net(data: Dataset, settings: ClassifierSettings) -> ClassifierNet:
+def new_net(data: Dataset, settings: LearnerSettings) -> ClassifierNet:
     """An untrained classifier of `data`, the same for the same seed."""
     with fresh_weights(derive_seed(settings.seed, "classifier")):
         return ClassifierNet(data.dims, data.num_classes, settings.num_features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ebbflow.data import Dataset
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import load_tensors
 from ebbflow.metrics.cache import tensor_hash
+from ebbflow.metrics.feature_map import NetFeatures, in_colour
 
 SIDE, DIM = 299, 2048
 CONVERT = (
@@ -117,11 +117,11 @@ def _wide(width: int, *, largest: bool) -> Mixed:
 
 
 class Inception(nn.Module):
-    """The 2,048 pooled features of Inception-v3 (Szegedy et al., 2015, 1512.00567), of images (B, 3, H, W) in [-1, 1].
+    """The 2,048 pooled features of Inception-v3 (Szegedy et al., 2015, 1512.00567), of images (B, C, H, W) in [-1, 1].
 
     As the network of 2015 that the distance is defined by, not the later one: pooled borders are means of what is
     there, and the last block pools by the maximum (Heusel et al., 2017, 1706.08500). Images are brought to 299x299
-    bilinearly, without antialiasing.
+    bilinearly, without antialiasing; grey ones are repeated in three channels, opacity is left out.
     """
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Inception(nn.Module):
         self.Mixed_7b, self.Mixed_7c = _wide(1280, largest=False), _wide(2048, largest=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = functional.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+        h = functional.interpolate(in_colour(x), size=(SIDE, SIDE), mode="bilinear", align_corners=False)
         for name, block in self.named_children():
             h = block(h)
             if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
@@ -149,28 +149,7 @@ class Inception(nn.Module):
         return h.mean((2, 3))
 
 
-@dataclass(frozen=True, kw_only=True)
-class InceptionFeatures:
-    """Inception's features; grey images are repeated in three channels, opacity is left out.
-
-    Args:
-        net: with its weights, in evaluation.
-        name, dim, facts, device: as in `FeatureMap`.
-    """
-
-    net: Inception
-    name: str
-    dim: int
-    facts: dict[str, Any]
-    device: torch.device
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x[:, :3].float().to(self.device)
-        return self.net(x if x.shape[1] == 3 else x[:, :1].expand(-1, 3, -1, -1)).cpu()
-
-
-def inception(source: str, data: Dataset, device: torch.device) -> InceptionFeatures:
+def inception(source: str, data: Dataset, device: torch.device) -> NetFeatures[Inception]:
     """Inception with the weights in a safetensors file, or a folder that holds one as inception.safetensors.
 
     Args:
@@ -197,4 +176,4 @@ def inception(source: str, data: Dataset, device: torch.device) -> InceptionFeat
     net.to(device).eval().requires_grad_(False)
     digest = tensor_hash(*(tensors[name] for name in sorted(own) if name not in counts))
     facts = {"source": source, "sha256": digest, "side": SIDE}
-    return InceptionFeatures(net=net, name=f"inception-{digest[:8]}", dim=DIM, facts=facts, device=device)
+    return NetFeatures(net=net, name=f"inception-{digest[:8]}", dim=DIM, facts=facts, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from ebbflow.documents import read_json
 from ebbflow.errors import ConfigError, missing
 from ebbflow.hub import must_be_local, unreachable
 from ebbflow.metrics.cache import tensor_hash
+from ebbflow.metrics.feature_map import NetFeatures, in_colour
 from ebbflow.values import Wrong
 
 Kind = Literal["dinov2", "clip"]
@@ -25,46 +25,37 @@ STATISTICS: dict[str, tuple[list[float], list[float]]] = {  # mean and standard 
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """A vision transformer's embedding of an image: DINOv2's normalised class token (Oquab et al., 2023, 2304.07193) or
-    CLIP's projected image embedding (Radford et al., 2021, 2103.00020).
+class Embedding(nn.Module):
+    """A vision transformer's embedding of images (B, C, H, W) in [-1, 1]: DINOv2's normalised class token (Oquab et
+    al., 2023, 2304.07193) or CLIP's projected image embedding (Radford et al., 2021, 2103.00020).
 
     Images become three channels and are resized bicubically with antialiasing to the side the model takes, at most 224.
 
     Args:
-        model: in evaluation mode.
-        mean, std: of the inputs in [0, 1], float32 (1, 3, 1, 1).
+        model, kind: the transformer, and what it is.
+        mean, std: of the inputs in [0, 1], a number a channel.
         side: of the inputs in pixels.
-        name, dim, facts: as in `FeatureMap`.
-        device: where `model` is.
     """
 
-    model: nn.Module
-    kind: Kind
     mean: Tensor
     std: Tensor
-    side: int
-    name: str
-    dim: int
-    facts: dict[str, Any]
-    device: torch.device
 
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        unit = x[:, :3].float().to(self.device) / 2 + 0.5
-        unit = unit if unit.shape[1] == 3 else unit[:, :1].expand(-1, 3, -1, -1)
-        sized = functional.interpolate(
-            unit, size=(self.side, self.side), mode="bicubic", align_corners=False, antialias=True
+    def __init__(self, model: nn.Module, kind: Kind, mean: list[float], std: list[float], side: int) -> None:
+        super().__init__()
+        self.model, self.kind, self.side = model, kind, side
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (self.side, self.side)
+        unit = functional.interpolate(
+            in_colour(x) / 2 + 0.5, size=size, mode="bicubic", align_corners=False, antialias=True
         )
-        return self._embed((sized.clamp(0, 1) - self.mean.to(self.device)) / self.std.to(self.device)).float().cpu()
-
-    def _embed(self, pixels: Tensor) -> Tensor:
-        out = self.model(pixel_values=pixels)
+        out = self.model(pixel_values=(unit.clamp(0, 1) - self.mean) / self.std)
         return out.image_embeds if self.kind == "clip" else out.last_hidden_state[:, 0]
 
 
-def pretrained(kind: Kind, source: str, data: Dataset, device: torch.device) -> Pretrained:
+def pretrained(kind: Kind, source: str, data: Dataset, device: torch.device) -> NetFeatures[Embedding]:
     """The pretrained model in the folder or of the hub name `source`.
 
     Args:
@@ -90,19 +81,13 @@ def pretrained(kind: Kind, source: str, data: Dataset, device: torch.device) -> 
     except (OSError, ValueError, RuntimeError) as error:
         reason = unreachable(source) or str(error).splitlines()[0]
         raise ConfigError(f"no {kind} model could be read from {source!r}: {reason}") from error
-    model = model.to(device).eval().requires_grad_(False)
     mean, std = _statistics(kind, Path(source))
     digest = tensor_hash(*(value for _, value in sorted(model.state_dict().items())))
     side = min(int(model.config.image_size), LARGEST_SIDE)
-    dim = int(model.config.projection_dim if kind == "clip" else model.config.hidden_size)
-    return Pretrained(
-        model=model,
-        kind=kind,
-        mean=torch.tensor(mean).view(1, 3, 1, 1),
-        std=torch.tensor(std).view(1, 3, 1, 1),
-        side=side,
+    return NetFeatures(
+        net=Embedding(model, kind, mean, std, side).to(device).eval().requires_grad_(False),
         name=f"{kind}-{digest[:8]}",
-        dim=dim,
+        dim=int(model.config.projection_dim if kind == "clip" else model.config.hidden_size),
         facts={"source": source, "sha256": digest, "side": side, "mean": mean, "std": std},
         device=device,
     )

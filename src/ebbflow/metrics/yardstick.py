@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ebbflow.data import Dataset
 from ebbflow.metrics.contrast import agreement
-from ebbflow.metrics.features import ClassifierFeatures, ContrastFeatures, FeatureMap, features_of
+from ebbflow.metrics.feature_map import FeatureMap
+from ebbflow.metrics.features import ClassifierFeatures, ContrastFeatures, features_of
 from ebbflow.metrics.scores import CHUNK, Comparison
 from ebbflow.progress import Work
 

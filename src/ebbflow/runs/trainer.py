@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -178,7 +179,7 @@ class Trainer:
 
     def _trained(self) -> Iterator[tuple[Progress, bool]]:
         """Each step, logged, and whether it was asked to stop there."""
-        steps, window, before = self._fit(), [], self.minutes
+        steps, window, before, unread = self._fit(), list[TrainStep](), self.minutes, deque[TrainStep]()
         while True:
             try:
                 step = next(steps, None)
@@ -187,15 +188,20 @@ class Trainer:
             if step is None:
                 return
             self.step, self.minutes = step.step, step.minutes
-            here = self._progress(step.loss, step.lr)
-            if step.skipped:
-                self.skipped += 1
-                here = replace(here, note=f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite")
-            else:
-                window.append(step)
             stopped = self.world.any(self.should_stop()) and not self._is_last
             due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
-            if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
+            due, note = due or stopped or self._is_last, None
+            unread.append(step)
+            while unread and (due or unread[0].sizes.have_come):  # a device is waited for where something is due
+                self._loss = unread[0].loss
+                if unread[0].skipped:
+                    self.skipped += 1
+                    note = f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite"
+                else:
+                    window.append(unread[0])
+                unread.popleft()
+            here = replace(self._progress(self._loss, step.lr), note=note)
+            if window and due:  # what is saved has been told: lines are made once
                 row = self._summary(window, 60 * (self.minutes - before))
                 self._log(row, required=True)
                 here = replace(here, row=row)
@@ -376,7 +382,7 @@ class Trainer:
 
     def _require_finite(self) -> None:
         """Raise where weights have become something that no checkpoint should replace a good one with."""
-        if not all(bool(p.isfinite().all()) for p in self.task.net.parameters()):
+        if not bool(torch.stack([p.isfinite().all() for p in self.task.net.parameters()]).all()):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.step}: a step was too large. Lower the learning rate. "
                 f"{self._last_good()}"

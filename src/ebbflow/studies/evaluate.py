@@ -22,10 +22,10 @@ from ebbflow.latent import encoded
 from ebbflow.methods.samplers import sampler_of
 from ebbflow.metrics import features as maps
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
-from ebbflow.metrics.classifier import ClassifierSettings
 from ebbflow.metrics.contrast import ContrastSettings
 from ebbflow.metrics.denoising import denoising_errors
-from ebbflow.metrics.features import FeatureMap
+from ebbflow.metrics.feature_map import FeatureMap
+from ebbflow.metrics.learning import LearnerSettings
 from ebbflow.metrics.measure import check_num, measure, memorisation
 from ebbflow.metrics.yardstick import Features, Made, Yardstick, yardstick_of
 from ebbflow.progress import Stage, Work
@@ -268,7 +268,7 @@ def features_for(splits: Splits, kind: str, num: int, reference_size: int, devic
     train = splits.train
     found: FeatureMap | None = None
     kind = maps.automatic(train, num, reference_size) if kind == "auto" else kind
-    trained = {"classifier": ClassifierSettings, "views": ContrastSettings}
+    trained = {"classifier": LearnerSettings, "views": ContrastSettings}
     if kind in trained:
         check_num(num, trained[kind]().num_features, reference_size)
     if kind == "views":

@@ -246,11 +246,17 @@ def restore(checkpoint: Checkpoint, model: nn.Module, ema: EMA | None, optimiser
     for name, value in found.items():
         number, _, key = name.partition(".")
         states.setdefault(number, {})[key] = value
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    _require_moments(states, parameters, checkpoint)
-    for i, parameter in enumerate(parameters):
+    pairs = [(p, group) for group in optimiser.param_groups for p in group["params"]]
+    _require_moments(states, [p for p, _ in pairs], checkpoint)
+    for i, (parameter, group) in enumerate(pairs):
         kept = states.get(str(i), {})
-        optimiser.state[parameter] = {k: v if v.ndim == 0 else v.to(parameter.device) for k, v in kept.items()}
+        optimiser.state[parameter] = {k: _placed(v, parameter, group) for k, v in kept.items()}
+
+
+def _placed(value: Tensor, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    """A tensor of an optimiser's state where that keeps it: with its parameter, but for the number of steps, which only
+    a fused one has there."""
+    return value if value.ndim == 0 and not group.get("fused") else value.to(parameter.device)
 
 
 def _require_moments(states: dict[str, dict[str, Tensor]], parameters: list[Tensor], checkpoint: Checkpoint) -> None:
@@ -285,9 +291,9 @@ def share(world: World, task: Task, ema: EMA | None, optimiser: torch.optim.Opti
         world.copy(module.state_dict())
     if ema is not None:
         ema.num_updates = world.first(ema.num_updates)
-    for p in (p for group in optimiser.param_groups for p in group["params"]):
+    for p, group in [(p, one) for one in optimiser.param_groups for p in one["params"]]:
         if found := world.copy({key: torch.as_tensor(value) for key, value in optimiser.state[p].items()}):
-            optimiser.state[p] = {key: value if value.ndim == 0 else value.to(p.device) for key, value in found.items()}
+            optimiser.state[p] = {key: _placed(value, p, group) for key, value in found.items()}
     if state := world.copy(task.state()):
         task.load_state(state)
     return world.first(facts)

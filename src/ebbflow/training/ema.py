@@ -13,7 +13,7 @@ import torch
 from annotated_types import Interval
 from torch import nn
 
-from ebbflow.values import Below1, check_fields
+from ebbflow.values import Below1, Checked, check_fields
 
 LONGEST = 0.28  # of a power profile: that of exponent 0.1; 0.289 is the plain mean of all weights
 
@@ -147,7 +147,7 @@ class EmaOptions(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialOptions:
+class ExponentialOptions(Checked):
     """An exponential average of the weights, d = min(decay, (1 + n) / (10 + n)) at update n.
 
     Args:
@@ -155,9 +155,6 @@ class ExponentialOptions:
     """
 
     decay: Below1 = 0.999
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def num_snapshots(self) -> int:

@@ -58,11 +58,11 @@ class LearningRate:
 def adamw(
     parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float = 0.0, beta1: float = 0.9, beta2: float = 0.99
 ) -> torch.optim.AdamW:
-    """AdamW with betas (beta1, beta2), decaying matrices only (Loshchilov & Hutter, 2017, 1711.05101); on a CPU in one
-    pass over the memory."""
+    """AdamW with betas (beta1, beta2), decaying matrices only (Loshchilov & Hutter, 2017, 1711.05101); on a CPU and on
+    CUDA in one pass over the memory."""
     parameters = [p for p in parameters if p.requires_grad]
     groups = _by_decay(parameters, weight_decay)
-    fused = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), fused=fused or None)
 
 

@@ -24,12 +24,14 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
+from ebbflow.methods.told import require_told
 from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs.buckets import BucketLoader, loader_in_buckets
 from ebbflow.runs.build import (
     DatasetLoader,
     augmentation_of,
     build_denoiser,
+    clock_of,
     conditioner_of,
     drop_of,
     facts_of,
@@ -81,7 +83,9 @@ class ModelTask(DenoiserTask, RunTask):
             _check_augmented(config)
         self.teacher = open_teacher(config, self.facts, self.space, folder)
         self.conditioned: NetDenoiser = build_denoiser(config, self.facts)
-        begins = config.init.run is not None and not checkpoints(folder)
+        if not (goes_on := bool(checkpoints(folder))):
+            require_told(config.path, clock_of(config))
+        begins = config.init.run is not None and not goes_on
         self._started = start_from(self.conditioned.net, config) if begins else ""  # type: ignore[arg-type]
         super().__init__(self.conditioned, objective_of(config, self.teacher))
         self._pool = pool_of(config, self.splits.train, conditioner_of(self.conditioned))
