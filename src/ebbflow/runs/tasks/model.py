@@ -48,8 +48,9 @@ from ebbflow.runs.sample import generate
 from ebbflow.runs.start import start_from
 from ebbflow.runs.tasks.base import RunTask
 from ebbflow.runs.teacher import Pairs, objective_of, open_teacher, paired, store_teacher, taught_by
+from ebbflow.runs.text_files import shelve
 from ebbflow.training.ema import EmaOptions
-from ebbflow.training.engine import device_of
+from ebbflow.training.engine import device_of, pick_device
 from ebbflow.training.held_out import HeldOut
 from ebbflow.training.task import DenoiserTask
 
@@ -101,9 +102,12 @@ class ModelTask(DenoiserTask, RunTask):
         return self.config.ema
 
     def prepare(self) -> Work[None]:
-        """The weights to start from are said, a teacher makes its pairs, the coupling of data and noise is learned."""
+        """The weights to start from are said, a pretrained encoder reads all captions, a teacher makes its pairs, the
+        coupling of data and noise is learned."""
         if self._started:
             yield Stage("start", 1, 1, note=self._started)
+        parts = (self.splits.train, self.splits.held_out)
+        yield from shelve(conditioner_of(self.conditioned), parts, pick_device(self.config.engine.device))
         if self.teacher is not None and self.config.teacher.pairs:
             self._pairs = yield from paired(
                 self.config, self.teacher, self.splits.train, conditioner_of(self.conditioned), self.folder
