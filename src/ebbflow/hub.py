@@ -3,7 +3,6 @@ lie there, and how they get there."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -16,8 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from ebbflow.documents import read_json
 from ebbflow.errors import ConfigError, missing
 from ebbflow.files import file_hash
+from ebbflow.values import Wrong
 
 SECONDS = 3.0  # that a look may take
 HF = "hf:"
@@ -93,10 +94,9 @@ def run_behind(source: str) -> Path | None:
 
 def _is_ours(file: Path) -> bool:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "exported" in read_json(file, dict[str, Any])
+    except (OSError, Wrong):
         return False
-    return isinstance(found, dict) and "exported" in found
 
 
 def send(folder: Path, repo: str, *, private: bool, message: str, revision: str | None) -> tuple[str, str]:

@@ -10,12 +10,14 @@ from typing import Any
 
 from ebbflow.core.entries import spelt
 from ebbflow.core.predictions import path_name
+from ebbflow.documents import read_json
 from ebbflow.metrics.scores import METRICS
 from ebbflow.runs.folder import Run
 from ebbflow.runs.model import Model
 from ebbflow.runs.plan import default_plan
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
+from ebbflow.values import Wrong
 
 NUM_SHOWN = 16  # samples of the picture where the training drew none
 MOST_MEASURED = 8  # rows of the table
@@ -85,10 +87,10 @@ def measured_of(run: Run) -> list[dict[str, Any]]:
     rows = []
     for file in sorted((run.folder / "eval").glob("*.json")):
         try:
-            row = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+            row = read_json(file, dict[str, Any])
+        except (OSError, Wrong):
             continue
-        if isinstance(row, dict) and row.get("step") == run.checkpoint.step and _scores(row):
+        if row.get("step") == run.checkpoint.step and _scores(row):
             rows.append(row)
     return sorted(rows, key=lambda row: row.get("frechet") or math.inf)[:MOST_MEASURED]
 

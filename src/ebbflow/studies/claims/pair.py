@@ -16,7 +16,7 @@ import torch
 
 from ebbflow.conditioning import LabelConditioning
 from ebbflow.core.paths import VE, Flow
-from ebbflow.documents import in_markdown
+from ebbflow.documents import in_markdown, read_json
 from ebbflow.errors import ConfigError, choose
 from ebbflow.files import file_hash, write_text
 from ebbflow.metrics.cache import key_of
@@ -34,6 +34,7 @@ from ebbflow.show.page import render
 from ebbflow.studies.claims import CLAIMS, Claim, Finding, Side, Trial
 from ebbflow.studies.evaluate import features_for, sides_of
 from ebbflow.training.engine import pick_precision
+from ebbflow.values import Wrong
 
 NUM_ENTRIES = 256  # held-out entries that are kept at hand
 
@@ -107,9 +108,9 @@ def _record(finding: Finding, how: ClaimsRequest, command: str, seconds: float) 
 def read_kept(path: FilePath, key: str) -> dict[str, Any]:
     """The findings of an earlier call with the same key; none where there are none."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path)
         return {name: kept["claims"][name] for name in CLAIMS if name in kept["claims"]} if kept["key"] == key else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, Wrong, KeyError, TypeError):
         return {}
 
 
