@@ -30,6 +30,8 @@ html_sidebars = {
 }
 python_maximum_signature_line_length = 90
 autodoc_typehints = "none"  # a docstring says what is given, with shapes and ranges
+highlight_language = "none"  # a block that names no language is what a command printed
+smartquotes_action = "qe"  # two hyphens begin a flag
 suppress_warnings = ["misc.highlighting_failure"]
 
 

@@ -19,6 +19,7 @@ from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
 from ebbflow.requests.base import entries
 from ebbflow.requests.training import (
     DistillRequest,
+    ModelSettings,
     Settings,
     TrainAutoencoderRequest,
     TrainClassifierRequest,
@@ -294,7 +295,7 @@ def _describe(what: ToTrain, request: Settings) -> int:
     config, found = what.config, what.found
     is_model = isinstance(config, RunConfig)
     cost: dict[str, Any] = {"config": to_dict(config)}
-    if is_model:
+    if isinstance(config, RunConfig) and isinstance(request, ModelSettings):
         size, there = request.world_size or here().size, request.device_memory
         cost = measure_cost(config, what.splits, found.num_train, world_size=size, device_memory=there)
     if request.json:

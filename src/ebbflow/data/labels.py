@@ -27,7 +27,7 @@ def class_indices(labels: Sequence[str] | Sequence[int], where: str) -> tuple[Te
     """
     if all(isinstance(label, str) for label in labels):
         names = tuple(sorted(set(map(str, labels))))
-        if all(name.isdecimal() for name in names):
+        if all(name.isdecimal() and len(name) < 19 for name in names):
             names = tuple(sorted(names, key=lambda name: (int(name), name)))
         index = {name: i for i, name in enumerate(names)}
         return torch.tensor([index[str(label)] for label in labels], dtype=torch.int64), names

@@ -10,10 +10,11 @@ import glob
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -29,14 +30,17 @@ from ebbflow.data.listing import SUFFIXES, Listing, list_folder
 from ebbflow.data.on_demand import FolderSource, PictureSource, splits_on_demand
 from ebbflow.data.parquet import open_parquet
 from ebbflow.data.parts import is_parquet
-from ebbflow.documents import parsed, read_json
+from ebbflow.documents import parsed, read_text, regular
 from ebbflow.errors import DataError
 from ebbflow.files import file_hash, whole_file, write_text
 from ebbflow.progress import Stage, Work
-from ebbflow.values import Wrong
+from ebbflow.values import Wrong, convert
 
 FORMAT = 1
 SMALL = 1_000_000  # bytes of a member that is text
+LARGEST_PICTURE = 1 << 31  # bytes
+LARGEST_INDEX = 1 << 30  # bytes: some ten million samples
+DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +181,18 @@ def read_index(shard: Path) -> Index:
         DataError: the shard is not what the index says, or no tar.
     """
     path = index_of(shard)
+    try:
+        regular(shard)
+    except Wrong as wrong:
+        raise DataError(f"{shard} {wrong}") from None
     if not path.is_file():
         made = _indexed(shard)
         with suppress(OSError):
             _write_index(made, path)
         return made
     try:
-        index = Index(**read_json(path, dict[str, Any]))
-    except (Wrong, OSError, TypeError) as error:
+        index = _read(path)
+    except (Wrong, OSError) as error:
         raise DataError(f"{path} is no index of a shard: {error}. Remove it to have it made again.") from error
     if index.bytes != shard.stat().st_size:
         raise DataError(
@@ -192,6 +200,28 @@ def read_index(shard: Path) -> Index:
             f"another one. Copy it again, or remove {path.name}."
         )
     return index
+
+
+def _read(path: Path) -> Index:
+    """An index of anybody's. Samples are looked at one by one, for there may be millions."""
+    found = parsed(read_text(path, LARGEST_INDEX), dict[str, Any])
+    samples, names = found.get("samples"), found.get("label_names")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise Wrong("has no list of texts in `label_names`.")
+    if not isinstance(samples, list) or not all(map(_is_sample, samples)):
+        raise Wrong("has no `samples` of a name, an offset, a size, a label and a caption each.")
+    index = convert(Index, {**found, "samples": []})
+    last = max((offset + size for _, offset, size, *_ in samples), default=0)
+    if last > index.bytes:
+        raise Wrong(f"names a picture that ends at byte {last:,} of {index.bytes:,}.")
+    return replace(index, samples=[tuple(one) for one in samples])
+
+
+def _is_sample(found: Any) -> bool:
+    match found:
+        case [str(), int(offset), int(size), str() | int() | None, str() | None]:
+            return offset >= 0 and 0 <= size < LARGEST_PICTURE
+    return False
 
 
 def _write_index(index: Index, path: Path) -> None:
@@ -204,7 +234,10 @@ def _indexed(shard: Path, label_names: list[str] | None = None) -> Index:
     try:
         with tarfile.open(shard, "r:") as tar:
             for name, image, label, caption in _samples(tar):
-                samples.append((name, image.offset_data, image.size, label, caption))
+                sample = (name, image.offset_data, image.size, label, caption)
+                if not _is_sample(sample):
+                    raise Wrong(f"has a label or a caption of {name} that is none, or it is too large.")
+                samples.append(sample)
     except (tarfile.TarError, OSError, Wrong) as error:
         raise DataError(f"{shard} cannot be read as a tar file: {error}. Copy it again, or leave it out.") from error
     return Index(
@@ -220,6 +253,8 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo, str |
     """Name, picture, label and caption of each sample, in their order."""
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in tar:
+        if tar.offset <= member.offset:  # a size below 0 leads back, and round for ever
+            raise Wrong(f"has a member {member.name} that ends before it begins.")
         path = PurePosixPath(member.name)
         stem, _, suffix = path.name.partition(".")
         if member.isfile() and stem:
@@ -234,7 +269,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo, str |
         yield (
             image.name,
             image,
-            int(label) if isinstance(label, str) and label.isdecimal() else label,
+            int(label) if isinstance(label, str) and DIGITS.fullmatch(label) else label,
             said.get(".txt", facts.get("text")),
         )
 
@@ -268,18 +303,18 @@ def pack(root: str | Path, out: Path, *, shard_mb: int = 256, skip_bad: bool = F
     if any(out.glob("*.tar")):
         raise DataError(f"{out} holds shards already. Choose another folder, or remove them.")
     left_out: dict[str, str] = {}
-    names = list(listing.label_names) or None
+    label_names, keys = list(listing.label_names) or None, _keys(listing.names)
     shards: list[str] = []
     total = i = 0
     while i < len(listing.names):
         path = out / f"shard-{len(shards):06d}.tar"
         with whole_file(path) as partial, tarfile.open(partial, "w") as tar:
             while i < len(listing.names) and (tar.offset == 0 or tar.offset < shard_mb * 1_000_000):
-                reason = _add(tar, source, listing, i, skip_bad)
+                reason = _add(tar, source, listing, i, keys[i], skip_bad)
                 left_out |= {listing.names[i]: reason} if reason else {}
                 i += 1
                 yield Stage("pack", i, len(listing.names), note=path.name)
-        _write_index(_indexed(path, names), index_of(path))
+        _write_index(_indexed(path, label_names), index_of(path))
         shards.append(str(path))
         total += path.stat().st_size
     return Packed(num=len(listing.names) - len(left_out), shards=shards, bytes=total, left_out=left_out)
@@ -294,7 +329,20 @@ def _to_pack(root: str | Path) -> tuple[PictureSource, Listing]:
     return FolderSource(root=Path(root), names=tuple(listing.names)), listing
 
 
-def _add(tar: tarfile.TarFile, source: PictureSource, listing: Listing, i: int, skip_bad: bool) -> str:
+def _keys(names: Sequence[str]) -> list[str]:
+    """The key of each picture: its name without what follows its last dot. No two are the same: a.png and a.jpg, or
+    a.b.png and a_b.png, would be one sample."""
+    taken: dict[str, None] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        key = str(path.with_name(path.stem.replace(".", "_")))
+        while key in taken:
+            key += "_"
+        taken[key] = None
+    return list(taken)
+
+
+def _add(tar: tarfile.TarFile, source: PictureSource, listing: Listing, i: int, key: str, skip_bad: bool) -> str:
     """Add a picture with what belongs to it; why it was left out, or ""."""
     found = read_from(lambda: source.open(i), source.place(i), None, None)
     if isinstance(found, Unreadable):
@@ -302,9 +350,7 @@ def _add(tar: tarfile.TarFile, source: PictureSource, listing: Listing, i: int, 
         return found.reason
     with source.open(i) as file:
         content = file.read()
-    path = PurePosixPath(listing.names[i])
-    key = str(path.with_name(path.stem.replace(".", "_")))
-    _put(tar, f"{key}{path.suffix or _suffix(content)}", content)
+    _put(tar, f"{key}{PurePosixPath(listing.names[i]).suffix or _suffix(content)}", content)
     if listing.labels is not None:
         _put(tar, f"{key}.cls", str(int(listing.labels[i])).encode())
     if listing.captions is not None:

@@ -97,10 +97,6 @@ class Settings(Reporting, Folder, Training, Data):
         dict[str, Any], Flag("--set"), Doc("section.key=value, such as train.clip=0.5; over all files.")
     ] = field(default_factory=dict)
     dry_run: Annotated[bool, Doc("Show what would be trained, and what it costs, and stop.")] = False
-    world_size: Annotated[int | None, Interval(ge=1, le=1 << 20), Doc("Of a dry run: so many processes.")] = None
-    device_memory: Annotated[float | None, Gt(0), Doc("Of a dry run: gigabytes of each process; says what fits.")] = (
-        None
-    )
 
     def __post_init__(self) -> None:
         lengths = {"epochs": self.epochs, "max_steps": self.max_steps, "minutes": self.minutes}
@@ -112,7 +108,25 @@ class Settings(Reporting, Folder, Training, Data):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest(Settings):
+class ModelSettings(Settings):
+    """Configuration."""
+
+    world_size: Annotated[int | None, Interval(ge=1, le=1 << 20), Doc("Of a dry run: so many processes.")] = None
+    device_memory: Annotated[float | None, Gt(0), Doc("Of a dry run: gigabytes of each process; says what fits.")] = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dry_run and (self.world_size is not None or self.device_memory is not None):
+            raise ConfigError(
+                "`world_size` and `device_memory` are of a dry run, and start nothing. Add `dry_run`; torchrun or "
+                "another launcher starts the processes of a training."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(ModelSettings):
     """A model to train."""
 
     preset: Annotated[
@@ -129,7 +143,7 @@ class TrainRequest(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillRequest(Settings):
+class DistillRequest(ModelSettings):
     """A model to train from one that is trained."""
 
     run: Annotated[
