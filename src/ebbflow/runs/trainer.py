@@ -364,17 +364,13 @@ class Trainer:
         if self.world.leads:
             self._require_folder()
         self._require_finite()
+        spent = {"minutes": self.minutes, "skipped": self.skipped}
         checkpoint.save(
             folder,
             model=self.task.net,
             ema=self.ema,
             optimiser=self.optimiser,
-            state={
-                **self.spent,
-                "minutes": self.minutes,
-                "skipped": self.skipped,
-                **describe(self.config, self.facts),
-            },
+            state={**self.spent, **spent, **describe(self.config, self.facts)},
             beside=self._beside,
             parts={"task": self.task.state()},
         )
