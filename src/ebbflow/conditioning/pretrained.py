@@ -29,7 +29,7 @@ CACHE_BYTES = 256 * 2**20  # of captions remembered, about 1700 of CLIP's longes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shelf:
+class Embedded:
     """What a text model said of many captions, kept where it takes no memory.
 
     Args:
@@ -59,7 +59,7 @@ class CachedTextModel:
     def __init__(self, model: nn.Module, limit: int = CACHE_BYTES) -> None:
         self.model, self.limit = model.requires_grad_(False).eval(), limit
         self.cache: dict[bytes, Tensor] = {}
-        self.shelf = Shelf(values=torch.empty(0), places={})
+        self.embedded = Embedded(values=torch.empty(0), places={})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CachedTextModel:
         return self
@@ -69,7 +69,7 @@ class CachedTextModel:
         lengths, host = mask.sum(dim=1).tolist(), ids.cpu()
         keys = [host[i, :length].contiguous().numpy().tobytes() for i, length in enumerate(lengths)]
         places = {key: i for i, key in enumerate(keys)}
-        shelved = {key: row for key in places if (row := self.shelf.get(key)) is not None}
+        shelved = {key: row for key in places if (row := self.embedded.get(key)) is not None}
         found = {key: self.cache.pop(key) for key in places if key in self.cache and key not in shelved}
         if new := [i for key, i in places.items() if key not in found and key not in shelved]:
             found.update(zip((keys[i] for i in new), self.read(ids[new], mask[new]), strict=True))

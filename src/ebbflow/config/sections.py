@@ -234,12 +234,14 @@ class EngineConfig:
 
     Args:
         workers: processes that read data on demand ahead of the training; 0 for none.
+        shard: deal weights, averages and the optimiser's state out to the processes that a launcher started.
     """
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"
     workers: Every = 2
+    shard: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.conditioning import Conditioner
-from ebbflow.conditioning.pretrained import CachedTextModel, PretrainedEncoder, Shelf
+from ebbflow.conditioning.pretrained import CachedTextModel, Embedded, PretrainedEncoder
 from ebbflow.conditioning.text import TextConditioner
 from ebbflow.data import Dataset
 from ebbflow.metrics.cache import cache_folder, key_of, mapped, tensor_hash
@@ -39,7 +39,9 @@ def shelve(conditioner: Conditioner | None, parts: Sequence[Dataset], device: to
     values = mapped(path, (int(lengths.sum()), width), _said(model, rows, lengths, device))
     starts = (lengths.cumsum(0) - lengths).tolist()
     keys = (row[:length].numpy().tobytes() for row, length in zip(rows, lengths.tolist(), strict=True))
-    model.shelf = Shelf(values=values, places=dict(zip(keys, zip(starts, lengths.tolist(), strict=True), strict=True)))
+    model.embedded = Embedded(
+        values=values, places=dict(zip(keys, zip(starts, lengths.tolist(), strict=True), strict=True))
+    )
 
 
 def _said(model: CachedTextModel, rows: Tensor, lengths: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -39,9 +39,9 @@ from ebbflow.runs.build import (
 )
 from ebbflow.runs.couplings import learned_pairing, pool_of
 from ebbflow.runs.folder import checkpoints, description
-from ebbflow.runs.given import images_of
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
+from ebbflow.runs.pictures import images_of
 from ebbflow.runs.plan import default_plan, repeat_in_blocks
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
