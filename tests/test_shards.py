@@ -16,6 +16,7 @@ from PIL import Image
 
 from ebbflow.cli.app import run_app
 from ebbflow.data import load_dataset
+from ebbflow.data.augment import mirrored
 from ebbflow.data.shards import index_of, pack, read_index
 from ebbflow.errors import DataError
 from ebbflow.files import load_tensors
@@ -139,6 +140,14 @@ def test_webdataset_reads_what_is_packed(folder: Path, tmp_path: Path) -> None:
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_mirror_images_on_demand_are_those_in_memory(folder: Path) -> None:
+    whole, few = (mirrored(load_dataset(folder, on_demand=on_demand).train) for on_demand in (False, True))
+    rows = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    assert len(few) == len(whole) == 2 * len(load_dataset(folder).train)
+    assert few.x0(rows).equal(whole.x0(rows)) and few.labels is not None and few.labels.equal(whole.labels)
+    assert few.x.digest != load_dataset(folder, on_demand=True).train.x.digest  # type: ignore[attr-defined]
 
 
 def copied(shards: Path, to: Path) -> Path:

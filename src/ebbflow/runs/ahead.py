@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ebbflow.errors import ConfigError
+from ebbflow.runs.buckets import BucketLoader
 from ebbflow.runs.build import DatasetLoader
 from ebbflow.training.batches import Batch, Loader
 
@@ -17,7 +18,7 @@ AHEAD = 2  # batches that each process holds ready
 
 def ahead(loader: Loader, workers: int) -> Loader:
     """A loader of data on demand with so many processes that read; any other as it is."""
-    wanted = workers and isinstance(loader, DatasetLoader) and loader.dataset.on_demand
+    wanted = workers and isinstance(loader, DatasetLoader | BucketLoader) and loader.on_demand
     return Ahead(loader, workers) if wanted else loader
 
 

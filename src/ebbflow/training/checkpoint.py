@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ebbflow.documents import read_json
 from ebbflow.errors import CheckpointError
 from ebbflow.files import file_hash, link_or_copy, load_described, load_tensors, save_tensors, whole_folder
+from ebbflow.training.dealt import gathered
 from ebbflow.training.ema import EMA
 from ebbflow.training.task import Task
-from ebbflow.training.world import World
+from ebbflow.training.world import World, here
 from ebbflow.values import Wrong, record
 
 T = TypeVar("T")
@@ -147,7 +148,8 @@ def save(
     """Write a checkpoint into `folder`, which appears only when it is complete.
 
     `state` must hold "step"; the EMA's counter is added to it. The file `beside`, one that never changes, goes in too,
-    and so do `parts`, further tensors by the name of their file.
+    and so do `parts`, further tensors by the name of their file. Every process calls it and rank 0 writes, one file
+    after the other, so that it holds no more than the largest of them whole.
     """
     tensors = {"model": model.state_dict(), **{name: value for name, value in parts.items() if value}}
     if ema is not None:
@@ -155,9 +157,13 @@ def save(
         state = {**state, "ema_updates": ema.num_updates}
     if optimiser is not None:
         tensors["optimiser"] = _optimiser_tensors(optimiser)
+    if not here().leads:
+        for value in tensors.values():
+            gathered(value)
+        return Checkpoint(folder=folder, state=state)
     with whole_folder(folder) as partial:
         for name, value in tensors.items():
-            save_tensors(value, partial / f"{name}.safetensors")
+            save_tensors(gathered(value), partial / f"{name}.safetensors")
         if beside is not None:
             link_or_copy(beside, partial / beside.name)
         state = write_state(partial, state)

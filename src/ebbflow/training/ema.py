@@ -13,6 +13,7 @@ import torch
 from annotated_types import Interval
 from torch import nn
 
+from ebbflow.training.dealt import own
 from ebbflow.values import Below1, Checked, check_fields
 
 LONGEST = 0.28  # of a power profile: that of exponent 0.1; 0.289 is the plain mean of all weights
@@ -60,11 +61,11 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Take one step towards the weights of `module`."""
-        weights = [p.detach() for p in module.parameters()]
+        weights = [own(p.detach()) for p in module.parameters()]
         for shadow, decay in zip(self.modules, self.decays_at(self.num_updates), strict=True):
-            torch._foreach_lerp_([p.detach() for p in shadow.parameters()], weights, 1 - decay)
-            for own, other in zip(shadow.buffers(), module.buffers(), strict=True):
-                own.copy_(other)
+            torch._foreach_lerp_([own(p.detach()) for p in shadow.parameters()], weights, 1 - decay)
+            for mine, other in zip(shadow.buffers(), module.buffers(), strict=True):
+                mine.copy_(other)
         self.num_updates += 1
 
 

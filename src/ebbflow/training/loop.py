@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.methods.objective import Losses
+from ebbflow.training import dealt
 from ebbflow.training.batches import Batch, Batches, Read, batches_from
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
@@ -244,7 +245,8 @@ def fit(
         start=start,
         spent=spent,
         clock=clock,
-        average=None if ema is None else lambda: ema.update(followed),
+        ema=ema,
+        followed=followed,
         lr=lr,
         seed=seed,
         skip_nonfinite=skip_nonfinite,
@@ -261,14 +263,14 @@ def _steps(
     start: int,
     spent: float,
     clock: Callable[[], float] | None,
-    average: Callable[[], None] | None,
+    ema: EMA | None,
+    followed: nn.Module,
     lr: LearningRate | None,
     seed: int,
     skip_nonfinite: int,
 ) -> Iterator[TrainStep]:
     clock = clock or time.perf_counter
-    if engine.place is not None:
-        task.net.to(engine.place)
+    engine.settle(task, [] if ema is None else ema.modules, optimiser)
     task.net.zero_grad(set_to_none=True)
     with mode(task.net, training=True):
         step, unread = start, deque[_Unread]()
@@ -277,12 +279,12 @@ def _steps(
             rate = _set_rates(optimiser, None if lr is None else lr.at(step, done if budget.minutes else None))
             batch = next(batches)
             loss = engine.backward(task, batch, seed=seed, step=step, done=done)
-            sizes = Sizes(loss, torch.nn.utils.clip_grad_norm_(task.net.parameters(), engine.clip))
+            sizes = Sizes(loss, dealt.clip(task.net.parameters(), engine.clip))
             good = _stepped(optimiser, sizes)
             task.net.zero_grad(set_to_none=True)
             if good:
-                if average is not None:
-                    average()
+                if ema is not None:
+                    ema.update(followed)
                 task.observe(loss)
             unread.append(_Unread(sizes=sizes, loss=loss, batch=batch, step=step, rate=rate))
             while unread and (unread[0].sizes.have_come or len(unread) > AHEAD):
@@ -358,7 +360,7 @@ def _require_may_skip(net: nn.Module, batch: Batch, loss: Loss, may: bool, *, st
     Raises:
         FloatingPointError: it may not be, or the weights are lost, so that the next step would not be either.
     """
-    if not all(bool(p.isfinite().all()) for p in net.parameters()):
+    if not dealt.is_finite(net):
         why = "The weights are not finite either: an earlier step was too large. Lower the learning rate."
     elif may:
         return

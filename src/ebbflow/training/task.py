@@ -106,11 +106,14 @@ class Task(Protocol):
     """What is trained; a class of it gives a net and its loss, and as much of the rest as it has.
 
     `net` is stepped, averaged and stored, the objective's own parameters in it. Every method is given the net to use,
-    which may be the average.
+    which may be the average. With `fewest_rows` at a time every process calls the net equally often, and one that
+    `is_exact` leaves autocast where it has to.
     """
 
     net: nn.Module
     path: Path | None = None
+    fewest_rows: int = 1
+    is_exact: bool = False
 
     def loss(self, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
         """The loss of some rows of a batch; all randomness from `draw`."""
@@ -190,6 +193,7 @@ class DenoiserTask(Task):
         self.importance = None
         if isinstance(objective, MapObjective):
             objective.check(denoiser)
+            self.fewest_rows, self.is_exact = objective.fewest_rows, objective.kind.is_exact
             _require_same_meaning(denoiser, objective.plain)
         if isinstance(objective, Objective):
             _require_same_meaning(denoiser, objective)

@@ -3,6 +3,7 @@ jump."""
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,6 +99,11 @@ class MapObjective:
     def kind(self) -> MapKind:
         """What is asked of jumps."""
         return map_kind(self.map)
+
+    @property
+    def fewest_rows(self) -> int:
+        """Rows side by side of which some jump and some do not, wherever they begin; 1 where all jump."""
+        return 1 if self.diagonal == 0 else math.ceil(1 / min(self.diagonal, 1 - self.diagonal) - 1e-9)
 
     @property
     def _times(self) -> TimeSampler:
