@@ -127,5 +127,5 @@ def moved(old: dict[str, Words], shapes: dict[str, str], message: str) -> Words:
 
 def current(page: str, text: str, language: str, *, whole: bool = True) -> dict[str, Words]:
     """The catalogue of a page as it stands now; only headings where a page is not `whole`."""
-    said = messages(text)
-    return carried(read(path_of(page, language)), said if whole else [each for each in said if each in headings(text)])
+    said, titles = messages(text), headings(text)
+    return carried(read(path_of(page, language)), [each for each in said if whole or each in titles])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -160,6 +161,7 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
         page = (tmp_path / "site" / language / "lessons" / "1_noising.html").read_text("utf-8")
         assert word in page and "<math" in page and "1_noising.png" in page
         assert "class_" not in page or "cdn" not in page
+    assert json.dumps("噪声") in (tmp_path / "site" / "zh" / "searchindex.js").read_text("utf-8")
     for name in PAGES:
         english, chinese = (prose(tmp_path / "site" / language / f"{name}.html") for language in ("en", "zh"))
         assert "**" not in english + chinese, name

@@ -69,7 +69,8 @@ def sample(model: str | Path | Model, request: SampleCall) -> SampleSet:
         ConfigError, ValueError: a request that the model cannot serve.
         CheckpointError: nothing there, or nothing of ours.
     """
-    return sample_model(_opened(model, request), request)
+    found = _opened(model, request)
+    return sample_model(found if request.img_size is None else found.of_size(request.img_size), request)
 
 
 @takes(EditCall)

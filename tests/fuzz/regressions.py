@@ -172,6 +172,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "noise of a text": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.array('x')", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(2)", guidance="np.array(1.0)")}), "noise.npz"),
     "noise of 10^9 steps": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.zeros((1, 1, 8, 8), np.float32)", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(1000000000)", guidance="np.array(1.0)")}), "must be in [1, 100000]"),
     "noise of objects": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.array([None], object)")}), "noise.npz"),
+    "noise of no rows": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.zeros((0, 1, 8, 8), np.float32)", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(2)", guidance="np.array(1.0)")}), "holds no noise"),
 }  # fmt: skip
 
 CELL = {

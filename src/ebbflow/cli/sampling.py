@@ -42,6 +42,7 @@ def sample(request: SampleCommand) -> None:
 
     check_output(request.output, request.trajectory)
     model = opened(request)
+    model = model if request.img_size is None else model.of_size(request.img_size)
     plan = plan_of(model, request)
     began = time.perf_counter()
     if plan.chosen and not request.json:

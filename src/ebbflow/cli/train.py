@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from ebbflow.runs.choice import Chosen
 
 
+SAMPLE = "ebbflow sample --ckpt {folder} --output samples.png"  # the command that uses a model
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """What is trained.
@@ -56,11 +59,7 @@ def train(request: TrainRequest) -> int:
 
     name = request.preset or DEFAULT_PRESET
     own = request.config.stem if request.config else _called(request.data) if request.data else name
-    kind = Kind(
-        config=RunConfig,
-        name=name if request.preset else own,
-        use="ebbflow sample --ckpt {folder} --output samples.png",
-    )
+    kind = Kind(config=RunConfig, name=name if request.preset else own, use=SAMPLE)
     folder = request.save_dir or Path("runs") / kind.name
     return _run(kind, request, below(request.preset, request.config, _above(request), folder))
 
@@ -76,11 +75,7 @@ def distill(request: DistillRequest) -> int:
     from ebbflow.runs.teacher import student_of
 
     run = Path(request.run)
-    kind = Kind(
-        config=RunConfig,
-        name="{data}_distilled",
-        use="ebbflow sample --ckpt {folder} --output samples.png",
-    )
+    kind = Kind(config=RunConfig, name="{data}_distilled", use=SAMPLE)
     into = request.save_dir or run.with_name(f"{run.name}_distilled")
     jumps = request.map is not None or request.pairs is None
     return _run(kind, replace(request, save_dir=into), Chosen(preset="", layer=student_of(request.run, jumps=jumps)))

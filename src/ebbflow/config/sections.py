@@ -53,6 +53,9 @@ class DataConfig:
         on_demand: read the images of a folder when they are asked for, as those of shards and parquet always are, and
             train on them in an order that takes no memory.
         columns: of parquet, the names of its columns of images, labels and captions, where they are no usual ones.
+        buckets: sizes [height, width], such as [[32, 32], [24, 40]]: each image is trained on at the one whose
+            proportions are nearest its own, and a batch is of one of them. Held-out loss, measures and samples are of
+            the first, unless samples are asked for at another.
     """
 
     name: str = "digits"
@@ -65,6 +68,11 @@ class DataConfig:
     crop: Annotated[float, Interval(ge=0, le=0.9)] = 0.0
     on_demand: bool = False
     columns: Columns = Columns()
+    buckets: tuple[tuple[Count, Count], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.buckets and self.size is not None:
+            raise ValueError("`size` and `buckets` both say to what size images are brought. Leave `size` out.")
 
 
 @dataclass(frozen=True, kw_only=True)

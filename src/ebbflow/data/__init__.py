@@ -140,8 +140,9 @@ def load_dataset(
         shards = tar_shards(name, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
         return _few(shards, few)
     elif path.is_dir():
-        if on_demand and few is None:
-            return folder_on_demand(path, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
+        if on_demand:
+            found = folder_on_demand(path, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
+            return _few(found, few)
         splits = image_folder(path, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out, few=few)
     elif path.suffix == ".npz" and path.is_file():
         splits = npz(path, held_out)

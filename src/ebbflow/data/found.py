@@ -117,16 +117,18 @@ def _middle(sizes: Sequence[tuple[int, int]]) -> int:
 
 def _headers(files: Sequence[Callable[[], Any]]) -> tuple[list[tuple[int, int]], int]:
     """The sizes of the pictures that can be read, and the channels of the first of them."""
-    sizes, channels = [], 0
-    for opened in files:
-        try:
-            with opened() as file, Image.open(file) as image:
-                turned = Image.Image.getexif(image).get(0x0112, 1) > 4  # on its side; a PNG's own would decode it
-                sizes.append((image.height, image.width) if turned else image.size)
-                channels = channels or channels_of(image)
-        except Exception:  # a damaged file is the reader's to name; Pillow raises nearly anything
-            continue
-    return sizes, channels or 3
+    found = [one for one in map(header, files) if one is not None]
+    return [size for size, _ in found], next((channels for _, channels in found), 3)
+
+
+def header(opened: Callable[[], Any]) -> tuple[tuple[int, int], int] | None:
+    """Width and height of a picture as it is looked at, and its channels, from its header; None of a damaged one."""
+    try:
+        with opened() as file, Image.open(file) as image:
+            turned = Image.Image.getexif(image).get(0x0112, 1) > 4  # on its side; a PNG's own would decode it
+            return ((image.height, image.width) if turned else image.size), channels_of(image)
+    except Exception:  # a damaged file is the reader's to name; Pillow raises nearly anything
+        return None
 
 
 def _tells_sides(texts: tuple[str, ...]) -> bool:

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ebbflow.data.convert import Size
+from ebbflow.data.convert import Size, sides
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.folder import MAX_THREADS, Picture, Unreadable, differs, read_from, refuse, warn_of
 from ebbflow.data.listing import Listing, list_folder
@@ -82,12 +83,14 @@ class OnDemand:
         rows: which of them, int64 (N,); from their number on, the mirror images.
         first: a picture of the source, which decides what was not asked for.
         size: side, or height and width, in pixels, or None where all are equally large.
+        buckets: of each picture of the source, the number of its bucket, int64; or None.
     """
 
     source: PictureSource
     rows: Tensor
     first: Picture
     size: Size | None
+    buckets: Tensor | None = None
     dtype = torch.uint8
     ndim = 4
 
@@ -115,6 +118,12 @@ class OnDemand:
     def take(self, rows: Tensor) -> OnDemand:
         """Some of them, not read yet."""
         return replace(self, rows=self.rows[rows])
+
+    def of_size(self, size: Size) -> OnDemand:
+        """The same, brought to another size."""
+        num, (height, width) = len(self.first.pixels), sides(size)
+        blank = Picture(pixels=np.zeros((num, height, width), dtype=np.uint8), file_size=self.first.file_size)
+        return replace(self, size=size, first=blank)
 
     def mirrored(self) -> OnDemand:
         """All of them, and then their mirror images."""

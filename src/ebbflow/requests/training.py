@@ -10,9 +10,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place, Sets
-from ebbflow.requests.shared import Reporting
-
-Side = Annotated[int, Ge(1)]
+from ebbflow.requests.shared import Reporting, Side
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,8 +62,9 @@ def choose_for(found: Found, data: DataConfig) -> Chosen:
         return Chosen(preset="digits", layer=layer, said=("net mlp",), found=found)
     if data.name == "digits" and data.size is None:
         return Chosen(preset="digits", layer=read_preset("digits"), found=found)
-    size = data.size or _size_for(found)
-    side = max(sides(size)) if size else found.side
+    size = None if data.buckets else data.size or _size_for(found)
+    wanted = [*data.buckets, *([sides(size)] if size else [])]
+    side = max((max(one) for one in wanted), default=found.side)
     preset = f"pictures_{next((one for one in SIZES if side <= 1.25 * one), SIZES[-1])}"
     below = read_preset(preset)
     flip = _is_safe_to_flip(found, data)

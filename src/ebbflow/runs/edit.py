@@ -284,8 +284,9 @@ def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
         raise DataError(f"{path} does not exist.") from error
     except (KeyError, AttributeError, TypeError, ValueError, Wrong) as error:
         raise DataError(f"{path} is not a file that `ebbflow invert` writes: {error}") from error
-    if not bool(noise.isfinite().all()):
-        raise DataError(f"{path} holds noise that is not finite. Invert the image again.")
+    if not (len(noise) and bool(noise.isfinite().all())):
+        said = "holds noise that is not finite" if len(noise) else "holds no noise"
+        raise DataError(f"{path} {said}. Invert the image again.")
     if tuple(noise.shape[1:]) != model.facts.state_dims:
         got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], model.facts.state_dims))
         raise DataError(f"{path} holds noise of shape {got}; this model wants {want}.")

@@ -20,9 +20,9 @@ from ebbflow.requests.sampling import Conditions, EditRequest, Guiding, RestoreR
 from ebbflow.requests.shared import Precision
 from ebbflow.runs.build import built_in
 from ebbflow.runs.derived import LEARNED
-from ebbflow.runs.given import given_images, held_out_images
 from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
+from ebbflow.runs.pictures import given_images, held_out_images
 
 T = TypeVar("T")
 SAYS = ("labels", "prompts", "vectors", "images")  # fields of a request, one of which says what is to be made

@@ -14,7 +14,6 @@ import torch
 
 from ebbflow.config import to_dict
 from ebbflow.core.memory import keep_large_blocks
-from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.ahead import ahead
@@ -34,7 +33,7 @@ from ebbflow.runs.folder import (
 from ebbflow.runs.same_data import require_same_everywhere
 from ebbflow.runs.snapshots import forget_snapshots_after, keep_snapshot
 from ebbflow.runs.tasks import RunTask
-from ebbflow.runs.told import Progress, said
+from ebbflow.runs.told import Progress, card, said
 from ebbflow.show import canvas
 from ebbflow.training import checkpoint, engine
 from ebbflow.training.dealt import is_finite
@@ -358,17 +357,13 @@ class Trainer:
         if self.world.leads:
             self._require_folder()
         self._require_finite()
+        spent = {"minutes": self.minutes, "skipped": self.skipped}
         checkpoint.save(
             folder,
             model=self.task.net,
             ema=self.ema,
             optimiser=self.optimiser,
-            state={
-                **self.spent,
-                "minutes": self.minutes,
-                "skipped": self.skipped,
-                **describe(self.config, self.facts),
-            },
+            state={**self.spent, **spent, **describe(self.config, self.facts)},
             beside=self._beside,
             parts={"task": self.task.state()},
         )
@@ -384,14 +379,12 @@ class Trainer:
             )
 
     def _card(self, step: int) -> str:
-        found = self.measured
         length = f" of {self.train.num_steps} steps" if self.train.num_steps else " steps"
         spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
-        held = f" {said(found).capitalize()} at step {found['step']}." if found else ""
-        commands = {"Use it with": self.use, "Made by": self.command}
-        shown = "".join(f"\n{what}\n\n{fenced(command)}" for what, command in commands.items() if command)
-        name, what, data = map(in_markdown, (self.folder.name, self.task.card(), self.config.data.name))
-        return (
-            f"# {name}\n\n{what}\n\nTrained for {step}{length}{spent} on {data}, "
-            f"{self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
+        return card(
+            (self.folder.name, self.task.card(), self.config.data.name),
+            trained=f"{step}{length}{spent}",
+            seen=self.spent["samples_seen"],
+            held_out=self.measured,
+            commands={"Use it with": self.use, "Made by": self.command},
         )
