@@ -10,12 +10,14 @@ from typing import Any
 
 from ebbflow.core.entries import spelt
 from ebbflow.core.predictions import path_name
+from ebbflow.documents import read_json, read_text
 from ebbflow.metrics.scores import METRICS
 from ebbflow.runs.folder import Run
 from ebbflow.runs.model import Model
 from ebbflow.runs.plan import default_plan
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
+from ebbflow.values import Wrong
 
 NUM_SHOWN = 16  # samples of the picture where the training drew none
 MOST_MEASURED = 8  # rows of the table
@@ -85,8 +87,8 @@ def measured_of(run: Run) -> list[dict[str, Any]]:
     rows = []
     for file in sorted((run.folder / "eval").glob("*.json")):
         try:
-            row = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+            row = read_json(file)
+        except (Wrong, OSError):
             continue
         if isinstance(row, dict) and row.get("step") == run.checkpoint.step and _scores(row):
             rows.append(row)
@@ -96,7 +98,11 @@ def measured_of(run: Run) -> list[dict[str, Any]]:
 def trained_by(run: Run) -> str:
     """The command that trained a run, as its own card has it; "" where it has none."""
     file = run.folder / "README.md"
-    _, _, said = (file.read_text(encoding="utf-8") if file.is_file() else "").partition("Made by\n\n```\n")
+    try:
+        whole = read_text(file)
+    except (Wrong, OSError):
+        whole = ""
+    _, _, said = whole.partition("Made by\n\n```\n")
     return said.partition("\n```")[0]
 
 
