@@ -204,7 +204,7 @@ def test_the_configuration_says_which() -> None:
     assert parse(json.loads(json.dumps(to_dict(power)))) == power
     assert to_dict(power)["ema"] == {"kind": "power", "lengths": (0.06,), "num_snapshots": 16}
     for wrong, said in (
-        ({"kind": "power", "lengths": [0.5]}, r"must be in \(0, 0\.28\], got 0\.5"),
+        ({"kind": "power", "lengths": [0.5]}, r"must be in \[0.0001, 0\.28\], got 0\.5"),
         ({"kind": "power", "lengths": []}, "must be one number or more, all different"),
         ({"kind": "power", "decay": 0.9}, r"unknown key 'ema\.decay' \(ema of kind 'power'\)"),
         ({"decay": 1.0}, r"`ema\.decay` must be in \[0, 1\), got 1"),

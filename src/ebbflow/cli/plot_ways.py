@@ -80,12 +80,12 @@ def trajectories(request: TrajectoriesCommand) -> None:
 def _planned(request: WayCommand) -> tuple[Model, Plan]:
     """The model and the plan of its samples, of no condition where none was asked for."""
     from ebbflow.runs.opened import require_images
-    from ebbflow.runs.plan import plan_of
+    from ebbflow.runs.plan import named_any, plan_of
 
     model = opened(request)
     require_images(model, "this picture")
-    said = (request.labels, request.prompts, request.vectors) != (None, None, None)
-    return model, plan_of(model, narrowed(SampleRequest, request, labels=request.labels if said else ()))
+    none = {} if named_any(request) else {"labels": ()}
+    return model, plan_of(model, narrowed(SampleRequest, request, **none))
 
 
 def _way(model: Model, plan: Plan) -> Trace:
