@@ -15,8 +15,9 @@ demo: .venv/installed
 studio: .venv/installed-studio
 	$(BIN)/ebbflow studio runs
 
+# In long runs of files: what a file's tests share is made in one process, not in both.
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
 
 # The page of `ebbflow studio` in a Chromium of the system, which is installed where that may be; says why where not.
 test-browser: .venv/installed-browser

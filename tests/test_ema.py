@@ -187,7 +187,7 @@ def test_it_is_measured_drawn_and_kept_from_the_command_line(
 def test_what_cannot_be_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").mkdir()
     for flags, said in (
-        (["--lengths", "0.5"], "--lengths must be in (0, 0.28], got 0.5"),
+        (["--lengths", "0.5"], "--lengths must be in [0.0001, 0.28], got 0.5"),
         (["--into", str(tmp_path / "x")], "--into keeps one average. Give one of --lengths"),
         (["--lengths", "0.1", "--into", str(tmp_path / "taken")], "is there already. Choose another --into"),
     ):
@@ -204,7 +204,7 @@ def test_the_configuration_says_which() -> None:
     assert parse(json.loads(json.dumps(to_dict(power)))) == power
     assert to_dict(power)["ema"] == {"kind": "power", "lengths": (0.06,), "num_snapshots": 16}
     for wrong, said in (
-        ({"kind": "power", "lengths": [0.5]}, r"must be in \(0, 0\.28\], got 0\.5"),
+        ({"kind": "power", "lengths": [0.5]}, r"must be in \[0.0001, 0\.28\], got 0\.5"),
         ({"kind": "power", "lengths": []}, "must be one number or more, all different"),
         ({"kind": "power", "decay": 0.9}, r"unknown key 'ema\.decay' \(ema of kind 'power'\)"),
         ({"decay": 1.0}, r"`ema\.decay` must be in \[0, 1\), got 1"),

@@ -90,7 +90,7 @@ def test_every_sampler_with_every_guidance_in_batches_of_1_7_and_64(sampler: str
         assert value < (own_error(model, sampler, way, 64) if SAMPLERS[sampler].is_adaptive else BOUND), way
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dopri5", "sde"])
+@pytest.mark.parametrize("sampler", ["heun", "sde", pytest.param("dopri5", marks=pytest.mark.long)])
 def test_a_sample_is_the_same_on_any_number_of_threads(sampler: str, model: Model) -> None:
     one = sampled(model, sampler, 8, 8, guidance=3.0)
     torch.set_num_threads(2)

@@ -16,6 +16,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "lessons").glob("[0-9]_*.py"))
+SLOW = "3456"  # seconds each; the others compare the library as well
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 
 
@@ -32,7 +33,10 @@ def notebooks() -> ModuleType:
     return module(ROOT / "lessons" / "make_notebooks.py")
 
 
-@each_lesson
+@pytest.mark.parametrize(
+    "lesson",
+    [pytest.param(p, marks=pytest.mark.long if p.stem[0] in SLOW else (), id=p.stem) for p in LESSONS],
+)
 def test_it_runs_and_the_library_says_the_same(lesson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each ends with comparisons of its own numbers with the library's, which raise where they differ."""
     monkeypatch.setenv("LESSON_STEPS", "4")

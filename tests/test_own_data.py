@@ -469,7 +469,7 @@ def test_a_scorer_learns_which_caption_is_whose() -> None:
     assert net.of_texts(ids).norm(dim=1).allclose(torch.ones(3)) and ids.shape == (3, 128)
 
 
-@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("reads", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_stopped_training_of_features_goes_on_to_the_same_net(
     reads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,8 @@ def _inherit(path: Path, partial: Path) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes `path`, in the place of what was there, when all went well; see `whole_file`."""
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "is no folder, and would be replaced by one", str(path))
     with _scratch(path) as partial:
         yield partial
         for file in partial.iterdir():
@@ -158,7 +160,11 @@ def require_place(path: Path) -> None:
         OSError: it cannot; names `path`.
     """
     place = path.resolve()
-    home = next(folder for folder in place.parents if folder.exists())
+    home = next((folder for folder in place.parents if folder.exists()), place)
+    if home == place:
+        raise IsADirectoryError(
+            errno.EISDIR, "is where all files are, and cannot be written; name what is to be", str(path)
+        )
     with _called(path):
         if not home.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{home} is a file, and no folder", str(path))
@@ -215,7 +221,7 @@ def file_hash(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write `path` whole or not at all."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import struct
+import tarfile
 import zlib
 
 import numpy as np
@@ -69,6 +70,15 @@ def bad_zip(name: str, content: bytes) -> bytes:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(name, content)
     return file.getvalue()
+
+
+def tarred(name: str, content: bytes, **facts: object) -> bytes:
+    """A member of a tar file as it lies there."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in facts.items():
+        setattr(info, key, value)
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
 
 
 def state(**changed: object) -> dict[str, bytes]:
@@ -171,8 +181,25 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "a table of nothing": (Case(argv=OPTIMAL, files={f"{STEP}/x0_variance_ema.json": b"{}"}), "no table of variances"),
     "noise of a text": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.array('x')", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(2)", guidance="np.array(1.0)")}), "noise.npz"),
     "noise of 10^9 steps": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.zeros((1, 1, 8, 8), np.float32)", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(1000000000)", guidance="np.array(1.0)")}), "must be in [1, 100000]"),
+    "a pipe for an export": (Case(argv=("export", "model", "--output", "pipe")), "is there already"),
+    "the root of all files for an export": (Case(argv=("export", "model", "--output", "/")), "is where all files are"),
+    "the root of all files for shards": (Case(argv=("pack", "pictures", "/")), "is where all files are"),
+    "a vanishing average": (Case(argv=("ema", "model", "--lengths", "1e-300")), "--lengths must be in [0.0001, 0.28]"),
+    "a picture of no name": (Case(argv=("pack", "in", "out"), files={"in/a.png": PNG, "in/metadata.jsonl": b'{"file_name": "."}'}), "names no picture"),
+    "a tar file of other bytes": (Case(load="t.tar", files={"t.tar": tarred("x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.realsize=99\n", type=tarfile.XHDTYPE) + tarred("a.png", PNG)}), "cannot be read as a tar file"),
+    "a plan for processes that are not planned": (train("--world-size", "8"), "--world-size and --device-memory are of a dry run"),
     "noise of objects": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.array([None], object)")}), "noise.npz"),
     "noise of no rows": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.zeros((0, 1, 8, 8), np.float32)", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(2)", guidance="np.array(1.0)")}), "holds no noise"),
+}  # fmt: skip
+
+# What was wrong once, and is served now.
+SERVED: dict[str, Case] = {
+    "a licence that is no text": Case(argv=("export", "model", "--output", "out", "--license", "\udcff")),
+    "a folder whose name is no text": Case(argv=("export", "model", "--output", "\udcff")),
+    "a measurement of brackets": Case(argv=("export", "model", "--output", "out"), files={"model/eval/a.json": b"[" * 100_000}),
+    "a card of other bytes": Case(argv=("export", "model", "--output", "out"), files={"model/README.md": b"\xff\xfe"}),
+    "a caption of half a character": Case(argv=("pack", "in", "out"), files={"in/a.png": PNG, "in/metadata.jsonl": b'{"file_name": "a.png", "text": "\\ud800"}'}),
+    "a picture whose name is no text": Case(load="t.tar", files={"t.tar": tarred("\udcff.png", PNG) + tarred("b.png", PNG)}),
 }  # fmt: skip
 
 CELL = {

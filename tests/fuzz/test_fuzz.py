@@ -12,7 +12,7 @@ from math import ceil
 import pytest
 from fuzz import strategies
 from fuzz.harness import Case, Log, Server, Tally
-from fuzz.regressions import CELLS, REFUSED
+from fuzz.regressions import CELLS, REFUSED, SERVED
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from ebbflow.documents import fenced, in_markdown, parsed
@@ -26,7 +26,7 @@ KINDS = {
     "data": strategies.data(),
     "documents": strategies.documents(),
 }
-FEW = {"flags": 25, "settings": 40, "damaged": 12, "data": 60, "documents": 40}
+FEW = {"flags": 15, "settings": 25, "damaged": 8, "data": 40, "documents": 22}
 MANY = {"flags": 2500, "settings": 2500, "damaged": 1500, "data": 2500, "documents": 1500}
 ROUND = 100
 MOST_CPU, MOST_MB = 8.0, 900  # of a refusal: seconds, and memory with all that is imported
@@ -73,6 +73,11 @@ def test_what_was_wrong_once_is_refused_in_one_sentence_with_little_time_and_mem
             )
             wrong.append(f"{name}: {said}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_was_wrong_once_and_may_be_asked_is_served(server: Server) -> None:
+    found = {name: server.tried(case) for name, case in SERVED.items()}
+    assert not {name: one.problem or one.err for name, one in found.items() if one.problem or one.code}
 
 
 def test_cells_of_anybody_are_of_their_kinds_or_passed_over() -> None:

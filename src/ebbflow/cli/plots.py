@@ -178,7 +178,8 @@ def _planned(request: WayCommand) -> tuple[Model, Plan]:
 
     model = opened(request)
     require_images(model, "this picture")
-    return model, plan_of(model, narrowed(SampleRequest, request, labels=request.labels if named_any(request) else ()))
+    none = {} if named_any(request) else {"labels": ()}
+    return model, plan_of(model, narrowed(SampleRequest, request, **none))
 
 
 def _way(model: Model, plan: Plan) -> Trace:

@@ -288,25 +288,29 @@ def _tell_result(found: dict[str, Any], elapsed: float) -> None:
 
 def _describe(what: ToTrain, request: Settings) -> int:
     """Print the resolved configuration and, of a model, its parameters, FLOPs and the time of a step, measured."""
-    from ebbflow.config import RunConfig, to_dict
-    from ebbflow.runs.cost import measure_cost
-    from ebbflow.training.world import here
+    from ebbflow.config import to_dict
 
     config, found = what.config, what.found
-    is_model = isinstance(config, RunConfig)
     cost: dict[str, Any] = {"config": to_dict(config)}
-    if isinstance(config, RunConfig) and isinstance(request, ModelSettings):
-        size, there = request.world_size or here().size, request.device_memory
-        cost = measure_cost(config, what.splits, found.num_train, world_size=size, device_memory=there)
+    if isinstance(request, ModelSettings):
+        cost = _measured(what, request)
     if request.json:
         scale = cost.get("scale")
         print_json({**cost, "scale": None if scale is None else scale.facts(), "num_samples": found.num_train})
         return 0
     print(as_toml(cost["config"]), "", *(f"# {line}" for line in what.lines), sep="\n")
-    if is_model:
+    if isinstance(request, ModelSettings):
         print(_costs(cost, config))
         print(*(f"# {line}" for line in (cost["scale"].lines() if cost["scale"] else ())), sep="\n")
     return 0
+
+
+def _measured(what: ToTrain, request: ModelSettings) -> dict[str, Any]:
+    from ebbflow.runs.cost import measure_cost
+    from ebbflow.training.world import here
+
+    size, there = request.world_size or here().size, request.device_memory
+    return measure_cost(what.config, what.splits, what.found.num_train, world_size=size, device_memory=there)
 
 
 def _costs(cost: dict[str, Any], config: RunConfig) -> str:

@@ -135,6 +135,8 @@ def _row(metadata: Path, number: int, line: bytes) -> dict[str, Any]:
         row: dict[str, Any] = parsed(line, dict[str, Any])
     except Wrong as wrong:
         raise DataError(f"{metadata}: line {number} {wrong}") from None
+    if not Path(str(row.get("file_name", "-"))).name:
+        raise DataError(f"{metadata}: line {number} names no picture, but {row['file_name']!r}.")
     if _leaves(str(row.get("file_name", ""))):
         raise DataError(
             f"{metadata}: line {number} names {row['file_name']!r}, which lies outside of the folder. Move the picture "

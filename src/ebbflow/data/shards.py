@@ -238,7 +238,7 @@ def _indexed(shard: Path, label_names: list[str] | None = None) -> Index:
                 if not _is_sample(sample):
                     raise Wrong(f"has a label or a caption of {name} that is none, or it is too large.")
                 samples.append(sample)
-    except (tarfile.TarError, OSError, Wrong) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, Wrong) as error:
         raise DataError(f"{shard} cannot be read as a tar file: {error}. Copy it again, or leave it out.") from error
     return Index(
         shard=shard.name,
@@ -354,7 +354,7 @@ def _add(tar: tarfile.TarFile, source: PictureSource, listing: Listing, i: int, 
     if listing.labels is not None:
         _put(tar, f"{key}.cls", str(int(listing.labels[i])).encode())
     if listing.captions is not None:
-        _put(tar, f"{key}.txt", listing.captions[i].encode())
+        _put(tar, f"{key}.txt", listing.captions[i].encode(errors="replace"))
     return ""
 
 

@@ -57,4 +57,4 @@ def hashed(names: Iterable[str], share: float | None = None) -> Tensor:
 
 def _unit(name: str) -> float:
     """A number in [0, 1) that depends on `name` only."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:6], "big") / 2**48

@@ -10,7 +10,7 @@ from typing import Any
 
 from ebbflow.core.entries import spelt
 from ebbflow.core.predictions import path_name
-from ebbflow.documents import read_json
+from ebbflow.documents import read_json, read_text
 from ebbflow.metrics.scores import METRICS
 from ebbflow.runs.folder import Run
 from ebbflow.runs.model import Model
@@ -98,7 +98,11 @@ def measured_of(run: Run) -> list[dict[str, Any]]:
 def trained_by(run: Run) -> str:
     """The command that trained a run, as its own card has it; "" where it has none."""
     file = run.folder / "README.md"
-    _, _, said = (file.read_text(encoding="utf-8") if file.is_file() else "").partition("Made by\n\n```\n")
+    try:
+        whole = read_text(file)
+    except (Wrong, OSError):
+        whole = ""
+    _, _, said = whole.partition("Made by\n\n```\n")
     return said.partition("\n```")[0]
 
 

@@ -130,7 +130,7 @@ def export(model: Model, request: ExportRequest, *, command: str = "", repo: str
     """
     exporter, folder = choose(EXPORTERS, request.to, "form of export"), request.output
     run = model.require_run("only those are exported")
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and is not empty. Choose another `output`, or remove it.")
     model = Model.from_run(run.checkpoint.folder, weights=model.weights)
     with whole_folder(folder) as partial:

@@ -43,7 +43,7 @@ class EmaRequest(Reporting):
     ]
     lengths: Annotated[
         tuple[float, ...],
-        Interval(gt=0, le=0.28),
+        Interval(ge=0.0001, le=0.28),
         Doc("Standard deviations of the averages as shares of the training."),
     ] = (0.02, 0.03, 0.05, 0.07, 0.10, 0.14, 0.20)
     output: Annotated[Picture | None, Doc("A picture of the held-out loss by length (.png .jpg .webp).")] = None

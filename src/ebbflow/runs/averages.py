@@ -42,7 +42,7 @@ def average_of(run: Run, length: float) -> Average:
 
     Args:
         run: trained with ema.kind=power.
-        length: in (0, 0.28].
+        length: in [0.0001, 0.28].
 
     Raises:
         ConfigError: it kept no power averages.

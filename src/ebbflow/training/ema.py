@@ -16,6 +16,7 @@ from torch import nn
 from ebbflow.training.dealt import own
 from ebbflow.values import Below1, Checked, check_fields
 
+SHORTEST = 0.0001  # of a power profile: of exponent ten thousand
 LONGEST = 0.28  # of a power profile: that of exponent 0.1; 0.289 is the plain mean of all weights
 
 
@@ -30,8 +31,8 @@ class EMA:
     Args:
         module: the module to follow; copied, once for each length.
         decay: the final d, in [0, 1).
-        lengths: standard deviations of the profiles k^g over the steps so far, each as a share of these, in (0, 0.28];
-            0.1 is about the last fifth of them.
+        lengths: standard deviations of the profiles k^g over the steps so far, each as a share of these, in
+            [0.0001, 0.28]; 0.1 is about the last fifth of them.
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.999, *, lengths: Sequence[float] = ()) -> None:
@@ -77,7 +78,7 @@ class Profile:
     """The average of the weights over [0, step] with density (g + 1) tau^g / step^(g + 1).
 
     Args:
-        length: its standard deviation over `step`, in (0, 0.28].
+        length: its standard deviation over `step`, in [0.0001, 0.28].
         step: where it was taken, above 0.
     """
 
@@ -96,10 +97,12 @@ def exponent_of(length: float) -> float:
     """The g > 0 whose profile has a standard deviation of `length`: length^2 = (g + 1) / ((g + 2)^2 (g + 3)).
 
     Raises:
-        ValueError: it is not in (0, 0.28].
+        ValueError: it is not in [0.0001, 0.28].
     """
-    if not 0 < length <= LONGEST:
-        raise ValueError(f"the length of an average must be in (0, {LONGEST}], got {length}. 0.1 is a usual one.")
+    if not SHORTEST <= length <= LONGEST:
+        raise ValueError(
+            f"the length of an average must be in [{SHORTEST}, {LONGEST}], got {length}. 0.1 is a usual one."
+        )
     low, high = 0.0, 1 / length
     for _ in range(200):
         middle = (low + high) / 2
@@ -173,7 +176,7 @@ class PowerOptions:
     other length is made of their snapshots afterwards (Karras et al., 2023, 2312.02696).
 
     Args:
-        lengths: of the averages, standard deviations as shares of the run, in (0, 0.28]; sampling uses the first.
+        lengths: of the averages, standard deviations as shares of the run, in [0.0001, 0.28]; sampling uses the first.
         num_snapshots: how many of the past are kept at most, of each length, evenly spread over the steps; 0 for none.
             A snapshot takes 4 bytes a parameter and length.
     """
