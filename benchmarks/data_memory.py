@@ -22,8 +22,8 @@ from ebbflow.progress import finish
 
 GROUP = 1000  # rows of a row group
 WAYS = {
-    "folder, in memory": ["{}/folder"],
-    "folder, on demand": ["{}/folder", "--set", "data.on_demand=true"],
+    "folder in memory": ["{}/folder"],
+    "folder on demand": ["{}/folder", "--set", "data.on_demand=true"],
     "tar shards": ["{}/shards/*.tar"],
     "parquet": ["{}/parquet"],
 }

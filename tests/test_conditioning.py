@@ -699,9 +699,9 @@ def test_a_pretrained_encoder_reads_the_captions_of_data_once_for_all_runs(
         frozen.cache.clear()
         calls.clear()
         torch.testing.assert_close(told(c, cond), wanted, rtol=1e-4, atol=1e-5)
-        assert not calls and not frozen.cache and len(frozen.shelf.places) == len(set(texts))
+        assert not calls and not frozen.cache and len(frozen.embedded.places) == len(set(texts))
         for key, row in plain.items():
-            torch.testing.assert_close(frozen.shelf.get(key), row, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(frozen.embedded.get(key), row, rtol=1e-4, atol=1e-5)
         told(c, c.read(["seven seven seven seven seven seven seven"]))
         assert len(calls) == len(frozen.cache) == 1, "another caption is asked for"
         calls.clear()

@@ -144,6 +144,9 @@ def test_files_that_do_not_fit_are_refused(root: Path, tmp_path: Path) -> None:
     written(root / "data" / "train-00002.parquet", range(3), label=["a", "b", "c"])
     with pytest.raises(DataError, match=r"train-00002\.parquet: column 'label' is string, in .* int64"):
         load_dataset(root / "data")
+    (root / "data" / "train-00000-of-00002.parquet").rename(tmp_path / "away")
+    with pytest.raises(DataError, match=r"train-00000-of-00002\.parquet is missing, and .*train-00001-of-00002"):
+        load_dataset(root / "data")
     written(root / "other" / "train.parquet", range(3))
     with pytest.raises(DataError, match=r"holds the data sets data, other\. Name one, such as .*/data"):
         load_dataset(root)

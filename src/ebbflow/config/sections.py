@@ -25,6 +25,7 @@ from ebbflow.nets.autoencoder import AutoencoderOptions
 from ebbflow.nets.classifier import ClassifierOptions
 from ebbflow.nets.unet import UNetOptions
 from ebbflow.training.ema import EMAS, EmaOptions, ExponentialOptions
+from ebbflow.training.engine import Engine
 from ebbflow.training.optim import OPTIMISERS, AdamWOptions, OptimiserOptions
 from ebbflow.training.trackers import TRACKERS
 from ebbflow.values import Positive, Share
@@ -242,6 +243,17 @@ class EngineConfig:
     compile: Literal["auto", "on", "off"] = "off"
     workers: Every = 2
     shard: bool = False
+
+    def build(self, *, accumulate: int, clip: float) -> Engine:
+        """The engine, for steps of so many microbatches."""
+        return Engine(
+            device=self.device,
+            precision=self.precision,
+            accumulate=accumulate,
+            clip=clip,
+            compile=self.compile,
+            shard=self.shard,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from ebbflow import hub
 from ebbflow.errors import DataError
 
 PARTS = {"train": "train", "validation": "held", "valid": "held", "val": "held", "dev": "held", "test": "test"}
+NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(.*)")
 PART = re.compile(rf"({'|'.join(PARTS)})(?![a-z])", re.IGNORECASE)
 
 
@@ -74,7 +75,7 @@ def _one_set(source: str, names: Sequence[str], inner: str) -> list[str]:
         folder = PurePosixPath(name).parent
         sets.setdefault(str(folder.parent if PART.fullmatch(folder.name) else folder), []).append(name)
     if inner and inner in sets:
-        return sets[inner]
+        return _require_whole(sets[inner], source)
     known = ", ".join(sets)
     if not sets:
         other = (
@@ -87,7 +88,20 @@ def _one_set(source: str, names: Sequence[str], inner: str) -> list[str]:
         raise DataError(
             f"{source} holds the data sets {known}. Name one, such as {first}/{next(iter(sets))}{at}{revision}."
         )
-    return next(iter(sets.values()))
+    return _require_whole(next(iter(sets.values())), source)
+
+
+def _require_whole(names: Sequence[str], source: str) -> list[str]:
+    """The names, where all of the files are there that others say there are: a name ends in -00001-of-00003."""
+    told = [found for name in names if (found := NUMBERED.fullmatch(name))]
+    there = {found[0] for found in told}
+    for found in told:
+        digits, total = len(found[2]), int(found[3])
+        wanted = (f"{found[1]}{i:0{digits}}-of-{found[3]}{found[4]}" for i in range(min(total, len(told) + 1)))
+        lost = next((name for name in wanted if name not in there), None)
+        if lost is not None:
+            raise DataError(f"{source}: {lost} is missing, and {found[0]} is there. Bring it back.")
+    return list(names)
 
 
 def _in_parts(root: Path, names: Sequence[str], called: str) -> Files:

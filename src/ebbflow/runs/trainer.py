@@ -77,14 +77,7 @@ class Trainer:
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
         self.clock, self.budget = clock, Budget(num_steps=self.train.num_steps, minutes=self.train.minutes)
-        self.engine = engine.Engine(
-            device=self.config.engine.device,
-            precision=self.config.engine.precision,
-            compile=self.config.engine.compile,
-            accumulate=self.train.accumulate,
-            clip=self.train.clip,
-            shard=self.config.engine.shard,
-        )
+        self.engine = self.config.engine.build(accumulate=self.train.accumulate, clip=self.train.clip)
         task.net.to(self.engine.workshop)
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
@@ -379,7 +372,7 @@ class Trainer:
 
     def _require_finite(self) -> None:
         """Raise where weights have become something that no checkpoint should replace a good one with."""
-        if not is_finite(self.task.net):
+        if self.world.any(not is_finite(self.task.net)):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.step}: a step was too large. Lower the learning rate. "
                 f"{self._last_good()}"

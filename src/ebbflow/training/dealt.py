@@ -61,8 +61,8 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_finite(net: nn.Module) -> bool:
-    """Whether all weights are, those of the other processes too."""
-    return not here().any(not all(bool(own(p).isfinite().all()) for p in net.parameters()))
+    """Whether all weights that this process holds are."""
+    return bool(torch.stack([own(p).isfinite().all() for p in net.parameters()]).all())
 
 
 def frame(module: nn.Module) -> nn.Module:
@@ -125,6 +125,7 @@ def deal(
         group["params"] = [named[name] for name in members]
         if len({is_dealt(p) for p in group["params"]}) == 2:  # torch steps no list that holds both kinds
             group.update(foreach=False, fused=False)
+            optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     for name in list(states):
         p, state = named[name], states.pop(name)
         optimiser.state[p] = {key: part(t, p) if t.shape == p.shape else t.to(device) for key, t in state.items()}
