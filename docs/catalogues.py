@@ -53,8 +53,10 @@ def cells(row: str) -> list[str]:
 
 
 def headings(text: str) -> set[str]:
-    """The headings of a page among its messages."""
-    return set(re.findall(r"^#+ (.*)", HIDDEN.sub("", text), re.MULTILINE))
+    """The headings of a page and of its tables, among its messages."""
+    shown = HIDDEN.sub("", text)
+    columns = [cell.strip() for row in re.findall(r"^(\|.*)\n\|[-|]+$", shown, re.MULTILINE) for cell in cells(row)]
+    return {*re.findall(r"^#+ (.*)", shown, re.MULTILINE), *columns}
 
 
 def speaks(message: str) -> bool:

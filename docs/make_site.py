@@ -24,7 +24,7 @@ LANGUAGES = {"en": "en", "zh": "zh_CN"}
 HEADINGS_ONLY = {"api", "changelog", "reference"}  # told from the code, and the log of changes
 BEHIND: set[str] = set()  # pages whose English has gone ahead of the words; every other page is whole
 NOTES = {
-    **dict.fromkeys(HEADINGS_ONLY, "本页只有标题译成中文，其余为英文原文。"),
+    **dict.fromkeys(HEADINGS_ONLY, "本页只有标题和表头译成中文，其余为英文原文。"),
     **dict.fromkeys(BEHIND, "本页有几处改动尚未译成中文，暂为英文原文。"),
 }
 GROUPS = {
