@@ -25,8 +25,7 @@ from ebbflow.core.predictions import path_name
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.best import most_steps
 from ebbflow.metrics.measure import jackknife, left_out
-from ebbflow.metrics.moments import moments
-from ebbflow.metrics.scores import frechet_of
+from ebbflow.metrics.scores import frechet_of, moments
 from ebbflow.metrics.yardstick import Made, Yardstick, yardstick_of
 from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest

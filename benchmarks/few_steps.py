@@ -119,7 +119,7 @@ def said_of_toys(num_steps: int, num_seeds: int) -> list[str]:
     """What the table of points was made with."""
     seeds = "one seed" if num_seeds == 1 else f"{num_seeds} seeds"
     return [
-        "Two coordinates, each a mixture of modes at -1 and 1 of deviation 0.2; a residual MLP (width 128, depth 3), ",
+        "Two coordinates, each a mixture of modes at -1 and 1 of deviation 0.2; a residual MLP (width 128, depth 3),",
         f"Adam, {num_steps} steps of {BATCH} rows, half of them ordinary, {seeds}; torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}.",
         "Numbers are the squared W2 distance a coordinate from the exact map's points, from the same 4,000 noises.",

@@ -221,7 +221,8 @@ def _wall(found: Mapping[str, Any], images: Path) -> list[str]:
     said = (
         "Everybody trains what the example of the library trains on MNIST, one after the other; the samples at each "
         "mark cost no time of it and are drawn by the library's own sampler. The distance is between the features of "
-        "our classifier, against the 10,000 test pictures; label accuracy is known of those that obey a class.\n"
+        "our classifier, against the 10,000 test pictures; label accuracy is known of those that obey a class. "
+        "Whom an earlier run on this machine measured is kept: minutes and load above are the last run's.\n"
     )
     settings = [
         [SHOWN[name], entry["settings"], entry["example"], str(entry.get("batch", ""))]

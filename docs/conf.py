@@ -8,6 +8,8 @@ from typing import Any
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.search import languages
+from sphinx.search.zh import SearchChinese
 
 project, author, copyright = "ebbflow", "the authors of ebbflow", "the authors of ebbflow, Apache-2.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -30,6 +32,8 @@ html_sidebars = {
 }
 python_maximum_signature_line_length = 90
 autodoc_typehints = "none"  # a docstring says what is given, with shapes and ranges
+highlight_language = "none"  # a block that names no language is what a command printed
+smartquotes_action = "qe"  # two hyphens begin a flag
 suppress_warnings = ["misc.highlighting_failure"]
 
 
@@ -60,7 +64,24 @@ def block(self: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+class Pairs(SearchChinese):
+    """Chinese is found by the pairs of letters that stand side by side: no dictionary is needed to part words."""
+
+    language_name = "English"  # whose stemmer the page is given, for the words of Latin letters
+    js_splitter_code = r"""
+var splitQuery = (query) => [
+  ...(query.match(/[a-zA-Z0-9_]+/g) || []),
+  ...[...query].map((letter, i) => letter + query[i + 1]).filter((pair) => /^[\u4e00-\u9fff]{2}$/.test(pair)),
+];
+"""
+
+    def split(self, input: str) -> list[str]:
+        """The words of Latin letters, and the pairs."""
+        return super().split(input) + re.findall(r"(?=([\u4e00-\u9fff]{2}))", input)
+
+
 def setup(app: Sphinx) -> None:
     """What no option says."""
+    languages["zh"] = Pairs
     app.connect("autodoc-process-docstring", plain, priority=400)  # before napoleon makes fields of it
     app.add_html_math_renderer("mathml", (inline, None), (block, None))

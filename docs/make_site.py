@@ -1,8 +1,8 @@
 """Build the documentation site, in English and Chinese: `python docs/make_site.py` writes build/site/index.html.
 
-The pages are those of docs/, the lessons, the public names with their docstrings, the examples and the changelog. A
-page that zh/ has a twin of is shown in Chinese, and every other in English with a line that says so. A warning is an
-error.
+The pages are those of docs/, the lessons, the public names with their docstrings, the examples and the changelog. Their
+Chinese words are in the catalogues of locale/: after a change of an English page `python docs/make_site.py --update`
+brings them up to date and says which messages want words. A warning is an error.
 """
 
 from __future__ import annotations
@@ -15,9 +15,18 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import catalogues
+from catalogues import Words
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LANGUAGES = {"en": "en", "zh": "zh_CN"}
+HEADINGS_ONLY = {"api", "changelog", "reference"}  # told from the code, and the log of changes
+BEHIND: set[str] = set()  # pages whose English has gone ahead of the words; every other page is whole
+NOTES = {
+    **dict.fromkeys(HEADINGS_ONLY, "本页只有标题译成中文，其余为英文原文。"),
+    **dict.fromkeys(BEHIND, "本页有几处改动尚未译成中文，暂为英文原文。"),
+}
 GROUPS = {
     "begin": ["concepts", "own_pictures", "choosing", "your_own", "examples"],
     "lessons": [],
@@ -29,7 +38,6 @@ CAPTIONS = {
     "en": {"begin": "Begin", "lessons": "Lessons", "more": "More", "facts": "Facts", "names": "Names"},
     "zh": {"begin": "入门", "lessons": "课程", "more": "更多", "facts": "实测", "names": "名称"},
 }
-UNTRANSLATED = "> 本页尚无中文版，以下为英文原文。\n\n"
 OUTSIDE = {r"\.\./CHANGELOG\.md": "changelog.md", r"\.\./examples[\w./]*": "examples.md"}
 
 
@@ -78,18 +86,20 @@ def api() -> str:
     return "\n".join(part if part.startswith("..") else f"\n{part}\n" for part in parts)
 
 
-def pages(language: str) -> dict[str, str]:
-    """Every page of a language by its name, without the list of pages."""
+def written() -> dict[str, str]:
+    """Every English page by its name, without the lessons and the list of pages."""
     made = {path.stem: path.read_text("utf-8") for path in DOCS.glob("*.md")}
     made |= {"examples": examples(), "changelog": changelog(), "api": api()}
+    return {name: linked(text) for name, text in sorted(made.items())}
+
+
+def pages(language: str) -> dict[str, str]:
+    """Every page of a language by its name; of all but the lessons, Sphinx puts in the words from the catalogues."""
+    made = written()
     if language != "en":
-        twins = {path.stem: path.read_text("utf-8") for path in (DOCS / language).glob("*.md")}
-        made = {
-            name: twins.get(name, re.sub(r"\n\n", f"\n\n{UNTRANSLATED}", text, count=1)) for name, text in made.items()
-        }
+        made |= {name: made[name].replace("\n\n", f"\n\n> {note}\n\n", 1) for name, note in NOTES.items()}
     taught = lessons()
-    made |= {f"lessons/{name}": taught.page(name, language) for name in taught.LESSONS}
-    return {name: linked(text) for name, text in made.items()}
+    return made | {f"lessons/{name}": linked(taught.page(name, language)) for name in taught.LESSONS}
 
 
 def linked(text: str) -> str:
@@ -111,6 +121,23 @@ def contents(names: list[str], language: str) -> str:
     return "\n\n" + "\n\n".join(parts) + "\n"
 
 
+def translated(language: str) -> dict[str, dict[str, Words]]:
+    """The catalogue of each page as it stands now."""
+    return {
+        name: catalogues.current(name, text, language, whole=name not in HEADINGS_ONLY)
+        for name, text in written().items()
+    }
+
+
+def update(language: str) -> list[str]:
+    """Bring the catalogues of a language up to date; the messages that want words."""
+    wanting: list[str] = []
+    for name, entries in translated(language).items():
+        catalogues.write(catalogues.path_of(name, language), entries)
+        wanting += [f"{name}: {message}" for message in entries if not catalogues.known(entries, message)]
+    return wanting
+
+
 def lay_out(folder: Path, language: str) -> None:
     """Write the sources of a language into a folder."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -124,16 +151,23 @@ def lay_out(folder: Path, language: str) -> None:
 
 
 def build(target: Path) -> None:
-    """Build all languages into a folder."""
+    """Build all languages into a folder; their sources, and the words as they stand, lie beside it."""
+    sources = target.parent / "site-sources"
     for language, code in LANGUAGES.items():
-        source = target.parent / "site-sources" / language
+        source, locale = sources / language, sources / "locale"
         lay_out(source, language)
+        shutil.copytree(catalogues.LOCALE, locale, dirs_exist_ok=True)
+        for name, entries in translated(code).items() if language != "en" else ():
+            catalogues.write(catalogues.path_of(name, code, locale), entries)
         options = ["-q", "-W", "--keep-going", "-b", "html", "-c", str(DOCS), "-D", f"language={code}"]
+        options += ["-D", f"locale_dirs={locale.resolve()}"]
         subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(target / language)], check=True)
     (target / "index.html").write_text('<meta http-equiv="refresh" content="0; url=en/index.html">\n', "utf-8")
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--update"]:
+        sys.exit("\n".join(message for code in LANGUAGES.values() if code != "en" for message in update(code)) or 0)
     site = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "site"
     build(site)
     print(site / "index.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,15 @@ from ebbflow.methods.oracles import Gaussian, GaussianMixture
 from ebbflow.methods.samplers import SAMPLERS, Step
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes to the cache of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EBBFLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
 
 F64 = torch.float64
 

@@ -40,7 +40,7 @@ from ebbflow.studies.claims.identities import (
     ratios,
     scores,
 )
-from ebbflow.studies.claims.page import entry, page
+from ebbflow.studies.claims.pair import entry, page
 from ebbflow.studies.claims.quality import (
     bend,
     class_spread,

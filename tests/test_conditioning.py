@@ -26,10 +26,12 @@ from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset, load_dataset
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.nets import NETS
+from ebbflow.progress import finish
 from ebbflow.runs import Model, Plan, generate, open_run
 from ebbflow.runs.build import facts_of
 from ebbflow.runs.folder import read_facts, take_folder
 from ebbflow.runs.results import row_name
+from ebbflow.runs.text_files import shelve
 
 INJECTIONS = ("add", "scale", "cross_attention")
 NAMES = tuple("0123456789")
@@ -676,6 +678,37 @@ def test_a_pretrained_encoder_trains_and_samples(encoder: Path, tmp_path: Path, 
     assert sample(folder, tmp_path / "x.png", "--prompt", "a handwritten four", "--negative-prompt", "a two") == 0
     held = set(open_run(folder).checkpoint.tensors("model"))
     assert not any("frozen" in name for name in held)
+
+
+def test_a_pretrained_encoder_reads_the_captions_of_data_once_for_all_runs(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EBBFLOW_CACHE", str(tmp_path))
+    words, rng = ("a", "two", "four", "seven", "picture"), np.random.default_rng(0)
+    texts = tuple(" ".join(rng.choice(words, rng.integers(1, 6))) for _ in range(150))
+    data = Dataset(name="texts", x=torch.zeros(150, 1), labels=None, label_names=(), captions=texts)
+    calls: list[int] = []
+    for again in (False, True):
+        c = pretrained(encoder)
+        frozen, cond = c.encoder.frozen, c.conditions(data)
+        frozen.model.register_forward_hook(lambda *_: calls.append(1))
+        wanted = told(c, cond)
+        plain, calls[:] = dict(frozen.cache), []
+        finish(shelve(c, (data, data.select(torch.arange(9))), torch.device("cpu")))
+        assert bool(calls) is not again
+        frozen.cache.clear()
+        calls.clear()
+        torch.testing.assert_close(told(c, cond), wanted, rtol=1e-4, atol=1e-5)
+        assert not calls and not frozen.cache and len(frozen.embedded.places) == len(set(texts))
+        for key, row in plain.items():
+            torch.testing.assert_close(frozen.embedded.get(key), row, rtol=1e-4, atol=1e-5)
+        told(c, c.read(["seven seven seven seven seven seven seven"]))
+        assert len(calls) == len(frozen.cache) == 1, "another caption is asked for"
+        calls.clear()
+    c = pretrained(encoder)
+    next(c.encoder.frozen.model.parameters()).data.add_(1)
+    finish(shelve(c, (data,), torch.device("cpu")))
+    assert len(list((tmp_path / "texts").iterdir())) == 2, "another encoder"
 
 
 def test_texts_are_cut_to_what_the_encoder_reads(tmp_path: Path) -> None:

@@ -38,14 +38,14 @@ from ebbflow.conditioning import (
 )
 from ebbflow.config import RunConfig
 from ebbflow.errors import ConfigError
-from ebbflow.interop import programs, push
-from ebbflow.interop.export import EXPORTERS, SHIPPED
+from ebbflow.interop import programs
+from ebbflow.interop.export import EXPORTERS, SHIPPED, push
 from ebbflow.methods.denoise import NetDenoiser, NetFlowMap
 from ebbflow.nets import NETS
 from ebbflow.nets.dit import DiTOptions
 from ebbflow.nets.mlp import MLPOptions
 from ebbflow.nets.unet import UNetOptions
-from ebbflow.requests.tools import ExportRequest
+from ebbflow.requests.tools import ExportRequest, PushRequest
 from ebbflow.runs.build import build_denoiser, conditioner_of
 from ebbflow.runs.model import Model
 
@@ -568,6 +568,6 @@ def test_only_runs_are_exported(folder: Folders, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run of ebbflow"):
         ef.export(foreign, output=tmp_path / "a")
     with pytest.raises(ConfigError, match="no run of ebbflow"):
-        push.push(foreign, push.PushRequest(repo="me/digits"))
+        push(foreign, PushRequest(repo="me/digits"))
     assert isinstance(Model.from_run(ef.export(folder("label"), output=tmp_path / "b")), Model)
     assert ExportRequest(output=tmp_path).to == "safetensors"

@@ -16,8 +16,8 @@ from ebbflow.errors import ConfigError
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective
 from ebbflow.nets import fused
+from ebbflow.nets.blocks import GroupNorm
 from ebbflow.nets.dit import DiTOptions
-from ebbflow.nets.norms import GroupNorm
 from ebbflow.nets.unet import UNetOptions
 from ebbflow.training import engine
 from ebbflow.training.engine import Engine

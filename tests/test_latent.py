@@ -406,9 +406,10 @@ def test_resuming_is_uninterrupted_and_wants_the_same_autoencoder(
         Trainer(task_of(without, load_splits(without), tmp_path / "parts"))
 
 
-def test_the_data_is_encoded_once_for_all_starts_of_a_run(
+def test_the_data_is_encoded_once_for_all_runs(
     run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("EBBFLOW_CACHE", str(tmp_path / "cache"))
     config = parse({"net": {"channels": (16,), "num_heads": 2}, "latent": {"autoencoder": str(run[1])}})
     splits, folder = load_splits(config), tmp_path / "run"
     first = Trainer(task_of(config, splits, folder)).task.splits
@@ -419,18 +420,31 @@ def test_the_data_is_encoded_once_for_all_starts_of_a_run(
         return encode(space, x)
 
     monkeypatch.setattr(LatentSpace, "encode", counted)
-    again = task_of(config, splits, folder).splits
+    again = task_of(config, splits, tmp_path / "another").splits
     rows = torch.arange(len(splits.held_out))
     assert not batches and torch.equal(first.held_out.x0(rows), again.held_out.x0(rows))
     other = Splits(train=splits.train, held_out=splits.held_out.select(rows[:-1]))
     assert len(task_of(config, other, folder).splits.held_out) == len(rows) - 1 and batches, "other images"
-    (folder / "latents.safetensors").write_bytes(b"cut")
+    for file in (tmp_path / "cache" / "latents").iterdir():
+        file.unlink()  # a run that reads it keeps it
+        file.write_bytes(b"cut")
     batches.clear()
-    trainer = Trainer(task_of(config, splits, folder))
-    assert batches
+    anew = task_of(config, splits, folder).splits
+    assert batches and torch.equal(first.held_out.x0(rows), anew.held_out.x0(rows))
     batches.clear()
     assert len(task_of(config, splits, folder).splits.held_out) == len(rows) and not batches, "written anew"
-    assert trainer.start == 0
+
+
+def test_latents_that_find_no_room_are_refused(
+    run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("EBBFLOW_CACHE", str(tmp_path / "file"))
+    config = parse({"net": {"channels": (16,), "num_heads": 2}, "latent": {"autoencoder": str(run[1])}})
+    with pytest.raises(
+        ConfigError, match=r"latents cannot hold .*: .*Name another folder for the cache in EBBFLOW_CACHE"
+    ):
+        task_of(config, load_splits(config), tmp_path / "run")
 
 
 def test_guides_respect_the_latent_space(

@@ -14,16 +14,18 @@ from torch import Tensor
 from ebbflow.data import load_dataset
 from ebbflow.metrics.features import coordinates
 from ebbflow.metrics.measure import block_errors, jackknife, measure, memorisation
-from ebbflow.metrics.moments import Moments, accumulated, moments
 from ebbflow.metrics.scores import (
     METRICS,
     Comparison,
+    Moments,
+    accumulated,
     frechet,
     frechet_infinity,
     frechet_of,
     histogram_distance,
     kid,
     manifold,
+    moments,
     nearest_distances,
     spread_rows,
 )

@@ -7,8 +7,7 @@ import torch
 
 from ebbflow.conditioning import ConditionedNet, DataFacts, LabelConditioner, LabelConditioning
 from ebbflow.nets import NETS
-from ebbflow.nets.attention import Attention, attend
-from ebbflow.nets.embeddings import grid_embedding
+from ebbflow.nets.blocks import Attention, attend, grid_embedding
 
 SMALL = {
     "unet": {"channels": (8, 16), "num_heads": 2},
@@ -109,7 +108,7 @@ def test_attention_is_equivariant_to_the_order_of_its_tokens() -> None:
 
 
 def test_the_clock_embedding_tells_neighbours_apart_with_a_bounded_derivative() -> None:
-    from ebbflow.nets.embeddings import frequencies
+    from ebbflow.nets.blocks import frequencies
 
     clock = torch.tensor([500.0, 501.0])
     a, b = frequencies(clock, 128)
@@ -189,7 +188,7 @@ def test_a_net_without_a_gap_says_so() -> None:
 def test_the_gentle_clock_is_gentle() -> None:
     from ebbflow.core.paths import PATHS
     from ebbflow.methods.told import CLOCKS
-    from ebbflow.nets.embeddings import frequencies
+    from ebbflow.nets.blocks import frequencies
 
     def steepness(name: str) -> float:
         def waves(t: torch.Tensor) -> torch.Tensor:

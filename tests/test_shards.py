@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from PIL import Image
 
 from ebbflow.cli.app import run_app
 from ebbflow.data import load_dataset
+from ebbflow.data.augment import mirrored
 from ebbflow.data.shards import index_of, pack, read_index
-from ebbflow.errors import DataError
+from ebbflow.errors import ConfigError, DataError
 from ebbflow.files import load_tensors
 from ebbflow.progress import finish
 from ebbflow.runs.ahead import Ahead, ahead
@@ -141,6 +143,14 @@ def test_webdataset_reads_what_is_packed(folder: Path, tmp_path: Path) -> None:
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
+def test_mirror_images_on_demand_are_those_in_memory(folder: Path) -> None:
+    whole, few = (mirrored(load_dataset(folder, on_demand=on_demand).train) for on_demand in (False, True))
+    rows = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    assert len(few) == len(whole) == 2 * len(load_dataset(folder).train)
+    assert few.x0(rows).equal(whole.x0(rows)) and few.labels is not None and few.labels.equal(whole.labels)
+    assert few.x.digest != load_dataset(folder, on_demand=True).train.x.digest  # type: ignore[attr-defined]
+
+
 def copied(shards: Path, to: Path) -> Path:
     to.mkdir()
     for shard in shards.glob("*.tar"):
@@ -240,6 +250,14 @@ def test_what_goes_wrong_in_a_process_that_reads_is_said_in_a_sentence(shards: P
     with pytest.raises(DataError, match=r"owl/4\.png cannot be read as an image") as raised:
         list(map(early.batch, range(20)))
     assert "Traceback" not in str(raised.value)
+
+
+def test_shared_memory_that_is_too_small_is_said_before_anything_waits(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=2, f_frsize=4096))
+    with pytest.raises(ConfigError, match=r"has 8\.2 kB free, and 2 processes .* 37\.2 kB.* engine\.workers=0"):
+        ahead(loader_of(shards), 2).batch(0)
 
 
 TRAIN = ["train", "--batch-size", "8", "--set", "net.kind=mlp", "--set", "net.dim=16", "--set", "engine.precision=fp32"]

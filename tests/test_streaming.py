@@ -20,7 +20,7 @@ from ebbflow.runs.model import Model
 from ebbflow.runs.plan import plan_of
 from ebbflow.runs.results import write
 from ebbflow.runs.sample import Samples, generate
-from ebbflow.show.npz import npz_file
+from ebbflow.show.canvas import npz_file
 
 IMAGES = Model(denoiser=Gaussian(0.2, 0.4, Flow()), facts=DataFacts(dims=(3, 4, 4), is_image=True))
 POINTS = Model(denoiser=Gaussian(0.2, 0.4, Flow()), facts=DataFacts(dims=(2,), is_image=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -56,8 +56,10 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What one process made, and what two did."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    processes = started(2, [str(HERE / "world_battery.py"), str(two)])
+    processes = started(2, [str(HERE / "world_battery.py"), str(two), str(one)])
     world_battery.everything(one)
+    (one / "done").touch()
+    world_battery.gone_on(one / "run", one / "gone_on")
     found = ended(processes)
     assert [code for code, _ in found] == [0, 0], found
     return one, two
@@ -65,11 +67,16 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("kind", world_battery.KINDS)
 def test_two_processes_take_the_steps_of_one(kind: str, both: tuple[Path, Path]) -> None:
+    """In float64 to rounding, however weights are held; in bfloat16 their losses, since AdamW makes whole steps of
+    what rounding leaves of small gradients."""
     one, two = (load_tensors(folder / f"{kind}.safetensors") for folder in both)
     assert one.keys() == two.keys()
+    rtol, atol = (2e-3, 0.0) if "bf16" in kind else (1e-6, 1e-7)
     for name, value in one.items():
+        if "bf16" in kind and name not in ("loss", "norm"):
+            continue
         torch.testing.assert_close(
-            two[name], value, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
+            two[name], value, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
@@ -83,9 +90,10 @@ def numbers(value: Any) -> dict[str, float]:
     return {"": float(value)} if isinstance(value, int | float) and not isinstance(value, bool) else {}
 
 
-def test_a_run_of_two_processes_has_the_lines_of_one(both: tuple[Path, Path]) -> None:
-    one, two = (metrics(folder / "run") for folder in both)
-    assert len(one) == 9 + 3, "nine steps, and the held-out loss at 3, 6 and 9"
+@pytest.mark.parametrize(("name", "steps"), [("run", 9), ("dealt", 6)])
+def test_a_run_of_two_processes_has_the_lines_of_one(name: str, steps: int, both: tuple[Path, Path]) -> None:
+    one, two = (metrics(folder / name) for folder in both)
+    assert len(one) == steps + steps // 3, "a line a step, and the held-out loss at 3, 6 and 9"
     for row, other in zip(one, two, strict=True):
         assert numbers(other) == pytest.approx(numbers(row), rel=1e-4, abs=1e-6)
 
@@ -106,31 +114,41 @@ def test_measures_are_those_of_one_process(what: str, both: tuple[Path, Path]) -
     assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize(("num", "before"), [(1, "two"), (2, "one")])
-def test_a_run_goes_on_in_another_number_of_processes(
-    num: int, before: str, both: tuple[Path, Path], tmp_path: Path
+@pytest.mark.parametrize("name", ["run_of_one", "dealt_of_one", "run", "dealt"])
+def test_a_run_goes_on_in_another_number_of_processes(name: str, both: tuple[Path, Path], tmp_path: Path) -> None:
+    """What two began one ends, and the other way round, dealt out or not: as if nothing had changed."""
+    one, two = both
+    ended_at = two / name
+    if "of_one" not in name:
+        ended_at = tmp_path / "run"
+        world_battery.gone_on(two / name, ended_at)
+    for name in ("model", "ema", "optimiser"):
+        mine, its = (load_tensors(checkpoints(run)[-1] / f"{name}.safetensors") for run in (ended_at, one / "gone_on"))
+        assert mine.keys() == its.keys()
+        for key, value in its.items():
+            torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "more"),
+    [
+        (signal.SIGKILL, []),
+        (signal.SIGKILL, world_battery.DEALT),
+        pytest.param(signal.SIGSTOP, [], marks=pytest.mark.long),
+        pytest.param(signal.SIGSTOP, world_battery.DEALT, marks=pytest.mark.long),
+    ],
+)
+def test_when_a_process_is_lost_the_other_says_so_and_nothing_is_lost(
+    how: signal.Signals, more: list[str], tmp_path: Path
 ) -> None:
-    """What two began one ends, and the other way round: as if nothing had changed."""
-    shutil.copytree(both[0 if before == "one" else 1] / "run", tmp_path / "run")
-    longer = [*world_battery.TRAIN, "--max-steps", "12", "--save-dir"]
-    alone = tmp_path / "alone"
-    shutil.copytree(both[0] / "run", alone)
-    assert run_app([*longer, str(alone)]) == 0
-    if num == 1:
-        assert run_app([*longer, str(tmp_path / "run")]) == 0
-    else:
-        found = ended(started(2, ["-m", "ebbflow", *longer, str(tmp_path / "run")]))
-        assert [code for code, _ in found] == [0, 0], found
-    mine, its = (load_tensors(checkpoints(folder)[-1] / "ema.safetensors") for folder in (tmp_path / "run", alone))
-    for name, value in its.items():
-        torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=1e-5)
-
-
-def test_when_a_process_dies_the_other_says_so_and_nothing_is_lost(tmp_path: Path) -> None:
+    """One that died is missed at once, one that hangs when the time is over."""
     run = tmp_path / "run"
-    processes = started(2, ["-m", "ebbflow", *world_battery.TRAIN, "--max-steps", "100000", "--save-dir", str(run)])
+    arguments = ["-m", "ebbflow", *world_battery.TRAIN, *more, "--max-steps", "100000", "--save-dir", str(run)]
+    processes = started(2, arguments, EBBFLOW_TIMEOUT="15" if how == signal.SIGSTOP else "240")
     while not checkpoints(run) and all(p.poll() is None for p in processes):
         time.sleep(0.05)
+    processes[1].send_signal(how)
+    processes[0].wait(timeout=240)
     processes[1].kill()
     (code, said), _ = ended(processes)
     assert code == 2, said

@@ -24,7 +24,7 @@ from ebbflow.runs.restore import restore_plan
 from ebbflow.runs.results import SampleSet
 
 if TYPE_CHECKING:
-    from ebbflow.interop.push import Sent
+    from ebbflow.interop.export import Sent
     from ebbflow.studies.report import Report
 
 
@@ -69,7 +69,8 @@ def sample(model: str | Path | Model, request: SampleCall) -> SampleSet:
         ConfigError, ValueError: a request that the model cannot serve.
         CheckpointError: nothing there, or nothing of ours.
     """
-    return sample_model(_opened(model, request), request)
+    found = _opened(model, request)
+    return sample_model(found if request.img_size is None else found.of_size(request.img_size), request)
 
 
 @takes(EditCall)
@@ -167,7 +168,7 @@ def push(model: str | Path | Model, repo: str, request: PushRequest) -> Sent:
         ConfigError: as `export`, or the hub refuses or does not answer.
         ImportError: huggingface-hub is missing.
     """
-    from ebbflow.interop.push import push as work_of
+    from ebbflow.interop.export import push as work_of
 
     return work_of(open(model, device="cpu"), request)
 

@@ -3,11 +3,11 @@ lie there, and how they get there."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from ebbflow.documents import read_json
 from ebbflow.errors import ConfigError, missing
+from ebbflow.files import file_hash
+from ebbflow.values import Wrong
 
 SECONDS = 3.0  # that a look may take
 HF = "hf:"
@@ -91,10 +94,9 @@ def run_behind(source: str) -> Path | None:
 
 def _is_ours(file: Path) -> bool:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "exported" in read_json(file, dict[str, Any])
+    except (OSError, Wrong):
         return False
-    return isinstance(found, dict) and "exported" in found
 
 
 def send(folder: Path, repo: str, *, private: bool, message: str, revision: str | None) -> tuple[str, str]:
@@ -110,6 +112,49 @@ def send(folder: Path, repo: str, *, private: bool, message: str, revision: str 
         api.create_repo(repo, private=private or None, exist_ok=True)
         done = api.upload_folder(folder_path=folder, repo_id=repo, commit_message=message, revision=revision)
     return f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{repo}", str(done.oid)
+
+
+def dataset_names(repo: str, revision: str | None) -> list[str]:
+    """The files of a data set's repository, or of what was downloaded of it where the hub cannot be asked.
+
+    Raises:
+        ConfigError: the hub refuses, or does not answer and nothing is here.
+        ImportError: huggingface-hub is missing.
+    """
+    hub = _library()
+    with _explained(repo):
+        if not must_be_local(repo):
+            return list(hub.HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
+        folder = Path(hub.snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
+        return [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
+
+
+def dataset_folder(repo: str, revision: str | None, names: Sequence[str]) -> tuple[Path, str]:
+    """The folder that holds files of a data set's repository, downloaded where they are not here yet and compared with
+    their SHA-256, and the revision that they are of.
+
+    Raises:
+        ConfigError: the hub refuses, or a file did not arrive as it is there.
+        ImportError: huggingface-hub is missing.
+    """
+    hub, began = _library(), time.time()
+    with _explained(repo):
+        folder = Path(
+            hub.snapshot_download(
+                repo,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=list(names),
+                local_files_only=must_be_local(repo),
+            )
+        )
+    for name in names:
+        kept = (folder / name).resolve()  # what is large is kept under its hash
+        fresh = re.fullmatch("[0-9a-f]{64}", kept.name) and kept.stat().st_mtime >= began
+        if fresh and file_hash(kept) != kept.name:
+            kept.unlink()
+            raise ConfigError(f"{HF}{repo}: {name} arrived damaged, and was removed. Run the command again.")
+    return folder, folder.name
 
 
 def _library() -> Any:

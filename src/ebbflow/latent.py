@@ -14,7 +14,7 @@ from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset
 from ebbflow.errors import missing
 from ebbflow.nets.autoencoder import Autoencoder, AutoencoderOptions
-from ebbflow.nets.padding import padded
+from ebbflow.nets.blocks import padded
 from ebbflow.values import Width, convert, record
 
 BATCH = 64

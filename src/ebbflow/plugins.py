@@ -14,24 +14,32 @@ from typing import Any
 from ebbflow.errors import LAST_RESORTS, ConfigError
 
 GROUP = "ebbflow.plugins"  # of the entry points that installed packages declare
-WHERE = {
-    "SAMPLERS": "methods.samplers",
-    "PATHS": "core.paths",
-    "PREDICTIONS": "core.predictions",
-    "TIME_GRIDS": "core.times",
-    "TIME_SAMPLERS": "core.times",
-    "WEIGHTS": "core.weights",
-    "COUPLINGS": "methods.couplings",
-    "NETS": "nets",
-    "OPTIMISERS": "training.optim",
-    "CONDITIONINGS": "conditioning",
-    "CONDITION_RULES": "methods.guidance",
-    "LOSSES": "methods.guidance",
-    "OPERATORS": "core.operators",
-    "DATASETS": "data",
-    "METRICS": "metrics.scores",
+REGISTRIES = {  # as `ebbflow list` calls them
+    "samplers": "methods.samplers.SAMPLERS",
+    "paths": "core.paths.PATHS",
+    "predictions": "core.predictions.PREDICTIONS",
+    "grids": "core.times.TIME_GRIDS",
+    "times": "core.times.TIME_SAMPLERS",
+    "weights": "core.weights.WEIGHTS",
+    "couplings": "methods.couplings.COUPLINGS",
+    "maps": "methods.maps.MAPS",
+    "guidance": "methods.guidance.GUIDANCE",
+    "losses": "methods.guidance.LOSSES",
+    "operators": "core.operators.OPERATORS",
+    "nets": "nets.NETS",
+    "optimisers": "training.optim.OPTIMISERS",
+    "emas": "training.ema.EMAS",
+    "conditionings": "conditioning.CONDITIONINGS",
+    "autoencoders": "latent.AUTOENCODERS",
+    "datasets": "data.DATASETS",
+    "metrics": "metrics.scores.METRICS",
+    "exporters": "interop.export.EXPORTERS",
+    "trackers": "training.trackers.TRACKERS",
 }
-SHOWN_IN = {"CONDITION_RULES": ("methods.guidance", "GUIDANCE")}  # whose entries another registry has too
+CLOSED = ("maps", "guidance", "emas", "autoencoders", "exporters", "trackers")  # to which a plugin adds nothing
+_OPEN = [place for kind, place in REGISTRIES.items() if kind not in CLOSED] + ["methods.guidance.CONDITION_RULES"]
+WHERE = {registry: room for room, _, registry in (place.rpartition(".") for place in _OPEN)}
+SHOWN_IN = {"CONDITION_RULES": REGISTRIES["guidance"]}  # whose entries another registry has too
 CLASSES = ("NETS", "OPTIMISERS", "CONDITIONINGS")
 OBJECTS = {"COUPLINGS": "Coupling", "OPERATORS": "Operator"}  # registry -> the class of its entries
 
@@ -117,12 +125,16 @@ def find_installed() -> None:
 LAST_RESORTS.append(find_installed)
 
 
-def _registries(kind: str) -> list[dict[str, Any]]:
-    found = [getattr(importlib.import_module(f"ebbflow.{WHERE[kind]}"), kind)]
-    if kind in SHOWN_IN:
-        room, name = SHOWN_IN[kind]
-        found.append(getattr(importlib.import_module(f"ebbflow.{room}"), name))
+def registry_at(place: str) -> dict[str, Any]:
+    """The registry of a place such as "core.paths.PATHS"."""
+    room, _, name = place.rpartition(".")
+    found: dict[str, Any] = getattr(importlib.import_module(f"ebbflow.{room}"), name)
     return found
+
+
+def _registries(kind: str) -> list[dict[str, Any]]:
+    shown = [SHOWN_IN[kind]] if kind in SHOWN_IN else []
+    return [registry_at(place) for place in (f"{WHERE[kind]}.{kind}", *shown)]
 
 
 def _all(extension: Extension) -> Iterator[tuple[str, str, Any]]:

@@ -163,6 +163,13 @@ def check_fields(entry: Any, *names: str) -> None:
         object.__setattr__(entry, name, checked_value(type(entry), name, getattr(entry, name)))
 
 
+class Checked:
+    """A dataclass whose fields are held to their annotations when it is made; see `check_fields`."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def checked_value(owner: Any, name: str, value: Any, where: str = "", default: Any = MISSING) -> Any:
     """`value` for a field of the class, or a parameter of the function, that declares its type and range.
 
@@ -317,7 +324,7 @@ def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
 def _tuple(kinds: tuple[Any, ...], value: Any, text: bool) -> tuple[Any, ...]:
     if kinds[1:] == (...,):
         return _list(kinds[0], value, text)
-    parts = value.split(",") if isinstance(value, str) else value
+    parts = re.split("[,x]", value) if isinstance(value, str) else value  # 24x40 is a size
     text = text or isinstance(value, str)
     if not isinstance(parts, Iterable) or len(parts := list(parts)) != len(kinds):
         raise Wrong(

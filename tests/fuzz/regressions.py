@@ -189,6 +189,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "a tar file of other bytes": (Case(load="t.tar", files={"t.tar": tarred("x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.realsize=99\n", type=tarfile.XHDTYPE) + tarred("a.png", PNG)}), "cannot be read as a tar file"),
     "a plan for processes that are not planned": (train("--world-size", "8"), "--world-size and --device-memory are of a dry run"),
     "noise of objects": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.array([None], object)")}), "noise.npz"),
+    "noise of no rows": (Case(argv=EDIT, files={"noise.npz": npz(noise="np.zeros((0, 1, 8, 8), np.float32)", sampler="np.array('heun')", grid="np.array('\"uniform\"')", num_steps="np.array(2)", guidance="np.array(1.0)")}), "holds no noise"),
 }  # fmt: skip
 
 # What was wrong once, and is served now.

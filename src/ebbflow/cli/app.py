@@ -107,9 +107,9 @@ PLOTS: dict[str, Verb | click.Command] = {
     "weights": Verb("How objectives weigh noise levels.", "plots", "plots", "--objectives eps:uniform:uniform@vp"),
     "run": Verb("What runs wrote down.", "plots", "plots", "runs/a runs/b --output runs.png"),
     "noising": Verb("One image noised, at once and step by step.", "plots", "plots", "--data digits --path cosine"),
-    "denoising": Verb("x_t and the x0 predicted from it.", "sampling", "plot_ways", "--ckpt runs/digits --labels 3"),
-    "toy-sampler": Verb("Why x_t - eps is no sampler.", "sampling", "plot_ways", "--ckpt runs/digits"),
-    "trajectories": Verb("Ways of 2-D points.", "sampling", "plot_ways", "--ckpt runs/moons"),
+    "denoising": Verb("x_t and the x0 predicted from it.", "sampling", "plots", "--ckpt runs/digits --labels 3"),
+    "toy-sampler": Verb("Why x_t - eps is no sampler.", "sampling", "plots", "--ckpt runs/digits"),
+    "trajectories": Verb("Ways of 2-D points.", "sampling", "plots", "--ckpt runs/moons"),
 }
 VERBS: dict[str, Verb | click.Command] = {
     "train": Verb("Train a model, or go on with it.", "training", "train", "--preset digits --save-dir runs/digits"),
@@ -125,7 +125,7 @@ VERBS: dict[str, Verb | click.Command] = {
     "restore": Verb(
         "Restore a degraded image without training for it.",
         "sampling",
-        "restoring",
+        "sampling",
         "--ckpt runs/a --truth 7.png --operator blur --output b.png",
     ),
     "invert": Verb("Find the noise that gives an image.", "sampling", "sampling", f"{SEVEN} --output noise.npz"),
@@ -146,11 +146,11 @@ VERBS: dict[str, Verb | click.Command] = {
     "studio": Verb("Open a page on the runs of a folder.", "serving", "serving", "runs"),
     "serve": Verb("Serve trained models to programs.", "serving", "serving", "runs/digits"),
     "plot": Verbs("plot", "ebbflow plot", PLOTS, help="Draw paths, weights, runs, ways from noise."),
-    "ema": Verb("Average a run's weights over other lengths.", "tools", "averages", "runs/digits --lengths 0.05,0.1"),
+    "ema": Verb("Average a run's weights over other lengths.", "tools", "tools", "runs/digits --lengths 0.05,0.1"),
     "export": Verb(
-        "Write a run in a form that others open.", "tools", "exporting", "runs/digits --to onnx --output digits_onnx"
+        "Write a run in a form that others open.", "tools", "tools", "runs/digits --to onnx --output digits_onnx"
     ),
-    "push": Verb("Put a run on the Hugging Face hub.", "tools", "exporting", "runs/digits USER/NAME --dry-run"),
+    "push": Verb("Put a run on the Hugging Face hub.", "tools", "tools", "runs/digits USER/NAME --dry-run"),
     "pack": Verb("Write a folder of pictures as tar shards.", "tools", "packing", "my_pictures shards"),
     "info": Verb("Say what a run is.", "tools", "inspect", "runs/digits"),
     "list": Verb("List what there is to choose from.", "tools", "inspect", "samplers heun", "list_names"),

@@ -16,6 +16,7 @@ EXTRAS = {
     "transformers": "text",
     "fastapi": "studio",
     "huggingface_hub": "hub",
+    "pyarrow": "data",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "tensorboard": "trackers",

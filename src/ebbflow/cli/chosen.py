@@ -81,12 +81,18 @@ def fitting(above: Layer) -> Chosen:
 def _found(above: Layer) -> tuple[Found, DataConfig] | None:
     """What the data that a user names holds, and what he says of it; None where he names none."""
     from ebbflow.config import parse
-    from ebbflow.data import look
 
     if "name" not in above.get("data", {}):
         return None
     data = parse({"data": above["data"]}).data
-    return look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out), data
+    return looked(data), data
+
+
+def looked(data: DataConfig) -> Found:
+    """What the data holds, told in a moment."""
+    from ebbflow.data import look
+
+    return look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out, columns=data.columns)
 
 
 def told(found: Found, config: AnyConfig, data: Dataset, chosen: Chosen) -> list[str]:
@@ -105,7 +111,8 @@ def told(found: Found, config: AnyConfig, data: Dataset, chosen: Chosen) -> list
     }
     brings = [_many(num, name) for name, (num, _) in has.items() if num]
     held = f"{found.num_held_out:,} held out" if found.num_held_out else "none held out"
-    lines = [", ".join([f"{found.num:,} {what} ({found.num_train:,} to train on, {held})", *brings])]
+    place = f" of {data.name}" if config.data.name.startswith("hf:") else ""  # with the revision that it is
+    lines = [", ".join([f"{found.num:,} {what}{place} ({found.num_train:,} to train on, {held})", *brings])]
     if isinstance(config, RunConfig):
         kind = kind_of("conditioning", resolved(config, facts_of(data)).conditioning)
         unused = [

@@ -80,32 +80,35 @@ def explained(error: BaseException, cls: type[Any] | None = None, request: Any =
 
 def on_purpose(error: BaseException) -> bool:
     """Whether a `raise` of ebbflow, or of a plugin, made the error, and not a call that it made into something else."""
-    last = _last(error)
-    if last is None:
+    if not (places := _places(error)):
         return False
-    code = last.tb_frame.f_code
-    raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-    return raised and (_ours(code.co_filename) or is_of_a_plugin(last.tb_frame.f_globals.get("__name__", "")))
+    code = places[-1].tb_frame.f_code
+    raised = dis.opname[code.co_code[places[-1].tb_lasti]] == "RAISE_VARARGS"
+    return raised and (_ours(code.co_filename) or is_of_a_plugin(_module(places[-1])))
 
 
-def _last(error: BaseException) -> TracebackType | None:
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return last
+def _places(error: BaseException) -> list[TracebackType]:
+    """Where an error came through, the place that it came from last."""
+    found, place = [], error.__traceback__
+    while place is not None:
+        found.append(place)
+        place = place.tb_next
+    return found
+
+
+def _module(place: TracebackType) -> str:
+    return str(place.tb_frame.f_globals.get("__name__", ""))
 
 
 def _plugin_of(error: BaseException) -> str:
     """The line of a plugin that made the error, where what came after it is neither the plugin's nor ours."""
-    found, frame = "", error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        if is_of_a_plugin(str(frame.tb_frame.f_globals.get("__name__", ""))):
-            found = f"the plugin in {code.co_filename}, line {frame.tb_lineno},"
-        elif _ours(code.co_filename):
-            found = ""
-        frame = frame.tb_next
-    return found
+    for place in reversed(_places(error)):
+        file = place.tb_frame.f_code.co_filename
+        if is_of_a_plugin(_module(place)):
+            return f"the plugin in {file}, line {place.tb_lineno},"
+        if _ours(file):
+            break
+    return ""
 
 
 def _ours(file: str) -> bool:
@@ -114,13 +117,8 @@ def _ours(file: str) -> bool:
 
 def _where(error: BaseException) -> str:
     """The last line of ours that the error came through."""
-    found, frame = "", error.__traceback__
-    while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if _ours(file):
-            found = f" ({Path(file).relative_to(PACKAGE)}, line {frame.tb_lineno})"
-        frame = frame.tb_next
-    return found
+    lines = [(Path(one.tb_frame.f_code.co_filename), one.tb_lineno) for one in _places(error)]
+    return next((f" ({f.relative_to(PACKAGE)}, line {n})" for f, n in reversed(lines) if _ours(str(f))), "")
 
 
 def _memory(error: BaseException, batch_size: int | None) -> str:

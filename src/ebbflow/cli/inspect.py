@@ -73,49 +73,10 @@ def _runs_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def _catalogue() -> dict[str, Any]:
-    from ebbflow.conditioning import CONDITIONINGS
     from ebbflow.config import presets
-    from ebbflow.core.operators import OPERATORS
-    from ebbflow.core.paths import PATHS
-    from ebbflow.core.predictions import PREDICTIONS
-    from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
-    from ebbflow.core.weights import WEIGHTS
-    from ebbflow.data import DATASETS
-    from ebbflow.interop.export import EXPORTERS
-    from ebbflow.latent import AUTOENCODERS
-    from ebbflow.methods.couplings import COUPLINGS
-    from ebbflow.methods.guidance import GUIDANCE, LOSSES
-    from ebbflow.methods.maps import MAPS
-    from ebbflow.methods.samplers import SAMPLERS
-    from ebbflow.metrics.scores import METRICS
-    from ebbflow.nets import NETS
-    from ebbflow.training.ema import EMAS
-    from ebbflow.training.optim import OPTIMISERS
-    from ebbflow.training.trackers import TRACKERS
+    from ebbflow.plugins import REGISTRIES, registry_at
 
-    return {
-        "samplers": SAMPLERS,
-        "paths": PATHS,
-        "predictions": PREDICTIONS,
-        "grids": TIME_GRIDS,
-        "times": TIME_SAMPLERS,
-        "weights": WEIGHTS,
-        "couplings": COUPLINGS,
-        "maps": MAPS,
-        "guidance": GUIDANCE,
-        "losses": LOSSES,
-        "operators": OPERATORS,
-        "nets": NETS,
-        "optimisers": OPTIMISERS,
-        "emas": EMAS,
-        "conditionings": CONDITIONINGS,
-        "autoencoders": AUTOENCODERS,
-        "datasets": DATASETS,
-        "metrics": METRICS,
-        "exporters": EXPORTERS,
-        "trackers": TRACKERS,
-        "presets": presets(),
-    }
+    return {**{kind: registry_at(place) for kind, place in REGISTRIES.items()}, "presets": presets()}
 
 
 def list_names(request: ListRequest) -> None:

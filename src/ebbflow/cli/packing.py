@@ -1,4 +1,4 @@
-"""`ebbflow pack`: a folder of pictures as tar shards."""
+"""`ebbflow pack`: a folder of pictures, or parquet, as tar shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ebbflow.requests.tools import PackRequest
 
 
 def pack(request: PackRequest) -> None:
-    """Write a folder of pictures as tar shards with an index beside each, which training reads on demand.
+    """Write a folder of pictures, or parquet, as tar shards with an index beside each, which training reads on demand.
 
     Any reader of the WebDataset format opens them. `ebbflow train --data 'OUT/*.tar'` trains on them, whatever their
     number, in the memory of a few batches.

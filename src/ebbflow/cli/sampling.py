@@ -1,4 +1,4 @@
-"""`ebbflow sample`, `edit`, `invert` and `reconstruct`."""
+"""`ebbflow sample`, `edit`, `restore`, `invert` and `reconstruct`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ebbflow.requests.sampling import (
     EditRequest,
     InvertCommand,
     ReconstructCommand,
+    RestoreCommand,
     SampleCommand,
     Sampling,
     Where,
     WhereRun,
 )
-from ebbflow.requests.shared import Reporting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,9 +42,11 @@ def sample(request: SampleCommand) -> None:
 
     check_output(request.output, request.trajectory)
     model = opened(request)
+    model = model if request.img_size is None else model.of_size(request.img_size)
     plan = plan_of(model, request)
     began = time.perf_counter()
-    _tell_choice(plan, request)
+    if plan.chosen and not request.json:
+        print(f"sampler auto: {plan.chosen}")
     world = here()
     steps = watched(sampled(model, plan, world), plan.num_batches * plan.num_steps)
     if not world.leads:
@@ -78,12 +80,6 @@ def opened(request: Where | WhereRun) -> Model:
     if isinstance(request, WhereRun):
         return Model.from_run(request.ckpt, weights=request.weights, device=request.device)
     return open_model(request.ckpt, weights=request.weights, device=request.device)
-
-
-def _tell_choice(plan: Plan, request: Reporting) -> None:
-    """Say what sampler auto chose."""
-    if plan.chosen and not request.json:
-        print(f"sampler auto: {plan.chosen}")
 
 
 def _resolved(plan: Plan) -> dict[str, str]:
@@ -235,3 +231,42 @@ def _draw(originals: Tensor, done: list[Reconstruction], output: Path) -> None:
     rows = [originals[:columns], *(one.images[:columns] for one in done)]
     names = ["held-out", *(f"{one.num_steps} steps, {float(one.psnr.mean()):.1f} dB" for one in done)]
     canvas.save_picture(canvas.grid(torch.cat(rows), columns=columns, row_names=names), output, this_command())
+
+
+def restore(request: RestoreCommand) -> None:
+    """Restore an image that was blurred, shrunk, masked or robbed of its colour, with a model trained on whole ones.
+
+    The model is not trained for it: what is known of the image corrects what the model sees at every step.
+    """
+    from ebbflow.runs.model import restored
+    from ebbflow.runs.restore import degrade, distances, measurement_of, read_degraded, restore_plan
+    from ebbflow.runs.results import check_output
+
+    check_output(request.output)
+    if (request.input is None) == (request.truth is None):
+        raise ConfigError("give the degraded image as `input`, or a whole one as `truth`, which is degraded first.")
+    model = opened(request)
+    plan = restore_plan(model, request)
+    truth = None if request.truth is None else _read(model, request.truth)
+    if truth is not None:
+        y = degrade(plan, truth)
+    else:
+        assert request.input is not None
+        y = read_degraded(request.input, model, plan)
+    began = time.perf_counter()
+    made = restored(model, plan, y, truth, watched)
+    seconds = time.perf_counter() - began
+    replace(made, command=this_command()).save(request.output)
+    found = {}
+    if truth is not None:
+        given = measurement_of(plan).operator.shown(y, model.dims).clamp(-1, 1)
+        found = {name: round(value, 2) for name, value in distances(made.x, truth, given).items()}
+    if request.json:
+        print_json({**_said(plan, request.output, seconds), "method": request.method, "num": len(made), **found})
+        return
+    said = (
+        f"; {found['psnr']} dB from the truth, their mean {found['psnr_of_mean']} dB, given {found['psnr_of_given']} dB"
+        if found
+        else ""
+    )
+    print(f"{len(made):,} restorations in {seconds:.1f} s{said}: {request.output}")

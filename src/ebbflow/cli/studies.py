@@ -67,9 +67,11 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     if result["nearest_ratio"] is not None:
         known = {"+-": "-", "real data": "1", "better": "near 1; a copy is 0"}
         rows.append({"metric": "nearest_ratio", "value": _number(result["nearest_ratio"]), **known})
-    beside = [name for name in ("psnr", "psnr_of_given", "frechet_of_given") if name in result]
+    beside = {"psnr": "higher", "psnr_of_given": "higher", "frechet_of_given": "lower"}
     rows += [
-        {"metric": n, "value": _number(result[n]), "+-": "-", "real data": "-", "better": _better(n)} for n in beside
+        {"metric": name, "value": _number(result[name]), "+-": "-", "real data": "-", "better": better}
+        for name, better in beside.items()
+        if name in result
     ]
     print_rows(rows, headed=True)
     judge = result["classifier"] or {}
@@ -82,10 +84,6 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
         "+- is a standard error; `real data` is the other split in the place of samples. nearest_ratio: how near "
         "samples lie to the training data, over how near unseen data lies."
     )
-
-
-def _better(name: str) -> str:
-    return "lower" if name.startswith("frechet") else "higher"
 
 
 def _way(result: Mapping[str, Any]) -> str:

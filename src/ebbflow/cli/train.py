@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebbflow.cli.chosen import DEFAULT_PRESET, below, fitting, read_layer, told
+from ebbflow.cli.chosen import DEFAULT_PRESET, below, fitting, looked, read_layer, told
 from ebbflow.cli.common import print_json, print_lines, this_command
 from ebbflow.cli.errors import at_batch_size
 from ebbflow.cli.progress import follow, stop_on_interrupt, tell, warn
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ebbflow.config import Layer, RunConfig
     from ebbflow.data import Found, Splits
     from ebbflow.runs.choice import Chosen
+
+
+SAMPLE = "ebbflow sample --ckpt {folder} --output samples.png"  # the command that uses a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +58,8 @@ def train(request: TrainRequest) -> int:
     from ebbflow.config import RunConfig
 
     name = request.preset or DEFAULT_PRESET
-    own = request.config.stem if request.config else Path(request.data).stem if request.data else name
-    kind = Kind(
-        config=RunConfig,
-        name=name if request.preset else own,
-        use="ebbflow sample --ckpt {folder} --output samples.png",
-    )
+    own = request.config.stem if request.config else _called(request.data) if request.data else name
+    kind = Kind(config=RunConfig, name=name if request.preset else own, use=SAMPLE)
     folder = request.save_dir or Path("runs") / kind.name
     return _run(kind, request, below(request.preset, request.config, _above(request), folder))
 
@@ -76,14 +75,16 @@ def distill(request: DistillRequest) -> int:
     from ebbflow.runs.teacher import student_of
 
     run = Path(request.run)
-    kind = Kind(
-        config=RunConfig,
-        name="{data}_distilled",
-        use="ebbflow sample --ckpt {folder} --output samples.png",
-    )
+    kind = Kind(config=RunConfig, name="{data}_distilled", use=SAMPLE)
     into = request.save_dir or run.with_name(f"{run.name}_distilled")
     jumps = request.map is not None or request.pairs is None
     return _run(kind, replace(request, save_dir=into), Chosen(preset="", layer=student_of(request.run, jumps=jumps)))
+
+
+def _called(data: str) -> str:
+    """What a run is called by its data: a folder's name for a pattern in it, and no revision."""
+    path = Path(data.removeprefix("hf:").partition("@")[0])
+    return (path.resolve().parent.name if "*" in path.name else path.stem) or "data"
 
 
 def train_classifier(request: TrainClassifierRequest) -> int:
@@ -155,7 +156,7 @@ class ToTrain:
 def asked(kind: Kind, request: Settings, chosen: Chosen) -> ToTrain:
     """The configuration, from what was chosen and what the user says over it, and its data."""
     from ebbflow.config import merge, parse_as
-    from ebbflow.data import found_in, look
+    from ebbflow.data import found_in
     from ebbflow.runs import load_splits
 
     config = parse_as(kind.config, merge(chosen.layer, _above(request)))
@@ -163,7 +164,7 @@ def asked(kind: Kind, request: Settings, chosen: Chosen) -> ToTrain:
     splits = load_splits(config, few=config.train.batch_size if request.dry_run else None)
     found = found_in(splits)
     if request.dry_run and splits.train.is_image:
-        found = chosen.found or look(data.name, data_dir=data.dir, skip_bad=data.skip_bad, held_out=data.held_out)
+        found = chosen.found or looked(data)
     if request.epochs is not None:
         steps = math.ceil(request.epochs * found.num_train / config.train.batch_size)
         config = replace(config, train=replace(config.train, num_steps=steps, minutes=None))
@@ -212,7 +213,7 @@ def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
     with at_batch_size(what.config.train.batch_size):
         if request.dry_run:
             return _describe(what, request)
-        folder = request.save_dir or Path("runs") / kind.name.format(data=Path(what.config.data.name).stem)
+        folder = request.save_dir or Path("runs") / kind.name.format(data=_called(what.config.data.name))
         with redirect_stdout(sys.stderr if request.json else sys.stdout):
             tell("\n".join([f"{folder}: {what.lines[0]}", *what.lines[1:]]))
             config = _with_autoencoder(what, folder)

@@ -13,7 +13,7 @@ from ebbflow.conditioning.base import ConditionedNet, Conditioner, Conditioning,
 from ebbflow.conditioning.images import ImageConditioner, ImageConditioning
 from ebbflow.conditioning.labels import LabelConditioner, LabelConditioning, label_indices
 from ebbflow.conditioning.pretrained import PretrainedEncoder, PretrainedTextConditioning
-from ebbflow.conditioning.text import ByteEncoder, TextConditioner, TextConditioning
+from ebbflow.conditioning.text import ByteEncoder, TextConditioning
 from ebbflow.conditioning.vectors import VectorConditioner, VectorConditioning
 from ebbflow.core.condition import Condition
 
@@ -31,8 +31,6 @@ __all__ = [
     "LabelConditioning",
     "NoConditioning",
     "PretrainedEncoder",
-    "PretrainedTextConditioning",
-    "TextConditioner",
     "TextConditioning",
     "VectorConditioner",
     "VectorConditioning",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ebbflow.core.condition import Cond, Condition, GivenImage
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
-from ebbflow.values import Below1, Depth, Width, check_fields
+from ebbflow.values import Below1, Checked, Depth, Width
 
 Side = Annotated[int, Interval(ge=1, le=1 << 24)]
 
@@ -166,7 +166,7 @@ class Conditioning(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditioned:
+class Conditioned(Checked):
     """The settings that every kind of conditioning has.
 
     Args:
@@ -178,9 +178,6 @@ class Conditioned:
     injection: Injection = "scale"
     dim: Width = 128
     drop: Below1 = 0.1
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ebbflow.conditioning.base import ByTokens, Conditioner, DataFacts
 from ebbflow.core.condition import Condition
+from ebbflow.core.memory import sent
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
 
@@ -43,7 +44,7 @@ class LabelConditioner(Conditioner):
         return torch.tensor(in_range(label, self.num_classes))
 
     def encode(self, cond: Tensor) -> Context:
-        cond = cond.to(self.table.weight.device)
+        cond = sent(cond, self.table.weight.device)
         return self.context_of(self.table(torch.where(cond < 0, self.num_classes, cond)))
 
 

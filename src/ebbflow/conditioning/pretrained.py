@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,24 @@ HOW = "Give conditioning.model the folder of an encoder with its tokeniser and s
 CACHE_BYTES = 256 * 2**20  # of captions remembered, about 1700 of CLIP's longest; the least recently used give way
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """What a text model said of many captions, kept where it takes no memory.
+
+    Args:
+        values: of all tokens of all captions, one after the other, float32 (T, width).
+        places: of each caption, by its token ids as bytes, its first token and their number.
+    """
+
+    values: Tensor
+    places: Mapping[bytes, tuple[int, int]]
+
+    def get(self, caption: bytes) -> Tensor | None:
+        """float32 (L, width), or None."""
+        found = self.places.get(caption)
+        return None if found is None else self.values[found[0] : found[0] + found[1]]
+
+
 class CachedTextModel:
     """A pretrained model and what it said of the captions that it read last.
 
@@ -41,6 +59,7 @@ class CachedTextModel:
     def __init__(self, model: nn.Module, limit: int = CACHE_BYTES) -> None:
         self.model, self.limit = model.requires_grad_(False).eval(), limit
         self.cache: dict[bytes, Tensor] = {}
+        self.embedded = Embedded(values=torch.empty(0), places={})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CachedTextModel:
         return self
@@ -50,15 +69,18 @@ class CachedTextModel:
         lengths, host = mask.sum(dim=1).tolist(), ids.cpu()
         keys = [host[i, :length].contiguous().numpy().tobytes() for i, length in enumerate(lengths)]
         places = {key: i for i, key in enumerate(keys)}
-        found = {key: self.cache.pop(key) for key in places if key in self.cache}
-        if new := [i for key, i in places.items() if key not in found]:
-            found.update(zip((keys[i] for i in new), self._read(ids[new], mask[new]), strict=True))
+        shelved = {key: row for key in places if (row := self.embedded.get(key)) is not None}
+        found = {key: self.cache.pop(key) for key in places if key in self.cache and key not in shelved}
+        if new := [i for key, i in places.items() if key not in found and key not in shelved]:
+            found.update(zip((keys[i] for i in new), self.read(ids[new], mask[new]), strict=True))
         self.cache.update(found)  # behind all others: the first entries are the oldest
         self._forget()
-        return torch.stack([self._padded(found[key], ids.shape[1]) for key in keys]).to(ids.device)
+        rows = found | shelved
+        return torch.stack([self._padded(rows[key], ids.shape[1]) for key in keys]).to(ids.device)
 
     @torch.no_grad()
-    def _read(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+    def read(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """What the model says, float32 (L, dim) a caption on the CPU; nothing is looked up or remembered."""
         found = self.model.to(ids.device)(input_ids=ids.clamp(min=0).long(), attention_mask=mask.long())
         rows = zip(found.last_hidden_state.float().cpu(), mask.sum(dim=1).tolist(), strict=True)
         return [row[:length].clone() for row, length in rows]

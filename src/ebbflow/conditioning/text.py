@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ebbflow.conditioning.base import Conditioned, Conditioner, DataFacts
 from ebbflow.conditioning.labels import in_range
 from ebbflow.core.condition import Condition
+from ebbflow.core.memory import sent
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
-from ebbflow.nets.attention import Attention
-from ebbflow.nets.embeddings import frequencies
+from ebbflow.nets.blocks import Attention, frequencies
 from ebbflow.values import Depth, Width
 
 TEMPLATES = ("a picture of a {}", "a {}", "{}")
@@ -119,7 +119,7 @@ class TextConditioner(Conditioner):
 
     def encode(self, cond: Tensor) -> Context:
         rows, which = _distinct(cond)
-        rows = rows.to(self.nothing.device)
+        rows = sent(rows, self.nothing.device)
         mask = rows >= 0
         is_null = ~mask[:, 0]
         mask[:, 0] = True

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ebbflow.conditioning.base import ByTokens, Conditioner, DataFacts
 from ebbflow.conditioning.labels import in_range
 from ebbflow.core.condition import Condition
+from ebbflow.core.memory import sent
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection
 
@@ -64,7 +65,7 @@ class VectorConditioner(Conditioner):
         return _present(torch.tensor([vector], dtype=torch.float32))[0]
 
     def encode(self, cond: Tensor) -> Context:
-        values = cond.to(self.nothing)
+        values = sent(cond, self.nothing.device).to(self.nothing.dtype)
         return self.context_of(torch.where(values[:, :1] > 0, self.embed(values[:, 1:]), self.nothing))
 
 

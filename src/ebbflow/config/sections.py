@@ -14,6 +14,7 @@ from ebbflow.core.paths import PATHS, Flow, Path
 from ebbflow.core.predictions import EDM, PREDICTIONS
 from ebbflow.core.times import TIME_GRIDS, TIME_SAMPLERS
 from ebbflow.core.weights import WEIGHTS
+from ebbflow.data import Columns
 from ebbflow.errors import ConfigError, choose
 from ebbflow.methods.couplings import COUPLINGS
 from ebbflow.methods.maps import MAPS
@@ -24,6 +25,7 @@ from ebbflow.nets.autoencoder import AutoencoderOptions
 from ebbflow.nets.classifier import ClassifierOptions
 from ebbflow.nets.unet import UNetOptions
 from ebbflow.training.ema import EMAS, EmaOptions, ExponentialOptions
+from ebbflow.training.engine import Engine
 from ebbflow.training.optim import OPTIMISERS, AdamWOptions, OptimiserOptions
 from ebbflow.training.trackers import TRACKERS
 from ebbflow.values import Positive, Share
@@ -39,27 +41,38 @@ class DataConfig:
     """Which data.
 
     Args:
-        name: a name of `ebbflow list datasets`, an image folder, an .npz file, or shards such as "shards/*.tar".
+        name: a name of `ebbflow list datasets`, an image folder, an .npz file, shards such as "shards/*.tar", or
+            parquet: a folder or a pattern of it, or "hf:USER/NAME@REVISION" of the Hugging Face hub.
         dir: where data sets lie or are downloaded to.
-        size: resize images to this side.
+        size: resize images to this side, or to [height, width].
         channels: convert images to 1, 3 or 4 channels.
         skip_bad: leave unreadable images out instead of stopping.
         held_out: the share of a folder or an .npz file that is not trained on, below 1; by default a tenth.
         flip: mirror images at random, left for right, in training.
         crop: cut images in training to a random square that has lost at most this share of its side.
-        on_demand: read the images of a folder when they are asked for, as those of shards always are, and train on them
-            in an order that takes no memory.
+        on_demand: read the images of a folder when they are asked for, as those of shards and parquet always are, and
+            train on them in an order that takes no memory.
+        columns: of parquet, the names of its columns of images, labels and captions, where they are no usual ones.
+        buckets: sizes [height, width], such as [[32, 32], [24, 40]]: each image is trained on at the one whose
+            proportions are nearest its own, and a batch is of one of them. Held-out loss, measures and samples are of
+            the first, unless samples are asked for at another.
     """
 
     name: str = "digits"
     dir: str | None = None
-    size: Count | None = None
+    size: Count | tuple[Count, Count] | None = None
     channels: Literal[1, 3, 4] | None = None
     skip_bad: bool = False
     held_out: Annotated[float, Interval(ge=0, lt=1)] | None = None
     flip: bool = False
     crop: Annotated[float, Interval(ge=0, le=0.9)] = 0.0
     on_demand: bool = False
+    columns: Columns = Columns()
+    buckets: tuple[tuple[Count, Count], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.buckets and self.size is not None:
+            raise ValueError("`size` and `buckets` both say to what size images are brought. Leave `size` out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,12 +235,25 @@ class EngineConfig:
 
     Args:
         workers: processes that read data on demand ahead of the training; 0 for none.
+        shard: deal weights, averages and the optimiser's state out to the processes that a launcher started.
     """
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"
     workers: Every = 2
+    shard: bool = False
+
+    def build(self, *, accumulate: int, clip: float) -> Engine:
+        """The engine, for steps of so many microbatches."""
+        return Engine(
+            device=self.device,
+            precision=self.precision,
+            accumulate=accumulate,
+            clip=clip,
+            compile=self.compile,
+            shard=self.shard,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import sent
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GivenImage:
@@ -42,7 +44,7 @@ def rows_of(cond: Cond, rows: Tensor | slice) -> Cond:
 
 def to_device(cond: Cond, device: torch.device | str) -> Cond:
     """The condition on a device."""
-    return cond.to(device) if isinstance(cond, Tensor) else {name: value.to(device) for name, value in cond.items()}
+    return sent(cond, device) if isinstance(cond, Tensor) else {name: sent(part, device) for name, part in cond.items()}
 
 
 def expand_rows(cond: Cond, num: int) -> Cond:

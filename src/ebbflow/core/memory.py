@@ -1,4 +1,5 @@
-"""The allocator, with one setting that training and sampling share, and nets weighed before they take memory."""
+"""The allocator, with one setting that training and sampling share, the way to a device, and nets weighed before they
+take memory."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ebbflow.memory import require
 
@@ -29,6 +30,13 @@ def keep_large_blocks() -> bool:
         return all(libc.mallopt(name, size) == 1 for name, size in thresholds.items())
     except (OSError, AttributeError):
         return False
+
+
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    """`x` on a device; from the CPU to CUDA by way of pinned memory, so that neither waits for the other."""
+    if x.device.type == "cpu" and torch.device(device).type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def weighed(build: Callable[[], N], what: str, cure: str) -> N:

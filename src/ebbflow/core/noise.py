@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import sent
+
 _BLOCK = 8  # draws of a small sample are made so many at a time: one generator call a sample serves eight steps
 _SMALL = 4096  # numbers of a sample up to which the call is worth sharing
 
@@ -46,7 +48,7 @@ class Noise:
         """
         if x.shape[0] != len(self.seeds):
             raise ValueError(f"this noise has {len(self.seeds)} seeds, one a sample; got a batch of {x.shape[0]}.")
-        return self.draw(tuple(x.shape[1:])).to(x)
+        return sent(self.draw(tuple(x.shape[1:])), x.device).to(x.dtype)
 
     def draw(self, dims: tuple[int, ...]) -> Tensor:
         """The next draw, float32 on the CPU, shape (B, *dims)."""

@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from ebbflow.values import check_fields
+from ebbflow.values import Checked, check_fields
 
 Dims = tuple[int, ...]
 SMALLEST = 0.01  # singular values of a blur below it, of a largest about 1, are noise to its pseudo-inverse
@@ -55,7 +55,7 @@ class Operator(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Downsample(Operator):
+class Downsample(Checked, Operator):
     """The means over blocks of `factor` x `factor` pixels.
 
     Args:
@@ -63,9 +63,6 @@ class Downsample(Operator):
     """
 
     factor: Annotated[int, Ge(2)] = 4
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def dims(self, dims: Dims) -> Dims:
         channels, *sides = dims
@@ -156,7 +153,7 @@ class Mask(Operator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blur(Operator):
+class Blur(Checked, Operator):
     """A Gaussian blur whose weights are normalised at the edges.
 
     Args:
@@ -164,9 +161,6 @@ class Blur(Operator):
     """
 
     sigma: Annotated[float, Interval(ge=0.01, le=1e6)] = 1.5
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def measure(self, x: Tensor) -> Tensor:
         rows, columns = (smoothing(side, self.sigma) for side in x.shape[2:])

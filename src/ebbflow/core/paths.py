@@ -22,7 +22,7 @@ from torch import Tensor
 from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.shape import as_float64, per_sample
 from ebbflow.core.table_curve import TableCurve
-from ebbflow.values import check_fields
+from ebbflow.values import Checked
 
 SMALLEST = 1e-15  # of alpha and sigma inside of (0, 1): float32 carries what nets are shown and answer there
 LEAST_NOISE = 0.01  # sigma / alpha near t = 1, where sampling starts from noise alone
@@ -38,7 +38,7 @@ def warp(t: Tensor, shift: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Path(ABC):
+class Path(Checked, ABC):
     """A Gaussian path x_t = alpha(t) x0 + sigma(t) eps.
 
     Args:
@@ -47,9 +47,6 @@ class Path(ABC):
     """
 
     shift: Annotated[float, Interval(ge=1e-4, le=1e4)] = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def require_range(self, *keys: str) -> None:
         """Refuse numbers, those of `keys`, that take alpha or sigma out of the range of floats on the way from t = 0 to

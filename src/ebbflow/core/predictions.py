@@ -23,7 +23,7 @@ from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.entries import Choice, entry, spelt
 from ebbflow.core.paths import PATHS, Path
 from ebbflow.core.shape import per_sample, weighted
-from ebbflow.values import check_fields
+from ebbflow.values import Checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def score(c: Coefficients) -> Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EDM:
+class EDM(Checked):
     """The unit-variance target of Karras et al. (2022, table 1, 2206.00364) for data of standard deviation s =
     `sigma_data`: (sigma / (s sqrt V), -alpha s / sqrt V) with V = alpha^2 s^2 + sigma^2.
 
@@ -147,9 +147,6 @@ class EDM:
     """
 
     sigma_data: Annotated[float, Interval(ge=1e-6, le=1e6)] = 0.5
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def __call__(self, c: Coefficients) -> Pair:
         s = self.sigma_data

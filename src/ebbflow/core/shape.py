@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import sent
+
 WITHOUT_FLOAT64 = frozenset({"mps"})  # kinds of device that know no float64
 
 
 def in_float64(x: Tensor) -> Tensor:
     """`x` in float64, on the CPU where its own device has none."""
     return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).to(torch.float64)
+
+
+def float64_on(x: Tensor, device: torch.device) -> Tensor:
+    """Numbers in float64 on a device, or left on the CPU where it has none."""
+    return in_float64(x if device.type in WITHOUT_FLOAT64 else sent(x, device))
 
 
 def as_float64(value: float | Tensor) -> Tensor:

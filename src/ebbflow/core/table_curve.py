@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import sent
+
 
 class TableCurve:
     """lambda(t) = log(alpha / sigma) through the entries of a falling table, entry i at t = i / num_steps.
@@ -20,10 +22,11 @@ class TableCurve:
 
     def __init__(self, values: Tensor, num_steps: int) -> None:
         self.values, self.slopes, self.num_steps = values, _monotone_slopes(values), num_steps
+        self._sent: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """lambda and its derivative at `t`, float64 of any shape in [0, 1]."""
-        values, slopes = self.values.to(t.device), self.slopes.to(t.device)
+        values, slopes = self._on(t.device)
         place = t * self.num_steps
         low = place.floor().clamp(1, len(values) - 1).long()
         u = place - low
@@ -36,6 +39,12 @@ class TableCurve:
             value, slope = _log_end(left, values[-1], -slopes[-1], value, -slope, past)
             slope = -slope
         return value, slope * self.num_steps
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The table where it is asked for, sent there once."""
+        if device not in self._sent:
+            self._sent[device] = sent(self.values, device), sent(self.slopes, device)
+        return self._sent[device]
 
 
 def _monotone_slopes(values: Tensor) -> Tensor:

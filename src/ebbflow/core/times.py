@@ -16,14 +16,14 @@ from torch import Tensor
 from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import DiscretePath, Path, warp
 from ebbflow.errors import ConfigError
-from ebbflow.values import check_fields
+from ebbflow.values import Checked
 
 Mean = Annotated[float, Interval(ge=-100, le=100)]
 Spread = Annotated[float, Interval(gt=0, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeSampler(ABC):
+class TimeSampler(Checked, ABC):
     """How training draws t."""
 
     @abstractmethod
@@ -96,9 +96,6 @@ class _Normal(TimeSampler):
     mean: Mean
     std: Spread
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def _draws(self, num: int, generator: torch.Generator) -> Tensor:
         return self.mean + self.std * _randn(num, generator)
 
@@ -157,9 +154,6 @@ class Mode(TimeSampler):
     """
 
     scale: Annotated[float, Interval(ge=-1, lt=round(2 / (math.pi - 2), 3))] = 1.29
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def _of(self, u: Tensor) -> Tensor:
         return 1 - u - self.scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
@@ -253,7 +247,7 @@ def trailing_grid(path: Path, num_steps: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KarrasGrid:
+class KarrasGrid(Checked):
     """sigma / alpha = (a + i/(N-1) (b - a))^rho between the rho-th roots of 80 and 0.002 (Karras et al., 2022, eq. 5,
     2206.00364).
 
@@ -262,9 +256,6 @@ class KarrasGrid:
     """
 
     rho: Annotated[float, Interval(ge=0.01, le=1000)] = 7.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def __call__(self, path: Path, num_steps: int) -> Tensor:
         high, low = (level ** (1 / self.rho) for level in _sigma_range(path))
@@ -290,7 +281,7 @@ def quadratic_grid(path: Path, num_steps: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftedGrid:
+class ShiftedGrid(Checked):
     """The uniform grid warped by t' = k t / (1 + (k - 1) t): large steps near the data for k > 1 (Esser et al., 2024,
     2403.03206).
 
@@ -299,9 +290,6 @@ class ShiftedGrid:
     """
 
     shift: Annotated[float, Interval(ge=1e-4, le=1e4)] = 3.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def __call__(self, path: Path, num_steps: int) -> Tensor:
         return warp(_even(num_steps), self.shift)

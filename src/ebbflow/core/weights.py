@@ -21,7 +21,7 @@ from ebbflow.core.entries import Choice, entry
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Prediction, prediction_of
 from ebbflow.core.times import TimeSampler, time_sampler
-from ebbflow.values import Positive, check_fields
+from ebbflow.values import Checked, Positive
 
 Weight = Callable[[Coefficients, Tensor], Tensor]
 
@@ -42,7 +42,7 @@ def truncated_snr(c: Coefficients, d: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinSNR:
+class MinSNR(Checked):
     """min(SNR, gamma) on the x0 loss; min(SNR, gamma) / SNR on the eps loss (Hang et al., 2023, 2303.09556).
 
     Args:
@@ -51,15 +51,12 @@ class MinSNR:
 
     gamma: Positive = 5.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
         return torch.minimum(c.alpha**2, self.gamma * c.sigma**2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sigmoid:
+class Sigmoid(Checked):
     """sigmoid(bias - L) on the eps loss (Kingma & Gao, 2023, 2303.00848; Hoogeboom et al., 2024, 2410.19324).
 
     Args:
@@ -67,9 +64,6 @@ class Sigmoid:
     """
 
     bias: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
         return c.alpha**2 * torch.sigmoid(self.bias - c.log_snr)
@@ -82,7 +76,7 @@ def cosine_smooth(c: Coefficients, d: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class P2:
+class P2(Checked):
     """(k + SNR)^-gamma on the eps loss (Choi et al., 2022, eq. 8, 2204.00227).
 
     Args:
@@ -92,9 +86,6 @@ class P2:
 
     k: Positive = 1.0
     gamma: Annotated[float, Interval(ge=0, le=100)] = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def __call__(self, c: Coefficients, d: Tensor) -> Tensor:
         return c.alpha**2 * (self.k + torch.exp(c.log_snr)) ** -self.gamma

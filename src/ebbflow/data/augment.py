@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from ebbflow.data.dataset import Dataset
+from ebbflow.data.on_demand import OnDemand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +49,4 @@ class Augmentation:
 def mirrored(data: Dataset) -> Dataset:
     """Pictures and then their mirror images, each with the condition of its picture."""
     both = data.select(torch.arange(len(data)).repeat(2))
-    return replace(both, x=torch.cat([data.x, data.x.flip(-1)]))
+    return replace(both, x=data.x.mirrored() if isinstance(data.x, OnDemand) else torch.cat([data.x, data.x.flip(-1)]))

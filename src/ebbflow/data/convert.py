@@ -13,33 +13,48 @@ from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.errors import DataError
 from ebbflow.memory import require
 
+Size = int | tuple[int, int]  # of a square, or height and width
 CHANNELS = (1, 3, 4)  # grey, red green blue, the same with opacity
 CHUNK_VALUES = 4_000_000  # pixel values converted at a time
 
 
-def check_request(size: int | None, channels: int | None) -> None:
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def centred(height: int, width: int, to: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the largest part of a picture of the proportions `to` (height, width), cut between
+    pixels around its centre."""
+    high = min(height, max(1, round(width * to[0] / to[1])))
+    wide = min(width, max(1, round(height * to[1] / to[0])))
+    return (height - high) // 2, (width - wide) // 2, high, wide
+
+
+def check_request(size: Size | None, channels: int | None) -> None:
     """Refuse a `size` below 1 and a `channels` other than 1, 3 or 4 with a DataError."""
-    if size is not None and size < 1:
+    if size is not None and min(sides(size)) < 1:
         raise DataError(f"`size` must be at least 1, got {size}.")
     if channels is not None and channels not in CHANNELS:
         raise DataError(f"`channels` must be 1, 3 or 4, got {channels}.")
 
 
-def convert_splits(splits: Splits, *, size: int | None, channels: int | None) -> Splits:
+def convert_splits(splits: Splits, *, size: Size | None, channels: int | None) -> Splits:
     """`convert` on both parts."""
     train = convert(splits.train, size=size, channels=channels)
     return Splits(train=train, held_out=convert(splits.held_out, size=size, channels=channels))
 
 
-def convert(data: Dataset, *, size: int | None = None, channels: int | None = None) -> Dataset:
-    """The images of `data` as (N, channels, size, size), in chunks so that little memory is needed.
+def convert(data: Dataset, *, size: Size | None = None, channels: int | None = None) -> Dataset:
+    """The images of `data` as (N, channels, height, width), in chunks so that little memory is needed.
 
     Colours go first: grey is repeated, colour becomes grey by the luma of Rec. 601, and where opacity goes the image is
-    laid on white. Then the centre square is resized by antialiased bicubic interpolation.
+    laid on white. Then the largest part of the wanted proportions, around the centre, is resized by antialiased bicubic
+    interpolation.
 
     Args:
         data: images; points only when nothing is asked for.
-        size: side in pixels, at least 1; None keeps height and width.
+        size: side, or height and width, in pixels, at least 1; None keeps them.
         channels: 1, 3 or 4; None keeps them.
 
     Raises:
@@ -53,7 +68,7 @@ def convert(data: Dataset, *, size: int | None = None, channels: int | None = No
             "are for images; leave them out."
         )
     old_channels, height, width = data.dims
-    dims = (channels or old_channels, size or height, size or width)
+    dims = (channels or old_channels, *((height, width) if size is None else sides(size)))
     if dims == data.dims:
         return data
     if channels not in (None, old_channels) and old_channels not in CHANNELS:
@@ -69,7 +84,7 @@ def _in_chunks(x: Tensor, dims: tuple[int, int, int]) -> Tensor:
     rows = max(1, CHUNK_VALUES // per_image)
     for start in range(0, len(x), rows):
         part = recolour(x[start : start + rows], channels)
-        out[start : start + rows] = part if part.shape[2:] == (height, width) else resize(part, height)
+        out[start : start + rows] = part if part.shape[2:] == (height, width) else resize(part, (height, width))
     return out
 
 
@@ -98,13 +113,11 @@ def _on_white(x: Tensor) -> Tensor:
     return laid.to(torch.uint8)
 
 
-def resize(x: Tensor, size: int) -> Tensor:
-    """The centre squares of images uint8 (B, C, H, W) as uint8 (B, C, size, size)."""
-    height, width = x.shape[2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = x[:, :, top : top + side, left : left + side]
-    if side == size:
-        return square
-    smooth = interpolate(square.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The centres of images uint8 (B, C, H, W), of the proportions of `size`, as uint8 (B, C, *size)."""
+    top, left, height, width = centred(x.shape[2], x.shape[3], size)
+    part = x[:, :, top : top + height, left : left + width]
+    if (height, width) == size:
+        return part
+    smooth = interpolate(part.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
     return smooth.round().clamp(0, 255).to(torch.uint8)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ebbflow.data.convert import Size, centred, sides
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.listing import Listing, list_folder, some_of
 from ebbflow.data.split import hashed
@@ -40,7 +41,7 @@ _large = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """One picture: its pixels uint8 (C, side, side), and the width and height that it has in its file."""
+    """One picture: its pixels uint8 (C, H, W), and the width and height that it has in its file."""
 
     pixels: NDArray[np.uint8]
     file_size: tuple[int, int]
@@ -57,7 +58,7 @@ class Unreadable:
 def image_folder(
     root: Path,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,
@@ -67,12 +68,14 @@ def image_folder(
 
     Pictures lie in `root` itself (no labels), or in one sub-folder per class, or `root`/metadata.jsonl has a row
     {"file_name", optional "text", optional "label"} for each. They are turned as their EXIF data says, laid on white
-    where they are transparent and `channels` is below 4, cut to their centre square and resized with antialiasing.
-    A hash of the file name decides what is held out, so that adding pictures moves no other one.
+    where they are transparent and `channels` is below 4, cut to their centre, a square unless `size` says otherwise,
+    and resized with antialiasing. A hash of the file name decides what is held out, so that adding pictures moves no
+    other one.
 
     Args:
         root: an existing folder.
-        size: side in pixels, at least 1; None where all pictures are equally large, and then their smaller side.
+        size: side, or height and width, in pixels, at least 1; None where all pictures are equally large, and
+            then their smaller side.
         channels: 1 (grey), 3 or 4 (with opacity); None takes what the first picture has.
         skip_bad: leave out the pictures that cannot be read, with one warning.
         held_out: the share that is held out, in [0, 1); None is a tenth.
@@ -101,7 +104,7 @@ def image_folder(
 def image_pairs(
     root: Path,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     held_out: float | None = None,
     few: int | None = None,
@@ -112,6 +115,8 @@ def image_pairs(
     Raises:
         DataError: no such folders, a picture without its other, or as `image_folder`.
     """
+    if size is not None and len(set(sides(size))) > 1:
+        raise DataError(f"pairs are of square pictures, and `size` is {sides(size)}. Give one side.")
     parts = {side: root / side for side in "ab"}
     for folder in parts.values():
         if not folder.is_dir():
@@ -129,7 +134,7 @@ def image_pairs(
     return Splits(train=data.select(~away), held_out=data.select(away))
 
 
-def read_picture(path: Path, *, size: int | None = None, channels: int | None = None) -> Picture:
+def read_picture(path: Path, *, size: Size | None = None, channels: int | None = None) -> Picture:
     """One picture file, treated as those of `image_folder` are.
 
     Raises:
@@ -142,9 +147,9 @@ def read_picture(path: Path, *, size: int | None = None, channels: int | None = 
 
 
 def _read_all(
-    paths: list[Path], size: int | None, channels: int | None, skip_bad: bool
+    paths: list[Path], size: Size | None, channels: int | None, skip_bad: bool
 ) -> tuple[Tensor, dict[int, Unreadable]]:
-    """All pictures as uint8 (N, C, side, side), and by their numbers those that could not be read."""
+    """All pictures as uint8 (N, C, H, W), and by their numbers those that could not be read."""
     first = _first_good(paths, size, channels, skip_bad)
     require(len(paths) * first.pixels.size, f"{len(paths):,} images", "Give a smaller `size`.", DataError)
     x = torch.empty((len(paths), *first.pixels.shape), dtype=torch.uint8)
@@ -161,7 +166,7 @@ def _read_all(
     return x, bad
 
 
-def _first_good(paths: list[Path], size: int | None, channels: int | None, skip_bad: bool) -> Picture:
+def _first_good(paths: list[Path], size: Size | None, channels: int | None, skip_bad: bool) -> Picture:
     """The first picture that can be read: it decides what was not asked for."""
     bad = []
     for path in paths:
@@ -197,12 +202,12 @@ def warn_of(root: str, reasons: dict[str, str], num_images: int) -> None:
     warnings.warn(f"{root}: skipped {len(reasons)} of {num_images} images: {named}{more}", stacklevel=4)
 
 
-def _read(path: Path, size: int | None, channels: int | None) -> Picture | Unreadable:
+def _read(path: Path, size: Size | None, channels: int | None) -> Picture | Unreadable:
     return read_from(lambda: regular(path).open("rb"), path, size, channels)
 
 
 def read_from(
-    open_file: Callable[[], BinaryIO], path: Path, size: int | None, channels: int | None
+    open_file: Callable[[], BinaryIO], path: Path, size: Size | None, channels: int | None
 ) -> Picture | Unreadable:
     """The picture of a file, or why there is none; `path` is what it is called."""
     try:
@@ -221,20 +226,14 @@ def read_from(
         return Unreadable(path=path, reason=str(error) or type(error).__name__)
 
 
-def _decode(image: Image.Image, size: int | None, channels: int | None) -> Picture:
+def _decode(image: Image.Image, size: Size | None, channels: int | None) -> Picture:
     image = ImageOps.exif_transpose(image)
-    square = _square(_recolour(image, channels or channels_of(image)))
-    side = size or square.width
-    scaled = square if side == square.width else square.resize((side, side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(scaled).reshape(side, side, -1).transpose(2, 0, 1)
+    height, width = sides(size or min(image.size))
+    top, left, high, wide = centred(image.height, image.width, (height, width))
+    cut = _recolour(image, channels or channels_of(image)).crop((left, top, left + wide, top + high))
+    scaled = cut if cut.size == (width, height) else cut.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(scaled).reshape(height, width, -1).transpose(2, 0, 1)
     return Picture(pixels=pixels.copy(), file_size=image.size)
-
-
-def _square(image: Image.Image) -> Image.Image:
-    """The centre square, cut between pixels."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def channels_of(image: Image.Image) -> int:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from ebbflow.data.dataset import Splits
 from ebbflow.data.folder import channels_of
 from ebbflow.data.listing import Listing, list_folder, list_pairs
+from ebbflow.data.on_demand import OnDemand
 from ebbflow.data.split import hashed
 
+T = TypeVar("T")
 HEADERS = 64  # pictures of a folder whose headers are read
 SIDED = re.compile(r"\b(left|right|links?|rechts?|gauche|droite)\b|[左右]", re.IGNORECASE)
 
@@ -55,12 +60,16 @@ class Found:
 
 
 def found_in(splits: Splits) -> Found:
-    """What data in memory is."""
+    """What data is; of pictures on demand that are not brought to a size, at most 64 headers are read."""
     train = splits.train
+    sizes: list[tuple[int, int]] = []
+    if isinstance(train.x, OnDemand) and train.x.size is None:
+        sizes, _ = _headers([partial(train.x.source.open, int(i)) for i in _some(train.x.rows.tolist())])
     return Found(
         num_train=len(train),
         num_held_out=len(splits.held_out),
-        side=min(train.dims[1:]) if train.is_image else 0,
+        side=_middle(sizes) or (min(train.dims[1:]) if train.is_image else 0),
+        is_uniform=len(set(sizes)) < 2,
         channels=train.dims[0],
         label_names=train.label_names,
         num_captions=len(train.captions or ()) + len(splits.held_out.captions or ()),
@@ -82,12 +91,11 @@ def found_in_folder(root: Path, *, held_out: float | None = None) -> Found:
     listing = list_folder(root) if pairs is None else Listing(names=tuple(f"b/{name}" for name in pairs))
     names = listing.names
     away = hashed([name.removeprefix("b/") for name in names] if pairs else names, held_out)
-    chosen = [names[i * len(names) // min(len(names), HEADERS)] for i in range(min(len(names), HEADERS))]
-    sizes, channels = _headers([root / name for name in chosen])
+    sizes, channels = _headers([partial((root / name).open, "rb") for name in _some(names)])
     return Found(
         num_train=int((~away).sum()),
         num_held_out=int(away.sum()),
-        side=int(median(min(size) for size in sizes)) if sizes else 0,
+        side=_middle(sizes),
         is_uniform=len(set(sizes)) < 2,
         channels=channels,
         label_names=listing.label_names,
@@ -97,18 +105,30 @@ def found_in_folder(root: Path, *, held_out: float | None = None) -> Found:
     )
 
 
-def _headers(paths: list[Path]) -> tuple[list[tuple[int, int]], int]:
+def _some(items: Sequence[T]) -> list[T]:
+    """At most 64 of them, spread over all."""
+    num = min(len(items), HEADERS)
+    return [items[i * len(items) // num] for i in range(num)]
+
+
+def _middle(sizes: Sequence[tuple[int, int]]) -> int:
+    return int(median(min(size) for size in sizes)) if sizes else 0
+
+
+def _headers(files: Sequence[Callable[[], Any]]) -> tuple[list[tuple[int, int]], int]:
     """The sizes of the pictures that can be read, and the channels of the first of them."""
-    sizes, channels = [], 0
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                turned = Image.Image.getexif(image).get(0x0112, 1) > 4  # on its side; a PNG's own would decode it
-                sizes.append((image.height, image.width) if turned else image.size)
-                channels = channels or channels_of(image)
-        except Exception:  # a damaged file is the reader's to name; Pillow raises nearly anything
-            continue
-    return sizes, channels or 3
+    found = [one for one in map(header, files) if one is not None]
+    return [size for size, _ in found], next((channels for _, channels in found), 3)
+
+
+def header(opened: Callable[[], Any]) -> tuple[tuple[int, int], int] | None:
+    """Width and height of a picture as it is looked at, and its channels, from its header; None of a damaged one."""
+    try:
+        with opened() as file, Image.open(file) as image:
+            turned = Image.Image.getexif(image).get(0x0112, 1) > 4  # on its side; a PNG's own would decode it
+            return ((image.height, image.width) if turned else image.size), channels_of(image)
+    except Exception:  # a damaged file is the reader's to name; Pillow raises nearly anything
+        return None
 
 
 def _tells_sides(texts: tuple[str, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Listing:
         captions: one text per image, or None.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     labels: Tensor | None = None
     label_names: tuple[str, ...] = ()
     captions: tuple[str, ...] | None = None

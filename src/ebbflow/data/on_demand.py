@@ -11,9 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ebbflow.data.convert import Size, sides
 from ebbflow.data.dataset import Dataset, Splits
 from ebbflow.data.folder import MAX_THREADS, Picture, Unreadable, differs, read_from, refuse, warn_of
 from ebbflow.data.listing import Listing, list_folder
@@ -78,15 +80,17 @@ class OnDemand:
 
     Args:
         source: where they lie.
-        rows: which of them, int64 (N,).
+        rows: which of them, int64 (N,); from their number on, the mirror images.
         first: a picture of the source, which decides what was not asked for.
-        size: side in pixels, or None where all are equally large.
+        size: side, or height and width, in pixels, or None where all are equally large.
+        buckets: of each picture of the source, the number of its bucket, int64; or None.
     """
 
     source: PictureSource
     rows: Tensor
     first: Picture
-    size: int | None
+    size: Size | None
+    buckets: Tensor | None = None
     dtype = torch.uint8
     ndim = 4
 
@@ -106,12 +110,24 @@ class OnDemand:
         """
         if isinstance(rows, int):
             return self._read(int(self.rows[rows]))
-        chosen = self.rows[rows].tolist()
-        return torch.stack([self._read(i) for i in chosen]) if chosen else torch.empty(0, *self.shape[1:]).byte()
+        chosen, order = self.rows[rows].sort(stable=True)  # as they lie on the disk
+        if not len(chosen):
+            return torch.empty(0, *self.shape[1:]).byte()
+        return torch.stack([self._read(i) for i in chosen.tolist()])[order.argsort()]
 
     def take(self, rows: Tensor) -> OnDemand:
         """Some of them, not read yet."""
         return replace(self, rows=self.rows[rows])
+
+    def of_size(self, size: Size) -> OnDemand:
+        """The same, brought to another size."""
+        num, (height, width) = len(self.first.pixels), sides(size)
+        blank = Picture(pixels=np.zeros((num, height, width), dtype=np.uint8), file_size=self.first.file_size)
+        return replace(self, size=size, first=blank)
+
+    def mirrored(self) -> OnDemand:
+        """All of them, and then their mirror images."""
+        return replace(self, rows=torch.cat([self.rows, self.rows + len(self.source)]))
 
     def split(self, num: int) -> Iterator[Tensor]:
         """All of them, so many at a time."""
@@ -122,13 +138,15 @@ class OnDemand:
         """A hash that changes with the data."""
         return hashlib.sha256(self.source.digest.encode() + self.rows.numpy().tobytes()).hexdigest()
 
-    def _read(self, i: int) -> Tensor:
+    def _read(self, row: int) -> Tensor:
+        i = row % len(self.source)
         found = self.look(i)
         if isinstance(found, Unreadable):
             raise DataError(f"{found.path} cannot be read as an image: {found.reason}. Mend it, or make the data anew.")
         if self.size is None and found.file_size != self.first.file_size:
             raise DataError(differs(self.source.place(i), found.file_size, self.first.file_size))
-        return torch.from_numpy(found.pixels)
+        pixels = torch.from_numpy(found.pixels)
+        return pixels.flip(-1) if row >= len(self.source) else pixels
 
     def look(self, i: int) -> Picture | Unreadable:
         """A picture of the source, or why there is none."""
@@ -138,7 +156,7 @@ class OnDemand:
 def folder_on_demand(
     root: Path,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,
@@ -149,7 +167,7 @@ def folder_on_demand(
         DataError: as `list_folder`, or as `splits_on_demand`.
     """
     listing = list_folder(root)
-    source, name = FolderSource(root=root, names=listing.names), root.resolve().name
+    source, name = FolderSource(root=root, names=tuple(listing.names)), root.resolve().name
     return splits_on_demand(source, listing, name, size=size, channels=channels, skip_bad=skip_bad, held_out=held_out)
 
 
@@ -158,14 +176,18 @@ def splits_on_demand(
     listing: Listing,
     name: str,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,
+    away: Tensor | None = None,
 ) -> Splits:
     """The pictures of a source as a data set that reads them on demand; see `image_folder` for the arguments.
 
     With `skip_bad` all are read once, to know which are left out.
+
+    Args:
+        away: bool (N,), which are held out; None has a hash of their names decide.
 
     Raises:
         DataError: the first picture cannot be read; with `skip_bad`, none can.
@@ -183,11 +205,11 @@ def splits_on_demand(
         label_names=listing.label_names,
         captions=listing.captions,
     )
-    away = hashed([listing.names[i] for i in good.tolist()], held_out)
-    return Splits(train=data.select(good[~away]), held_out=data.select(good[away]))
+    held = hashed((listing.names[i] for i in good.tolist()), held_out) if away is None else away[good]
+    return Splits(train=data.select(good[~held]), held_out=data.select(good[held]))
 
 
-def _first_good(source: PictureSource, size: int | None, channels: int | None, skip_bad: bool) -> Picture:
+def _first_good(source: PictureSource, size: Size | None, channels: int | None, skip_bad: bool) -> Picture:
     for i in range(len(source)):
         found = read_from(lambda i=i: source.open(i), source.place(i), size, channels)  # type: ignore[misc]
         if isinstance(found, Picture):

@@ -20,12 +20,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
+from ebbflow.data.convert import Size
 from ebbflow.data.dataset import Splits
-from ebbflow.data.folder import Unreadable, read_from, refuse
+from ebbflow.data.folder import FORMATS, Unreadable, read_from, refuse
 from ebbflow.data.labels import class_indices
 from ebbflow.data.listing import SUFFIXES, Listing, list_folder
-from ebbflow.data.on_demand import splits_on_demand
+from ebbflow.data.on_demand import FolderSource, PictureSource, splits_on_demand
+from ebbflow.data.parquet import open_parquet
+from ebbflow.data.parts import is_parquet
 from ebbflow.documents import parsed, read_text, regular
 from ebbflow.errors import DataError
 from ebbflow.files import file_hash, whole_file, write_text
@@ -112,7 +116,7 @@ def is_shards(source: str | Path) -> bool:
 def tar_shards(
     pattern: str,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     held_out: float | None = None,
@@ -287,14 +291,15 @@ class Packed:
     left_out: dict[str, str]
 
 
-def pack(root: Path, out: Path, *, shard_mb: int = 256, skip_bad: bool = False) -> Work[Packed]:
+def pack(root: str | Path, out: Path, *, shard_mb: int = 256, skip_bad: bool = False) -> Work[Packed]:
     """Write a folder of pictures (see `image_folder`) as tar shards of about so many megabytes into another, each with
-    its index; the pictures are copied byte by byte, each after it was read once.
+    its index; the pictures are copied byte by byte, each after it was read once. Of parquet (see `parquet_files`) that
+    comes with a held-out part, the part to train on.
 
     Raises:
         DataError: `out` holds shards already, or a picture cannot be read.
     """
-    listing = list_folder(root)
+    source, listing = _to_pack(root)
     if any(out.glob("*.tar")):
         raise DataError(f"{out} holds shards already. Choose another folder, or remove them.")
     left_out: dict[str, str] = {}
@@ -305,7 +310,7 @@ def pack(root: Path, out: Path, *, shard_mb: int = 256, skip_bad: bool = False) 
         path = out / f"shard-{len(shards):06d}.tar"
         with whole_file(path) as partial, tarfile.open(partial, "w") as tar:
             while i < len(listing.names) and (tar.offset == 0 or tar.offset < shard_mb * 1_000_000):
-                reason = _add(tar, root, listing, i, keys[i], skip_bad)
+                reason = _add(tar, source, listing, i, keys[i], skip_bad)
                 left_out |= {listing.names[i]: reason} if reason else {}
                 i += 1
                 yield Stage("pack", i, len(listing.names), note=path.name)
@@ -313,6 +318,15 @@ def pack(root: Path, out: Path, *, shard_mb: int = 256, skip_bad: bool = False) 
         shards.append(str(path))
         total += path.stat().st_size
     return Packed(num=len(listing.names) - len(left_out), shards=shards, bytes=total, left_out=left_out)
+
+
+def _to_pack(root: str | Path) -> tuple[PictureSource, Listing]:
+    """The pictures, and what is known of them."""
+    if is_parquet(root):
+        found = open_parquet(str(root), held_out=0.0)
+        return found.source, found.listing
+    listing = list_folder(Path(root))
+    return FolderSource(root=Path(root), names=tuple(listing.names)), listing
 
 
 def _keys(names: Sequence[str]) -> list[str]:
@@ -328,19 +342,26 @@ def _keys(names: Sequence[str]) -> list[str]:
     return list(taken)
 
 
-def _add(tar: tarfile.TarFile, root: Path, listing: Listing, i: int, key: str, skip_bad: bool) -> str:
+def _add(tar: tarfile.TarFile, source: PictureSource, listing: Listing, i: int, key: str, skip_bad: bool) -> str:
     """Add a picture with what belongs to it; why it was left out, or ""."""
-    path = PurePosixPath(listing.names[i])
-    found = read_from(lambda: (root / path).open("rb"), root / path, None, None)
+    found = read_from(lambda: source.open(i), source.place(i), None, None)
     if isinstance(found, Unreadable):
         refuse(found, skip_bad)
         return found.reason
-    _put(tar, f"{key}{path.suffix}", (root / path).read_bytes())
+    with source.open(i) as file:
+        content = file.read()
+    _put(tar, f"{key}{PurePosixPath(listing.names[i]).suffix or _suffix(content)}", content)
     if listing.labels is not None:
         _put(tar, f"{key}.cls", str(int(listing.labels[i])).encode())
     if listing.captions is not None:
         _put(tar, f"{key}.txt", listing.captions[i].encode(errors="replace"))
     return ""
+
+
+def _suffix(content: bytes) -> str:
+    """What the name of a picture ends in, from its bytes."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        return f".{str(image.format).lower()}"
 
 
 def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:

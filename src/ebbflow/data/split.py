@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ def part_of(num_entries: int, share: float | None = None) -> int:
     return min(max(1, round(num_entries * share)), num_entries - 1) if share else 0
 
 
-def hashed(names: Sequence[str], share: float | None = None) -> Tensor:
+def hashed(names: Iterable[str], share: float | None = None) -> Tensor:
     """About `share` of `names`, by default a tenth, by their hashes as a bool mask (N,), so that adding files moves no
     other file.
 

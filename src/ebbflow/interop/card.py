@@ -87,10 +87,10 @@ def measured_of(run: Run) -> list[dict[str, Any]]:
     rows = []
     for file in sorted((run.folder / "eval").glob("*.json")):
         try:
-            row = read_json(file)
-        except (Wrong, OSError):
+            row = read_json(file, dict[str, Any])
+        except (OSError, Wrong):
             continue
-        if isinstance(row, dict) and row.get("step") == run.checkpoint.step and _scores(row):
+        if row.get("step") == run.checkpoint.step and _scores(row):
             rows.append(row)
     return sorted(rows, key=lambda row: row.get("frechet") or math.inf)[:MOST_MEASURED]
 

@@ -1,10 +1,11 @@
-"""Exports: a run as a folder that other programs open, with a card."""
+"""Exports: a run as a folder that other programs open, with a card, and such a folder on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,15 @@ from typing import Any
 
 import torch
 
+from ebbflow import hub
 from ebbflow.config import to_dict
 from ebbflow.errors import ConfigError, choose, missing
 from ebbflow.files import save_tensors, whole_folder, write_text
 from ebbflow.interop.card import ModelCard, sample_picture
 from ebbflow.interop.programs import OUTPUTS, described, programs_of, traced
 from ebbflow.methods.denoise import NetDenoiser
-from ebbflow.requests.tools import ExportRequest
+from ebbflow.requests.base import narrowed
+from ebbflow.requests.tools import ExportRequest, PushRequest
 from ebbflow.runs.folder import CONFIG, describe
 from ebbflow.runs.latent_files import FILE, save_space
 from ebbflow.runs.model import Model
@@ -235,3 +238,36 @@ def _in_silence(name: str) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """What was sent, or would have been: files and their bytes, and of what was sent its page and revision."""
+
+    files: dict[str, int]
+    url: str = ""
+    revision: str = ""
+
+
+def push(model: Model, request: PushRequest, *, command: str = "") -> Sent:
+    """Export a run and commit it to a repository of the hub, in one commit.
+
+    Raises:
+        ConfigError: as `export`; no such name, or the hub refuses or does not answer.
+        ImportError: huggingface-hub is missing.
+    """
+    hub.check_name(request.repo)
+    step = model.require_run("only those are pushed").checkpoint.step
+    with tempfile.TemporaryDirectory() as place:
+        form = narrowed(ExportRequest, request, output=Path(place) / request.repo.rpartition("/")[2])
+        folder = export(model, form, command=command, repo=request.repo)
+        if request.dry_run:
+            return Sent(files=files_of(folder))
+        url, revision = hub.send(
+            folder,
+            request.repo,
+            private=request.private,
+            message=request.message or f"{model.name} after {step} steps",
+            revision=request.revision,
+        )
+        return Sent(files=files_of(folder), url=url, revision=revision)

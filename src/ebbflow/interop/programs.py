@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,26 +58,15 @@ class StepProgram(nn.Module):
         return d.path.mix(found.x0, found.eps, s), found.x0, found.eps, torch.stack(levels, dim=1)
 
 
-class DecoderProgram(nn.Module):
-    """Images (B, *dims) of latents (B, *latent_dims)."""
+class SpaceProgram(nn.Module):
+    """`images` (B, *dims) of latents (B, *latent_dims), or `latents` of images in [-1, 1]."""
 
-    def __init__(self, space: LatentSpace) -> None:
+    def __init__(self, space: LatentSpace, gives: Literal["images", "latents"]) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.gives = space, gives
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.space.images(latents)
-
-
-class EncoderProgram(nn.Module):
-    """Latents (B, *latent_dims) of images (B, *dims) in [-1, 1]."""
-
-    def __init__(self, space: LatentSpace) -> None:
-        super().__init__()
-        self.space = space
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.space.latents(images)
+    def forward(self, given: Tensor) -> Tensor:
+        return self.space.images(given) if self.gives == "images" else self.space.latents(given)
 
 
 def programs_of(model: Model) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
@@ -96,8 +85,8 @@ def programs_of(model: Model) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
         "step": (StepProgram(model.denoiser), {"x": state, "t": t, "s": t / 2, **cond})
     }
     if (space := as_latent_space(model.space)) is not None:
-        found["decoder"] = DecoderProgram(space), {"latents": state}
-        found["encoder"] = EncoderProgram(space), {"images": torch.zeros(2, *model.dims)}
+        found["decoder"] = SpaceProgram(space, "images"), {"latents": state}
+        found["encoder"] = SpaceProgram(space, "latents"), {"images": torch.zeros(2, *model.dims)}
     return found
 
 

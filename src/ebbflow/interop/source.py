@@ -59,7 +59,8 @@ class Source:
         is_net, is_text = issubclass(cls, torch.nn.Module), cls.__module__.startswith("transformers.")
         dtype = torch.float32 if subfolder == "vae" else self.dtype
         if is_net:
-            sparing = {"dtype": dtype} if is_text else {"torch_dtype": dtype, "low_cpu_mem_usage": _accelerate()}
+            can_spare = find_spec("accelerate") is not None  # which loads without making random weights first
+            sparing = {"dtype": dtype} if is_text else {"torch_dtype": dtype, "low_cpu_mem_usage": can_spare}
             options |= {"use_safetensors": True, **sparing}
         try:
             with torch.random.fork_rng(devices=[]):  # nets draw weights before they get theirs
@@ -73,11 +74,6 @@ class Source:
         frozen = found.requires_grad_(False).eval().to(self.device)
         # Some nets of diffusers come in another dtype than asked for; T5 keeps layers in float32 on purpose.
         return frozen if is_text or frozen.dtype == dtype else frozen.to(dtype=dtype)
-
-
-def _accelerate() -> bool:
-    """Whether diffusers can load without making its random weights first."""
-    return find_spec("accelerate") is not None
 
 
 def open_source(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ebbflow.core.paths import Path
 from ebbflow.core.times import TIME_SAMPLERS, num_table_steps
 from ebbflow.methods.told import CLOCKS
-from ebbflow.nets.embeddings import frequencies
+from ebbflow.nets.blocks import frequencies
 
 HISTORY = 10
 UNIFORM_SHARE = 0.001

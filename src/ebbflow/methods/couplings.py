@@ -22,7 +22,7 @@ from torch import Tensor
 from ebbflow.core.noise import generator_for
 from ebbflow.core.shape import in_float64
 from ebbflow.progress import Stage, Work
-from ebbflow.values import Repeats, Width, check_fields
+from ebbflow.values import Checked, Repeats, Width
 
 Pairing = Callable[[Tensor, Tensor], Tensor]  # rows (B,) and eps (B, *dims) -> the rows that meet this eps
 AGREED = 1024  # noises by which the outcome is judged
@@ -98,7 +98,7 @@ class MinibatchOT(Coupling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Semidiscrete(Coupling):
+class Semidiscrete(Checked, Coupling):
     """eps meets x_j, j = argmax of <eps, x_j> - ||x_j||^2 / 2 + g_j, the optimal transport of all noise to all data of
     a class (Mousavi-Hosseini et al., 2025, 2509.25519).
 
@@ -115,9 +115,6 @@ class Semidiscrete(Coupling):
     iterations: Repeats = 1000
     batch_size: Width = 256
     rate: Annotated[float, Interval(gt=0, le=1e6)] = 2.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def learn(self, pool: Pool, seed: int) -> Work[Tensor | None]:
         """The potentials of all rows."""

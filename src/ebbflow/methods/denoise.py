@@ -16,6 +16,7 @@ from ebbflow.conditioning import ConditionedNet
 from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.condition import Cond, expand_rows, to_device
 from ebbflow.core.entries import Choice, entry, spelt
+from ebbflow.core.memory import sent
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
 from ebbflow.core.shape import per_sample
@@ -251,7 +252,7 @@ class NetDenoiser(OutputDenoiser):
         c, scale, clock = self.path.at(t), entry(SCALES, self.scale, "scale"), entry(CLOCKS, self.clock, "clock")
         if isinstance(t, Tensor):
             shown = per_sample(scale(c), x_t) * x_t
-            told = clock(self.path, t).to(device=x_t.device, dtype=torch.float32).expand(x_t.shape[0])
+            told = sent(clock(self.path, t).float(), x_t.device).expand(x_t.shape[0])
         else:
             factor, number = self._numbers(c, scale, clock, t)
             shown = x_t if factor == 1 else factor * x_t
@@ -320,20 +321,16 @@ class NetFlowMap(NetDenoiser, FlowMap):
     """
 
     def jump(self, x_t: Tensor, t: float | Tensor, s: float | Tensor) -> Estimate:
+        if not torch.compiler.is_exporting() and bool((gap(t, s) < 0).any()):
+            raise ValueError("a jump leads to less noise: `s` must be at most `t`.")
         return self._estimate(self.output(x_t, t, self._bound(x_t), s), x_t, t)
 
     def output(self, x_t: Tensor, t: float | Tensor, cond: Any, s: float | Tensor | None = None) -> Tensor:
-        """The net's raw output at (x_t, t), or for a jump from there to s, in the dtype of `x_t`.
-
-        Raises:
-            ValueError: a jump to an s above t.
-        """
+        """The net's raw output at (x_t, t), or for a jump from there to s at most t, in the dtype of `x_t`."""
         shown, told = self._views(x_t, t)
         if s is not None:
             wide = gap(t, s)
-            if not torch.compiler.is_exporting() and bool((wide < 0).any()):
-                raise ValueError("a jump leads to less noise: `s` must be at most `t`.")
-            told = torch.stack([told, wide.to(told).expand(x_t.shape[0])], dim=1)
+            told = torch.stack([told, sent(wide.float(), told.device).expand(x_t.shape[0])], dim=1)
         return self._answer(shown, told, cond, x_t)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.entries import Choice
+from ebbflow.core.memory import sent
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path
 from ebbflow.core.predictions import Estimate
@@ -51,7 +52,7 @@ def walk(
     falling = grid_times(denoiser, grid, num_steps) if times is None else as_grid(times)
     if len(falling) != num_steps + 1:
         raise ValueError(f"{num_steps} steps need {num_steps + 1} `times`, got {len(falling)}.")
-    x = pure_noise(denoiser, noise.draw(dims).to(device), falling)
+    x = pure_noise(denoiser, sent(noise.draw(dims), device), falling)
     return walk_from(denoiser, x, falling, noise, sampler=sampler, options=options)
 
 

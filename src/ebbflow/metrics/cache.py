@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,18 @@ from torch import Tensor
 from ebbflow import __version__
 from ebbflow.data import Dataset
 from ebbflow.documents import read_json
-from ebbflow.files import file_hash, load_tensors, save_tensors, write_text
+from ebbflow.errors import ConfigError
+from ebbflow.files import file_hash, load_tensors, save_tensors, whole_file, write_text
+from ebbflow.memory import in_words
 from ebbflow.values import Wrong
 
 SHOWING = ("cli", "studio", "show", "proof")  # rooms that make no numbers of samples
 
 
-def cache_folder() -> Path:
-    """EBBFLOW_CACHE/features, or ~/.cache/ebbflow/features where that is not set."""
+def cache_folder(kind: str = "features") -> Path:
+    """EBBFLOW_CACHE/features, or ~/.cache/ebbflow/features where that is not set; of latents and texts likewise."""
     root = os.environ.get("EBBFLOW_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "ebbflow") / "features"
+    return (Path(root).expanduser() if root else Path.home() / ".cache" / "ebbflow") / kind
 
 
 def store(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +50,25 @@ def cached(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return load_tensors(path), facts | {"file": str(path)}
     except (OSError, ValueError, KeyError, TypeError, Wrong):
         return None
+
+
+def mapped(path: Path, shape: tuple[int, ...], parts: Iterable[Tensor]) -> Tensor:
+    """Numbers in a file, float32 of `shape`, read from the disk where they are used; made of `parts` where the file is
+    absent or of another length.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    size = math.prod(shape)
+    if not path.is_file() or path.stat().st_size != 4 * size:
+        try:
+            with whole_file(path) as partial, partial.open("wb") as file:
+                for part in parts:
+                    file.write(part.detach().cpu().float().contiguous().numpy().data)
+        except OSError as error:
+            reason = f"{path.parent} cannot hold {in_words(4 * size)}: {error.strerror or error}"
+            raise ConfigError(f"{reason}. Name another folder for the cache in EBBFLOW_CACHE.") from error
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.float32).reshape(shape)
 
 
 @cache

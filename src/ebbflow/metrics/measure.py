@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ebbflow.errors import ConfigError
-from ebbflow.metrics.moments import moments
 from ebbflow.metrics.scores import (
     METRICS,
     Comparison,
     frechet_of,
     mean_kernel_between,
     mean_kernel_within,
+    moments,
     nearest_distances,
     spread_rows,
 )

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ebbflow.nets.attention import zeroed
-from ebbflow.nets.norms import group_norm
-from ebbflow.nets.padding import padded
+from ebbflow.nets.blocks import group_norm, padded, zeroed
 from ebbflow.values import Depth, Width, check_fields
 
 LOG_VAR_LIMITS = (-30.0, 20.0)  # keeps exp(log_var) finite while the encoder is still wild

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ebbflow.nets.attention import zeroed
-from ebbflow.nets.embeddings import ClockEmbedding
+from ebbflow.nets.blocks import ClockEmbedding, zeroed
 from ebbflow.nets.unet import ResidualBlock
 from ebbflow.values import Width, check_fields
 

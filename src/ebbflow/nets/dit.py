@@ -9,11 +9,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from ebbflow.nets.attention import Attention, zeroed
+from ebbflow.nets.blocks import Attention, ClockEmbedding, grid_embedding, padded, zeroed
 from ebbflow.nets.context import Context, ContextSpec, vector_dim
-from ebbflow.nets.embeddings import ClockEmbedding, grid_embedding
 from ebbflow.nets.fused import GELU, Linear
-from ebbflow.nets.padding import padded
 from ebbflow.values import Depth, Width, check_fields
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ebbflow.nets.attention import Attention, zeroed
+from ebbflow.nets.blocks import Attention, ClockEmbedding, zeroed
 from ebbflow.nets.context import Context, ContextSpec, vector_dim
-from ebbflow.nets.embeddings import ClockEmbedding
 from ebbflow.values import Depth, Width, check_fields
 
 

@@ -8,11 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ebbflow.nets.attention import Attention, zeroed
+from ebbflow.nets.blocks import Attention, ClockEmbedding, padded, zeroed
+from ebbflow.nets.blocks import group_norm as _norm
 from ebbflow.nets.context import Context, ContextSpec, vector_dim
-from ebbflow.nets.embeddings import ClockEmbedding
-from ebbflow.nets.norms import group_norm as _norm
-from ebbflow.nets.padding import padded
 from ebbflow.values import Depth, Width, check_fields
 
 

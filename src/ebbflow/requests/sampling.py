@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, Le
 
 from ebbflow.requests.base import Doc, Flag, Place
-from ebbflow.requests.shared import MOST, MOST_STEPS, SHOWN, Device, Precision, Reporting, RunData, Seed, Strength
+from ebbflow.requests.shared import MOST, MOST_STEPS, SHOWN, Device, Precision, Reporting, RunData, Seed, Side, Strength
 
 Weights = Literal["ema", "raw"]
 STEPS = Interval(ge=1, le=MOST_STEPS)
@@ -175,12 +175,22 @@ class SampleRequest(Guiding, Sampling, Seeds, Conditions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleCall(Opening, SampleRequest):
+class SizedRequest(SampleRequest):
+    """Samples of a model, of any size."""
+
+    img_size: Annotated[
+        Side | tuple[Side, Side] | None,
+        Doc("Side of the images, or HEIGHTxWIDTH, such as one of data.buckets. Default: as it was trained on."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCall(Opening, SizedRequest):
     """Samples of the model in a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleCommand(Reporting, SampleRequest, Where):
+class SampleCommand(Reporting, SizedRequest, Where):
     """Samples of a model as files."""
 
     output: Annotated[Path, Doc("A grid (.png .jpg .webp), all samples (.npz), or a folder of single pictures.")]

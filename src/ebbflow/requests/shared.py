@@ -18,6 +18,7 @@ Reference = Literal["auto", "held_out", "train"]
 Precision = Literal["fp32", "bf16", "auto"]
 Steps = tuple[Annotated[int, Interval(ge=1, le=MOST_STEPS)], ...]
 Names = tuple[str, ...]
+Side = Annotated[int, Ge(1)]  # of an image, in pixels
 Seed = Annotated[int, Ge(0), Doc("Seed of the first sample; the next ones count up.")]
 Strength = Annotated[
     float,

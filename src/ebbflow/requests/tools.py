@@ -25,7 +25,7 @@ class InfoRequest(Reporting):
 class PackRequest(Reporting):
     """A folder of pictures as tar shards."""
 
-    folder: Annotated[Path, Place(), Doc("The folder of pictures.")]
+    folder: Annotated[str, Place(), Doc("The folder of pictures; parquet, or hf:USER/NAME.")]
     into: Annotated[Path, Place(), Doc("The folder that the shards go to.")]
     shard_mb: Annotated[int, Interval(ge=1, le=100_000), Doc("Megabytes a shard.")] = 256
     skip_bad: Annotated[bool, Doc("Leave unreadable images out instead of stopping.")] = False

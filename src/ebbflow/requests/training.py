@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import Doc, Flag, Place, Sets
-from ebbflow.requests.shared import Reporting
+from ebbflow.requests.shared import Reporting, Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,9 @@ class Data:
     """Data."""
 
     data: Annotated[
-        str | None, Sets("data.name"), Doc("A data set's name, an image folder, or an .npz file. Default: digits.")
+        str | None,
+        Sets("data.name"),
+        Doc("A data set's name, a folder of images or parquet, hf:USER/NAME, an .npz file, *.tar. Default: digits."),
     ] = None
     data_dir: Annotated[
         Path | None,
@@ -26,10 +28,11 @@ class Data:
         Doc("Where named data sets lie or are downloaded to. Default: $EBBFLOW_DATA."),
     ] = None
     img_size: Annotated[
-        int | None,
-        Ge(1),
+        Side | tuple[Side, Side] | None,
         Sets("data.size"),
-        Doc("Resize images to this side. Default: as they are, or where they are large or differ, what suits them."),
+        Doc(
+            "Resize images to this side, or HEIGHTxWIDTH. Default: as they are; large or mixed ones to what suits them."
+        ),
     ] = None
     channels: Annotated[Literal[1, 3, 4] | None, Sets("data.channels"), Doc("Convert images to so many channels.")] = (
         None

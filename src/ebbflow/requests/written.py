@@ -18,7 +18,8 @@ def command_of(verb: str, cls: type[Any], given: Mapping[str, Any]) -> str:
     for entry in entries(cls).values():
         value = given.get(entry.name)
         if value is not None and value != entry.default:
-            words += _flagged(entry, value) if entry.flags else _placed(value)
+            places = value if isinstance(value, tuple) else (value,)
+            words += _flagged(entry, value) if entry.flags else map(str, places)
     return shlex.join(words)
 
 
@@ -28,10 +29,6 @@ def python_of(call: str, model: str, cls: type[Any], given: Mapping[str, Any]) -
         name: given[name] for name, entry in entries(cls).items() if given.get(name, entry.default) != entry.default
     }
     return f"ebbflow.{call}({', '.join([repr(model), *(f'{name}={_plain(v)!r}' for name, v in known.items())])})"
-
-
-def _placed(value: Any) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
 
 
 def _flagged(entry: Entry, value: Any) -> list[str]:

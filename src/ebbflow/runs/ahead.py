@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ebbflow.errors import ConfigError
+from ebbflow.memory import in_words
+from ebbflow.runs.buckets import BucketLoader
 from ebbflow.runs.build import DatasetLoader
 from ebbflow.training.batches import Batch, Loader
 
@@ -17,7 +22,7 @@ AHEAD = 2  # batches that each process holds ready
 
 def ahead(loader: Loader, workers: int) -> Loader:
     """A loader of data on demand with so many processes that read; any other as it is."""
-    wanted = workers and isinstance(loader, DatasetLoader) and loader.dataset.on_demand
+    wanted = workers and isinstance(loader, DatasetLoader | BucketLoader) and loader.on_demand
     return Ahead(loader, workers) if wanted else loader
 
 
@@ -36,18 +41,21 @@ class Ahead:
         """The batch of a step.
 
         Raises:
-            ConfigError: a process that reads was ended.
+            ConfigError: a process that reads was ended, or there is no room for what they hand over.
         """
         if self._coming is None or step != self._next:
+            first, self._next = self._loader.batch(step), step + 1
+            _require_room(first, self._workers)
             self._coming = iter(
                 DataLoader(
                     _Steps(self._loader),
                     batch_size=None,
-                    sampler=_From(step),
+                    sampler=_From(step + 1),
                     num_workers=self._workers,
                     prefetch_factor=AHEAD,
                 )
             )
+            return first
         try:
             found = next(self._coming)
         except RuntimeError as error:
@@ -60,6 +68,26 @@ class Ahead:
             raise found
         assert isinstance(found, Batch)
         return found
+
+
+def _require_room(batch: Batch, workers: int) -> None:
+    """Refuse to hand over batches for which shared memory has no room: a process that finds none says nothing."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir():
+        return
+    found = os.statvfs(shared)
+    free, needed = found.f_bavail * found.f_frsize, workers * (AHEAD + 1) * sum(map(_bytes, vars(batch).values()))
+    if needed > free:
+        raise ConfigError(
+            f"shared memory ({shared}) has {in_words(free)} free, and {workers} processes that read ahead hand over "
+            f"{in_words(needed)}. Give the container more, or use engine.workers=0."
+        )
+
+
+def _bytes(part: Any) -> int:
+    if isinstance(part, Mapping):
+        return sum(map(_bytes, part.values()))
+    return part.nbytes if isinstance(part, Tensor) else 0
 
 
 class _From(Sampler[int]):

@@ -18,6 +18,7 @@ from ebbflow.core.noise import fresh_weights, generator_for
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset
 from ebbflow.data.augment import Augmentation
+from ebbflow.data.buckets import in_buckets
 from ebbflow.errors import ConfigError
 from ebbflow.latent import Encoded
 from ebbflow.memory import require
@@ -25,6 +26,7 @@ from ebbflow.methods.couplings import Pairing
 from ebbflow.methods.denoise import Denoiser, NetDenoiser, NetFlowMap
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Objective
+from ebbflow.nets.mlp import MLPOptions
 from ebbflow.training.batches import Batch, permutation, shuffled
 from ebbflow.training.task import Draw
 from ebbflow.training.world import here
@@ -35,17 +37,42 @@ NUM_EXAMPLES = 10  # captions or vectors of the data that a run remembers, for i
 def load_splits(config: AnyConfig, few: int | None = None) -> Splits:
     """The data of whatever is trained; of a folder no more than `few` pictures, spread over it."""
     data, conditioning = config.data, getattr(config, "conditioning", None)
-    return load_dataset(
+    _check_buckets(config)
+    splits = load_dataset(
         data.name,
         data_dir=data.dir,
-        size=data.size,
+        size=data.buckets[0] if data.buckets else data.size,
         channels=data.channels,
         skip_bad=data.skip_bad,
         paired=brings_pictures(conditioning),
         held_out=data.held_out,
         few=few,
-        on_demand=data.on_demand,
+        on_demand=data.on_demand or bool(data.buckets),
+        columns=data.columns,
     )
+    return in_buckets(splits, data.buckets) if data.buckets else splits
+
+
+def _check_buckets(config: AnyConfig) -> None:
+    """Refuse buckets for what takes pictures of one size.
+
+    Raises:
+        ConfigError: such a configuration.
+    """
+    if not config.data.buckets:
+        return
+    if not isinstance(config, RunConfig):
+        raise ConfigError("data.buckets are of a run; autoencoders and classifiers take pictures of one size.")
+    one_size = {
+        "net.kind=mlp takes": isinstance(config.net, MLPOptions),
+        "latent.autoencoder encodes": config.latent.autoencoder is not None,
+        "conditioning.kind=image goes by": isinstance(config.conditioning, ImageConditioning),
+        "objective.coupling pairs noise with": config.objective.coupling != "independent",
+        "teacher.run learns from": config.teacher.run is not None,
+    }
+    for what, is_so in one_size.items():
+        if is_so:
+            raise ConfigError(f"{what} pictures of one size. Leave data.buckets out.")
 
 
 def augmentation_of(config: AnyConfig, facts: DataFacts) -> Augmentation | None:
@@ -275,6 +302,11 @@ class DatasetLoader:
             whole=self.batch_size,
             first=share.start,
         )
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether the data is read when it is asked for."""
+        return self.dataset.on_demand
 
     def _order(self, epoch: int, first: int) -> Tensor:
         """The entries at places `first`, ... of an epoch, as many of a batch as lie in it."""

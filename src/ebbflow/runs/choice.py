@@ -8,6 +8,7 @@ from typing import Any
 
 from ebbflow.config import KINDS, AutoencoderConfig, DataConfig, Layer, RunConfig, merge, parse_as, read_preset
 from ebbflow.data import Found, is_named
+from ebbflow.data.convert import sides
 
 SIZES = (16, 32, 64, 128, 256)  # a preset each; below these sides, rounded up by a quarter, its settings are taken
 AFFORDED = {10_000: 64, 100_000: 128}  # large pictures are brought to this side while there are fewer than so many
@@ -61,8 +62,9 @@ def choose_for(found: Found, data: DataConfig) -> Chosen:
         return Chosen(preset="digits", layer=layer, said=("net mlp",), found=found)
     if data.name == "digits" and data.size is None:
         return Chosen(preset="digits", layer=read_preset("digits"), found=found)
-    size = data.size or _size_for(found)
-    side = size or found.side
+    size = None if data.buckets else data.size or _size_for(found)
+    wanted = [*data.buckets, *([sides(size)] if size else [])]
+    side = max((max(one) for one in wanted), default=found.side)
     preset = f"pictures_{next((one for one in SIZES if side <= 1.25 * one), SIZES[-1])}"
     below = read_preset(preset)
     flip = _is_safe_to_flip(found, data)

@@ -31,16 +31,7 @@ from ebbflow.requests.base import entries
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_finite, require_images
 from ebbflow.runs.pictures import as_mask, read_mask
-from ebbflow.runs.plan import (
-    Plan,
-    changes_of,
-    check,
-    conditions_of,
-    default_plan,
-    named_any,
-    repeat_in_blocks,
-    rows_of_equal_length,
-)
+from ebbflow.runs.plan import Plan, conditions_of, named_any, plan_beside
 from ebbflow.runs.sample import Samples, bind, results
 from ebbflow.values import Wrong, convert
 
@@ -102,18 +93,10 @@ def edit_plan(model: Opened, request: EditRequest, *, as_one: bool = False) -> P
         ConfigError, ValueError: what the model cannot do.
     """
     require_images(model, "editing")
-    named = named_any(request)
-    rows = conditions_of(model, request) if named else ()
+    rows = conditions_of(model, request) if named_any(request) else ()
     if as_one and len(rows) > 1:
         raise ConfigError("images that belong together take one condition. Give one of `labels` or `prompts`.")
-    count = rows_of_equal_length(request.num, rows, 8 if as_one or not rows else 1 if len(rows) == 1 else 4)
-    seeds = tuple(range(request.seed, request.seed + count))
-    plan = replace(
-        default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, count)),
-        **changes_of(model, request),
-    )
-    check(model, plan)
-    return plan
+    return plan_beside(model, request, rows, each=8 if as_one or not rows else 1 if len(rows) == 1 else 4)
 
 
 def edit_image(model: Opened, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Samples]:
@@ -133,11 +116,11 @@ def edit_image(model: Opened, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Sam
     if how.mask is not None:
         how = replace(how, mask=coarse(how.mask.to(state.device), state))
     for part in plan.batches():
-        yield from results(model, part, _steps(bind(model, part), part, state, how), total)
+        yield from results(model, part, walk_edit(bind(model, part), part, state, how, Noise(part.seeds)), total)
 
 
-def _steps(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit) -> Iterator[Step]:
-    noise = Noise(plan.seeds)
+def walk_edit(bound: Denoiser, plan: Plan, x0: Tensor, how: Edit, noise: Noise) -> Iterator[Step]:
+    """The steps of an edit of states `x0`, one or a row of `noise` each; a mask is of the size of the states."""
     walk: dict[str, Any] = {
         "strength": how.strength,
         "sampler": plan.sampler,
@@ -301,8 +284,9 @@ def read_noise(path: Path, model: Opened) -> tuple[Tensor, dict[str, Any]]:
         raise DataError(f"{path} does not exist.") from error
     except (KeyError, AttributeError, TypeError, ValueError, Wrong) as error:
         raise DataError(f"{path} is not a file that `ebbflow invert` writes: {error}") from error
-    if not bool(noise.isfinite().all()):
-        raise DataError(f"{path} holds noise that is not finite. Invert the image again.")
+    if not (len(noise) and bool(noise.isfinite().all())):
+        said = "holds noise that is not finite" if len(noise) else "holds no noise"
+        raise DataError(f"{path} {said}. Invert the image again.")
     if tuple(noise.shape[1:]) != model.facts.state_dims:
         got, want = ("x".join(map(str, dims)) for dims in (noise.shape[1:], model.facts.state_dims))
         raise DataError(f"{path} holds noise of shape {got}; this model wants {want}.")

@@ -15,9 +15,10 @@ from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
 from ebbflow.documents import parsed
 from ebbflow.errors import CheckpointError, ConfigError
-from ebbflow.files import load_described, remember, remembered, save_tensors
+from ebbflow.files import load_described, save_tensors
 from ebbflow.hub import must_be_local, unreachable
 from ebbflow.latent import (
+    BATCH,
     DiffusersAutoencoder,
     Encoded,
     LatentSpace,
@@ -26,12 +27,11 @@ from ebbflow.latent import (
     encoded,
     from_description,
 )
-from ebbflow.metrics.cache import data_hash
+from ebbflow.metrics.cache import cache_folder, data_hash, key_of, mapped, slug
 from ebbflow.training import checkpoint, engine
 from ebbflow.values import Wrong
 
 FILE = "latent.safetensors"  # in a run's folder and in each of its checkpoints
-LATENTS = "latents.safetensors"  # the data of a run, encoded once; can be made again
 MODEL = "model.safetensors"  # in an autoencoder's folder
 HF = "hf:"
 
@@ -97,36 +97,39 @@ def open_latent_space(config: RunConfig, data: Dataset, folder: Path) -> LatentS
     return _own_or_source(source, folder, data).to(engine.pick_device(config.engine.device))
 
 
-def encode(splits: Splits, space: LatentSpace | None, folder: Path) -> Splits:
-    """The data in the latent space, each image encoded as the mean of its code; as it is without a space.
+def encode(splits: Splits, space: LatentSpace | None) -> Splits:
+    """The data in the latent space, each image encoded as the mean of its code, once for all runs; as it is without a
+    space.
 
-    Latents that the run's folder keeps are taken where they are of these images by this space.
+    Raises:
+        ConfigError: there is no room for the latents.
     """
     if space is None:
         return splits
-    latents = remembered(folder / LATENTS, _key(space, splits))
-    if latents is None:
-        return Splits(train=encoded(splits.train, space), held_out=encoded(splits.held_out, space))
-    return Splits(**{name: Encoded(**vars(data), latents=latents[name]) for name, data in vars(splits).items()})
+    return Splits(**{name: _encoded(data, space) for name, data in vars(splits).items()})
 
 
-def _key(space: LatentSpace, splits: Splits) -> str:
+def _encoded(data: Dataset, space: LatentSpace) -> Encoded:
+    """`data` with its latents, which lie in a file of the cache that memory is mapped to."""
+    if len(data) <= BATCH:  # of a dry run
+        return encoded(data, space)
+    path = cache_folder("latents") / f"{slug(data.name)}-{_key(space, data)}.f32"
+    coded = (space.encode(x0) for x0 in batches_of(data))
+    return Encoded(**vars(data), latents=mapped(path, (len(data), *space.latent_dims), coded))
+
+
+def _key(space: LatentSpace, data: Dataset) -> str:
     """A hash of all that latents depend on."""
     statistics = [space.mean.flatten().tolist(), space.std.flatten().tolist()]
-    data = [data_hash(part) for part in (splits.train, splits.held_out)]
-    return hashlib.sha256(repr((fingerprint(space), statistics, data)).encode()).hexdigest()
+    return key_of(fingerprint(space), statistics, data_hash(data))
 
 
-def store_copy(space: LatentSpace | None, splits: Splits, folder: Path) -> Path | None:
-    """The run's own copy of its latent space, and of the latents in `splits`, written where it does not hold them."""
+def store_copy(space: LatentSpace | None, folder: Path) -> Path | None:
+    """The run's own copy of its latent space, written where it does not hold it."""
     if space is None:
         return None
     if not (folder / FILE).is_file():
         save_space(space, folder / FILE)
-    path, key = folder / LATENTS, _key(space, splits)
-    if remembered(path, key) is None:
-        latents = {name: data.latents for name, data in vars(splits).items() if isinstance(data, Encoded)}
-        remember(latents, path, key)
     return folder / FILE
 
 

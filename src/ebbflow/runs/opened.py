@@ -10,16 +10,18 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from ebbflow.conditioning import DataFacts
+from ebbflow.conditioning import DataFacts, ImageConditioner
 from ebbflow.config import RunConfig, SampleConfig
 from ebbflow.core.condition import Cond, Condition
 from ebbflow.core.entries import Choice
 from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.times import TimeGrid
 from ebbflow.data import Dataset
+from ebbflow.data.convert import sides
 from ebbflow.errors import ConfigError, DataError
 from ebbflow.latent import LatentSpace
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
+from ebbflow.nets.mlp import MLPOptions
 from ebbflow.requests.sampling import Weights
 from ebbflow.runs.build import built_in, conditioner_of, drop_of
 from ebbflow.runs.folder import Run, open_run
@@ -145,6 +147,24 @@ class Opened:
     def dims(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.facts.dims
+
+    def of_size(self, size: int | tuple[int, int]) -> Self:
+        """The same, whose samples are of another side, or height and width: convolutions and tokens go by no size.
+
+        Raises:
+            ConfigError: a model that makes one size only.
+        """
+        dims = (self.dims[0], *sides(size))
+        one_size = {
+            "makes points": not self.facts.is_image,
+            "works in a latent space of one size": self.space is not None,
+            "goes by pictures of one size": isinstance(self.reader, ImageConditioner),
+            "has a net of one size": self.run is None or isinstance(self.run.config.net, MLPOptions),
+        }
+        why = next((what for what, is_so in one_size.items() if is_so), None)
+        if why is not None and dims != self.dims:
+            raise ConfigError(f"{self.name} {why}. Leave `img_size` out.")
+        return replace(self, facts=replace(self.facts, dims=dims))
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Picture files as a model sees them: inputs, targets and masks."""
+"""Picture files as a model sees them: inputs, targets, masks, and pictures to go by."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ebbflow.data import Dataset
+from ebbflow.conditioning import ImageConditioner
+from ebbflow.core.condition import GivenImage
+from ebbflow.data import Dataset, load_dataset
 from ebbflow.data import folder as picture_files
+from ebbflow.data.convert import centred
+from ebbflow.data.listing import SUFFIXES
 from ebbflow.errors import ConfigError, DataError
+from ebbflow.runs.opened import Opened, held_out_of
 
 MASK_LEVEL = 128  # grey of 255 from which a pixel of a mask counts as white
 
@@ -21,21 +27,21 @@ def read_picture(path: Path, dims: tuple[int, ...]) -> tuple[Tensor, str]:
     """A picture as a model of `dims` sees images, float32 (1, *dims) in [-1, 1], and what was done to it in words.
 
     It is read as training pictures are: turned as its EXIF data says, 16 bits kept in scale, transparency laid on
-    white, cut to its centre square and resized with antialiasing.
+    white, cut to its centre and resized with antialiasing.
 
     Raises:
-        DataError: a file that is missing or cannot be read, or a model whose images are not square.
+        DataError: a file that is missing or cannot be read.
     """
     channels, height, width = dims
-    if height != width:
-        raise DataError(f"only square images can be read from a picture; this model's are {height} x {width}.")
-    picture = picture_files.read_picture(path, size=height, channels=channels)
+    picture = picture_files.read_picture(path, size=(height, width), channels=channels)
     pixels = torch.from_numpy(picture.pixels)[None]
     x = Dataset(name=path.name, x=pixels, labels=None, label_names=()).x0(torch.tensor([0]))
     if picture.file_size == (width, height):
         return x, ""
     was = "x".join(map(str, picture.file_size))
-    cut = "" if picture.file_size[0] == picture.file_size[1] else "cut to its centre square and "
+    part = centred(picture.file_size[1], picture.file_size[0], (height, width))[2:]
+    what = "to its centre square" if height == width else "around its centre"
+    cut = "" if part == picture.file_size[::-1] else f"cut {what} and "
     return x, f"{path}: {was} pixels, {cut}resized to {width}x{height}"
 
 
@@ -46,7 +52,7 @@ def read_mask(path: Path, image: Path | None, dims: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: missing, unreadable, of another size than the image, or without any white.
     """
-    mask = picture_files.read_picture(path, size=dims[1], channels=1)
+    mask = picture_files.read_picture(path, size=(dims[1], dims[2]), channels=1)
     allowed = [(dims[2], dims[1])]
     if image is not None:
         allowed.append(picture_files.read_picture(image, channels=dims[0]).file_size)
@@ -102,3 +108,56 @@ def as_image(picture: Any, channels: int) -> Any:
     if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == channels:
         picture = picture.transpose(2, 0, 1)
     return torch.from_numpy(np.array(picture, order="C"))
+
+
+def images_of(reader: ImageConditioner, data: Dataset, num: int) -> tuple[GivenImage, ...]:
+    """The pictures of the first `num` entries of a data set, called by their numbers."""
+    rows = torch.arange(min(num, len(data)))
+    return tuple(GivenImage(name=str(int(i)), x=x) for i, x in zip(rows, reader.pictures(data, rows), strict=True))
+
+
+def held_out_images(model: Opened, num: int) -> tuple[GivenImage, ...]:
+    """The pictures of the first held-out entries of a run.
+
+    Raises:
+        ConfigError: its data is not at hand.
+    """
+    assert isinstance(model.reader, ImageConditioner)
+    try:
+        return images_of(model.reader, held_out_of(model, None, num), num)
+    except (ConfigError, DataError) as error:
+        raise ConfigError(
+            f"{model.name} goes by pictures, and its data is not at hand ({error}). Give some as `images`."
+        ) from error
+
+
+def given_images(model: Opened, paths: Sequence[Path]) -> tuple[GivenImage, ...]:
+    """The pictures in files, folders and .npz files, in the size and colours that they have.
+
+    Raises:
+        ConfigError: a model that goes by none.
+        DataError: nothing there, or nothing that can be read.
+    """
+    reader = model.reader
+    if not isinstance(reader, ImageConditioner):
+        raise ConfigError(f"{model.name} was not trained on pictures as its condition. Leave `images` out.")
+    return tuple(one for path in paths for one in _read(Path(path).expanduser(), reader.dims[0]))
+
+
+def _read(path: Path, channels: int) -> list[GivenImage]:
+    if path.suffix == ".npz":
+        splits = load_dataset(str(path))
+        parts = [part for part in (splits.train, splits.held_out) if len(part)]
+        rows = torch.cat([part.x0(torch.arange(len(part))) for part in parts])
+        return [GivenImage(name=f"{path.stem} {i}", x=x) for i, x in enumerate(rows)]
+    files = [path] if not path.is_dir() else sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{path} holds no pictures ({', '.join(suffix[1:] for suffix in SUFFIXES)}).")
+    return [_picture(file, channels) for file in files]
+
+
+def _picture(path: Path, channels: int) -> GivenImage:
+    found = picture_files.read_picture(path, channels=channels)
+    if found.file_size[0] != found.file_size[1]:
+        raise DataError(f"{path} has {found.file_size[0]}x{found.file_size[1]} pixels. Give a square picture.")
+    return GivenImage(name=path.stem, x=torch.from_numpy(found.pixels).float() / 127.5 - 1)

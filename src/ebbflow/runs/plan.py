@@ -16,15 +16,16 @@ from ebbflow.methods.denoise import flow_map
 from ebbflow.methods.samplers import SAMPLERS, Sampler, sampler_of
 from ebbflow.methods.samplers.best import AUTO, best_for
 from ebbflow.methods.sampling import check_sampler
-from ebbflow.requests.sampling import Conditions, Guiding, SampleRequest, Sampling
+from ebbflow.requests.sampling import Conditions, EditRequest, Guiding, RestoreRequest, SampleRequest, Sampling
 from ebbflow.requests.shared import Precision
 from ebbflow.runs.build import built_in
 from ebbflow.runs.derived import LEARNED
-from ebbflow.runs.given import given_images, held_out_images
 from ebbflow.runs.guides import Guides, open_guides
 from ebbflow.runs.opened import Opened
+from ebbflow.runs.pictures import given_images, held_out_images
 
 T = TypeVar("T")
+SAYS = ("labels", "prompts", "vectors", "images")  # fields of a request, one of which says what is to be made
 NONE = "none"  # the label that stands for no condition
 POINTS = 1000  # points when no number is said
 EXAMPLES = 8  # held-out pictures that a run conditioned on them is shown by when none are said
@@ -228,12 +229,7 @@ def conditions_of(model: Opened, request: Conditions, label_names: Sequence[str]
         ConfigError: more than one kind, or something that an unconditional model cannot take.
         ValueError: an unknown label.
     """
-    given = {
-        "labels": request.labels,
-        "prompts": request.prompts,
-        "vectors": request.vectors,
-        "images": request.images,
-    }
+    given = {name: getattr(request, name) for name in SAYS}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise ConfigError(f"{' and '.join(f'`{name}`' for name in named)} all choose what to make. Give one.")
@@ -292,7 +288,7 @@ def _negative(model: Opened, request: Guiding) -> Condition | None:
 
 def named_any(request: Conditions) -> bool:
     """Whether a request says what is to be made."""
-    return (request.labels, request.prompts, request.vectors, request.images) != (None, None, None, None)
+    return any(getattr(request, name) is not None for name in SAYS)
 
 
 def repeat_in_blocks(items: Sequence[T], num: int) -> tuple[T, ...] | None:
@@ -300,16 +296,29 @@ def repeat_in_blocks(items: Sequence[T], num: int) -> tuple[T, ...] | None:
     return tuple(items[i * len(items) // num] for i in range(num)) if items else None
 
 
-def rows_of_equal_length(num: int | None, rows: Sequence[Condition], each: int) -> int:
-    """How many samples are made beside an image: `num` in all, or else `each` for every condition.
+def plan_beside(
+    model: Opened,
+    request: EditRequest | RestoreRequest,
+    rows: Sequence[Condition],
+    each: int,
+    guides: Guides = Guides(),
+) -> Plan:
+    """What a request means for samples that are made of an image: `num` in all, or else `each` for every condition.
 
     Raises:
         ConfigError: they cannot be dealt alike to the conditions, which a picture shows row by row.
+        ConfigError, ValueError: what the model cannot do.
     """
-    count = num or each * max(1, len(rows))
+    count = request.num or each * max(1, len(rows))
     if count % max(1, len(rows)):
-        raise ConfigError(f"`num` counts all samples: a multiple of the {len(rows)} conditions is wanted, got {num}.")
-    return count
+        raise ConfigError(
+            f"`num` counts all samples: a multiple of the {len(rows)} conditions is wanted, got {request.num}."
+        )
+    seeds = range(request.seed, request.seed + count)
+    plan = default_plan(model, seeds=seeds, conditions=repeat_in_blocks(rows, count))
+    plan = replace(plan, guides=guides, **changes_of(model, request))
+    check(model, plan)
+    return plan
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

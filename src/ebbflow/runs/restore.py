@@ -19,16 +19,7 @@ from ebbflow.requests.sampling import RestoreRequest
 from ebbflow.runs.guides import Guides
 from ebbflow.runs.opened import Opened, require_images
 from ebbflow.runs.pictures import MASK_LEVEL, read_picture
-from ebbflow.runs.plan import (
-    Plan,
-    changes_of,
-    check,
-    conditions_of,
-    default_plan,
-    named_any,
-    repeat_in_blocks,
-    rows_of_equal_length,
-)
+from ebbflow.runs.plan import Plan, conditions_of, named_any, plan_beside
 
 NUM = 8  # restorations when nothing is said
 
@@ -49,16 +40,8 @@ def restore_plan(model: Opened, request: RestoreRequest) -> Plan:
         noise=request.noise,
         sigma_data=request.sigma_data,
     )
-    named = named_any(request)
-    rows = conditions_of(model, request) if named else ()
-    count = rows_of_equal_length(request.num, rows, NUM)
-    plan = replace(
-        default_plan(model, seeds=range(request.seed, request.seed + count), conditions=repeat_in_blocks(rows, count)),
-        guides=Guides(measured=measurement, restoration=request.method),
-        **changes_of(model, request),
-    )
-    check(model, plan)
-    return plan
+    rows = conditions_of(model, request) if named_any(request) else ()
+    return plan_beside(model, request, rows, NUM, Guides(measured=measurement, restoration=request.method))
 
 
 def operator_of(model: Opened, request: RestoreRequest) -> Operator:
@@ -79,7 +62,7 @@ def operator_of(model: Opened, request: RestoreRequest) -> Operator:
         return found
     if not isinstance(found, Mask):
         raise ConfigError("`mask` belongs to operator 'mask'. Leave it out.")
-    picture = picture_files.read_picture(request.mask, size=model.dims[1], channels=1)
+    picture = picture_files.read_picture(request.mask, size=(model.dims[1], model.dims[2]), channels=1)
     return replace(found, known=torch.from_numpy(picture.pixels)[0] < MASK_LEVEL)
 
 

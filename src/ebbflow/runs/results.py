@@ -19,7 +19,7 @@ from ebbflow.runs.opened import Opened, held_out_of
 from ebbflow.runs.plan import Plan
 from ebbflow.runs.sample import Samples, start_of
 from ebbflow.show import canvas
-from ebbflow.show.npz import npz_file
+from ebbflow.show.canvas import npz_file
 from ebbflow.show.plots import scatter
 
 if TYPE_CHECKING:

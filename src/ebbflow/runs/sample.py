@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ebbflow.core.memory import sent
 from ebbflow.core.noise import Noise
 from ebbflow.data import to_uint8
 from ebbflow.methods.clipping import Clipped
@@ -156,7 +157,7 @@ def sampled(model: Opened, plan: Plan, world: World) -> Iterator[Samples]:
 def start_of(model: Opened, plan: Plan) -> Samples:
     """The noise that the first batch of a plan starts from, as the step before its first."""
     part, times = next(plan.batches()), grid_of(model, plan)
-    noise = Noise(part.seeds).draw(model.facts.state_dims).to(model.device)
+    noise = sent(Noise(part.seeds).draw(model.facts.state_dims), model.device)
     x = pure_noise(model.denoiser, noise, times)
     return Samples(state=x, state_x0=x, plan=part, step=0, done=False, model=model)
 

@@ -15,8 +15,9 @@ from ebbflow.nets.fused import fused
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.training.batches import Batch
 from ebbflow.training.engine import Engine, device_of
+from ebbflow.training.gradients import BUCKET
 from ebbflow.training.task import Draw
-from ebbflow.training.world import BUCKET, World
+from ebbflow.training.world import World
 
 FEW, MORE = 2, 4  # rows of the two forward passes that tell what a row keeps
 NUMBER = 4  # bytes of a float32

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ebbflow.files import save_tensors
+from ebbflow.training.dealt import gathered
 from ebbflow.training.ema import EMA, snapshot_interval
 
 FOLDER = "averages"
@@ -19,10 +20,14 @@ def snapshots(folder: Path) -> dict[int, Path]:
 
 
 def keep_snapshot(folder: Path, step: int, ema: EMA, most: int) -> None:
-    """Keep the averages of a step where that is due, and let go those between the ones that stay."""
+    """Keep the averages of a step where that is due, and let go those between the ones that stay; every process calls
+    it."""
     if most == 0 or step % (interval := snapshot_interval(step, most)):
         return
-    tensors = {f"{i}.{name}": t for i, module in enumerate(ema.modules) for name, t in module.state_dict().items()}
+    named = {f"{i}.{name}": t for i, module in enumerate(ema.modules) for name, t in module.state_dict().items()}
+    tensors = gathered(named)
+    if not tensors:
+        return
     (folder / FOLDER).mkdir(exist_ok=True)
     save_tensors(tensors, folder / FOLDER / f"step_{step:06d}.safetensors")
     for at, path in snapshots(folder).items():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ebbflow.documents import fenced, in_markdown
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -31,3 +33,21 @@ def said(found: dict[str, Any]) -> str:
     names = {key: key.removeprefix("held_out").strip("_") or "loss" for key in found if key not in ("step", "minutes")}
     numbers = [f"{name} {found[key]:.4f}" for key, name in names.items() if isinstance(found[key], float)]
     return f"held-out {', '.join(numbers)}"
+
+
+def card(
+    names: tuple[str, str, str], *, trained: str, seen: int, held_out: dict[str, Any], commands: Mapping[str, str]
+) -> str:
+    """The README of a run's folder.
+
+    Args:
+        names: of the run, of what it trains, and of the data.
+        trained: how long.
+        seen: samples.
+        held_out: what was measured last, with its step.
+        commands: by what they are for; an empty one is left out.
+    """
+    name, what, data = map(in_markdown, names)
+    held = f" {said(held_out).capitalize()} at step {held_out['step']}." if held_out else ""
+    shown = "".join(f"\n{why}\n\n{fenced(command)}" for why, command in commands.items() if command)
+    return f"# {name}\n\n{what}\n\nTrained for {trained} on {data}, {seen:,} samples seen.{held}\n{shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +14,6 @@ import torch
 
 from ebbflow.config import to_dict
 from ebbflow.core.memory import keep_large_blocks
-from ebbflow.documents import fenced, in_markdown
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.ahead import ahead
@@ -33,9 +33,10 @@ from ebbflow.runs.folder import (
 from ebbflow.runs.same_data import require_same_everywhere
 from ebbflow.runs.snapshots import forget_snapshots_after, keep_snapshot
 from ebbflow.runs.tasks import RunTask
-from ebbflow.runs.told import Progress, said
+from ebbflow.runs.told import Progress, card, said
 from ebbflow.show import canvas
 from ebbflow.training import checkpoint, engine
+from ebbflow.training.dealt import is_finite
 from ebbflow.training.held_out import bins_by_log_snr
 from ebbflow.training.loop import Budget, TrainStep, fit
 from ebbflow.training.optim import LearningRate
@@ -76,14 +77,8 @@ class Trainer:
         self.task, self.folder, self.config, self.facts = task, task.folder, task.config, task.facts
         self.command, self.use, self.should_stop, self.train = command, use, should_stop, task.config.train
         self.clock, self.budget = clock, Budget(num_steps=self.train.num_steps, minutes=self.train.minutes)
-        self.engine = engine.Engine(
-            device=self.config.engine.device,
-            precision=self.config.engine.precision,
-            compile=self.config.engine.compile,
-            accumulate=self.train.accumulate,
-            clip=self.train.clip,
-        )
-        task.net.to(self.engine.place)
+        self.engine = self.config.engine.build(accumulate=self.train.accumulate, clip=self.train.clip)
+        task.net.to(self.engine.workshop)
         self.ema = None if task.averaging is None else task.averaging.build(task.net)
         self.optimiser = self.config.optimiser.build(task.net, lr=self.train.lr, weight_decay=self.train.weight_decay)
         with ExitStack() as held:
@@ -166,7 +161,7 @@ class Trainer:
             for here, stopped in self._trained():
                 yield here
                 here = replace(here, row=None)
-                if self.ema is not None and self.task.averaging is not None and self.world.leads:
+                if self.ema is not None and self.task.averaging is not None:
                     keep_snapshot(self.folder, here.step, self.ema, self.task.averaging.num_snapshots)
                 if is_due(here.step, self.train.save_every) or stopped or self._is_last:
                     yield replace(here, note=f"checkpoint: {self._save(here.step)}")
@@ -178,7 +173,7 @@ class Trainer:
 
     def _trained(self) -> Iterator[tuple[Progress, bool]]:
         """Each step, logged, and whether it was asked to stop there."""
-        steps, window, before = self._fit(), [], self.minutes
+        steps, window, before, unread = self._fit(), list[TrainStep](), self.minutes, deque[TrainStep]()
         while True:
             try:
                 step = next(steps, None)
@@ -187,15 +182,20 @@ class Trainer:
             if step is None:
                 return
             self.step, self.minutes = step.step, step.minutes
-            here = self._progress(step.loss, step.lr)
-            if step.skipped:
-                self.skipped += 1
-                here = replace(here, note=f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite")
-            else:
-                window.append(step)
             stopped = self.world.any(self.should_stop()) and not self._is_last
             due = is_due(step.step, self.train.log_every) or is_due(step.step, self.train.save_every)
-            if window and (due or stopped or self._is_last):  # what is saved has been told: lines are made once
+            due, note = due or stopped or self._is_last, None
+            unread.append(step)
+            while unread and (due or unread[0].sizes.have_come):  # a device is waited for where something is due
+                self._loss = unread[0].loss
+                if unread[0].skipped:
+                    self.skipped += 1
+                    note = f"passed over, {self.skipped} of {self.train.skip_nonfinite}: not finite"
+                else:
+                    window.append(unread[0])
+                unread.popleft()
+            here = replace(self._progress(self._loss, step.lr), note=note)
+            if window and due:  # what is saved has been told: lines are made once
                 row = self._summary(window, 60 * (self.minutes - before))
                 self._log(row, required=True)
                 here = replace(here, row=row)
@@ -250,6 +250,8 @@ class Trainer:
         measured = again and self.measured.get("step") == step
         if not measured and (is_due(step, self.train.held_out_every) or self._is_last):
             found = self._measure(net)
+            if self.ema is not None and "held_out" in found:
+                found["held_out_raw"] = self._measure(self.task.net)["held_out"]
             if found:
                 self._measured.append({**self.spent, **found})
                 self._log(self.measured)
@@ -277,16 +279,14 @@ class Trainer:
 
     @torch.no_grad()
     def _measure(self, net: torch.nn.Module) -> dict[str, Any]:
+        net = self.engine.whole(net)
         with engine.mode(net, training=False):
-            found = self.task.held_out(net)
-        if self.ema is not None and "held_out" in found:
-            with engine.mode(self.task.net, training=False):
-                found["held_out_raw"] = self.task.held_out(self.task.net)["held_out"]
-        return found
+            return self.task.held_out(net)
 
     @torch.no_grad()
     def _draw(self, net: torch.nn.Module, here: Progress, path: Path) -> Progress:
         """Save a picture; a failure is told, and costs no more."""
+        net = self.engine.whole(net)
         if not self.world.leads:
             return here
         try:
@@ -300,8 +300,9 @@ class Trainer:
         return replace(here, note=f"picture: {path}", picture=path)
 
     def _finish(self, here: Progress) -> Iterator[Progress]:
+        net = self.engine.whole(self.task.net)
         if self.world.leads:
-            self.task.finish(self.task.net)
+            self.task.finish(net)
         for name in self.task.products:
             yield replace(here, note=f"made: {self.folder / name}")
 
@@ -353,21 +354,16 @@ class Trainer:
 
     def _save(self, step: int) -> Path:
         folder = checkpoint_of(self.folder, step)
-        if not self.world.leads:
-            return folder
-        self._require_folder()
+        if self.world.leads:
+            self._require_folder()
         self._require_finite()
+        spent = {"minutes": self.minutes, "skipped": self.skipped}
         checkpoint.save(
             folder,
             model=self.task.net,
             ema=self.ema,
             optimiser=self.optimiser,
-            state={
-                **self.spent,
-                "minutes": self.minutes,
-                "skipped": self.skipped,
-                **describe(self.config, self.facts),
-            },
+            state={**self.spent, **spent, **describe(self.config, self.facts)},
             beside=self._beside,
             parts={"task": self.task.state()},
         )
@@ -376,21 +372,19 @@ class Trainer:
 
     def _require_finite(self) -> None:
         """Raise where weights have become something that no checkpoint should replace a good one with."""
-        if not all(bool(p.isfinite().all()) for p in self.task.net.parameters()):
+        if self.world.any(not is_finite(self.task.net)):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.step}: a step was too large. Lower the learning rate. "
                 f"{self._last_good()}"
             )
 
     def _card(self, step: int) -> str:
-        found = self.measured
         length = f" of {self.train.num_steps} steps" if self.train.num_steps else " steps"
         spent = f" in {self.minutes:.1f} of {self.train.minutes:g} minutes" if self.train.minutes else ""
-        held = f" {said(found).capitalize()} at step {found['step']}." if found else ""
-        commands = {"Use it with": self.use, "Made by": self.command}
-        shown = "".join(f"\n{what}\n\n{fenced(command)}" for what, command in commands.items() if command)
-        name, what, data = map(in_markdown, (self.folder.name, self.task.card(), self.config.data.name))
-        return (
-            f"# {name}\n\n{what}\n\nTrained for {step}{length}{spent} on {data}, "
-            f"{self.spent['samples_seen']:,} samples seen.{held}\n{shown}"
+        return card(
+            (self.folder.name, self.task.card(), self.config.data.name),
+            trained=f"{step}{length}{spent}",
+            seen=self.spent["samples_seen"],
+            held_out=self.measured,
+            commands={"Use it with": self.use, "Made by": self.command},
         )

@@ -52,7 +52,8 @@ def draw_schedules(paths: Mapping[str, Path], num_steps: int = 1000) -> Image.Im
     last = panels[len(paths)]
     inner = torch.linspace(1e-3, 1 - 1e-3, 500, dtype=torch.float64)
     for i, (name, path) in enumerate(paths.items()):
-        last.plot(inner, path.log_snr(inner), color=_shade(i, len(paths)), linestyle=_dash(i), label=name)
+        dash: Any = (0, (5, 3)) if i % 2 else "-"  # lines that lie on each other are told apart
+        last.plot(inner, path.log_snr(inner), color=_shade(i, len(paths)), linestyle=dash, label=name)
     last.set(title="log-SNR", xlabel="t", ylim=(-16, 16))
     last.legend(fontsize=9, ncols=1 + len(paths) // 5, loc="lower left")
     for empty in panels[len(paths) + 1 :]:
@@ -85,11 +86,6 @@ def _shade(i: int, num: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.85 * i / max(num - 1, 1))
-
-
-def _dash(i: int) -> Any:
-    """Lines that lie on each other are told apart."""
-    return (0, (5, 3)) if i % 2 else "-"
 
 
 @in_style

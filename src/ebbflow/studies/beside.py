@@ -15,8 +15,8 @@ from ebbflow.data import Dataset, Splits, to_uint8
 from ebbflow.methods.editing import psnr
 from ebbflow.metrics.measure import table
 from ebbflow.metrics.yardstick import Made, Yardstick
-from ebbflow.runs.given import images_of
 from ebbflow.runs.opened import Opened
+from ebbflow.runs.pictures import images_of
 
 CHUNK = 250  # pictures looked at together
 

@@ -141,7 +141,7 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
     maps.check_kind(request.features)
     splits = load_dataset(request.data, data_dir=request.data_dir)
     dims = splits.train.dims
-    size, channels = (dims[1], dims[0]) if splits.train.is_image else (None, None)
+    size, channels = ((dims[1], dims[2]), dims[0]) if splits.train.is_image else (None, None)
     both = load_dataset(str(images), size=size, channels=channels)
     parts = [one for one in (both.train, both.held_out) if len(one)]
     num = sum(map(len, parts))
@@ -181,7 +181,7 @@ def splits_of(model: Opened, request: Judge) -> Splits:
         DataError: it has another shape or other classes than the model.
     """
     if request.data is not None:
-        size, channels = (model.dims[1], model.dims[0]) if model.facts.is_image else (None, None)
+        size, channels = ((model.dims[1], model.dims[2]), model.dims[0]) if model.facts.is_image else (None, None)
         splits = load_dataset(request.data, data_dir=request.data_dir, size=size, channels=channels)
         if splits.train.dims != model.dims:
             raise DataError(f"{model.name} makes samples of {model.dims}, {request.data!r} has {splits.train.dims}.")

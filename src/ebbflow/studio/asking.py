@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ebbflow.requests.sampling import (
 )
 from ebbflow.requests.serving import GenerationRequest, ImageEditRequest, Images, Limits
 from ebbflow.requests.written import command_of, python_of
-from ebbflow.runs.edit import Edit, edit_of, edit_plan
+from ebbflow.runs.edit import edit_of, edit_plan
 from ebbflow.runs.model import Model
 from ebbflow.runs.opened import require_images
 from ebbflow.runs.pictures import read_picture
@@ -80,25 +80,24 @@ def sample_question(model: Model, request: SampleRequest, limits: Limits, place:
 
 
 def edit_question(
-    model: Model, request: EditRequest, folder: Path, image: str, mask: str | None, limits: Limits, place: str
+    model: Model, request: EditRequest, files: Mapping[str, Path], limits: Limits, place: str
 ) -> Question:
     """Edits of an uploaded picture.
 
     Args:
-        folder: where the uploads lie, for as long as this takes.
-        image, mask: their names there.
+        files: `image`, and perhaps `mask`, which lie there for as long as this takes.
 
     Raises:
         ConfigError, ValueError, DataError: what the model cannot do, or a picture that cannot be read.
     """
-    request = replace(request, mask=None if mask is None else folder / mask)
+    request = replace(request, mask=files.get("mask"))
     plan = edit_plan(model, request)
     within(plan, limits, request.resample)
-    x0: Tensor = read_picture(folder / image, model.dims)[0]
-    how: Edit = edit_of(request, model.dims, folder / image)
-    asked = Asked(model=model, plan=plan, image=x0, edit=how)
+    x0: Tensor = read_picture(files["image"], model.dims)[0]
+    asked = Asked(model=model, plan=plan, image=x0, edit=edit_of(request, model.dims, files["image"]))
     asked.check()
-    given = {**vars(request), "input": Path(image), "mask": None if mask is None else Path(mask)}
+    named = {name: Path(path.name) for name, path in files.items()}
+    given = {**vars(request), "input": named["image"], "mask": named.get("mask")}
     return Question(asked=asked, **_written("edit", place, EditCommand, EditCall, given))
 
 

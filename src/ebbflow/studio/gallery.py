@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebbflow.errors import ConfigError
+from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import LOCK, locked
 from ebbflow.metrics.frontier import Cell
-from ebbflow.runs.folder import CONFIG, METRICS, checkpoints, metrics
+from ebbflow.runs.folder import CONFIG, METRICS, checkpoints, description, metrics
 from ebbflow.studies.compare import read_cells
 
 DEPTH = 3  # folders within folders in which runs are looked for
@@ -119,10 +118,9 @@ def length_of(train: dict[str, Any], rows: list[dict[str, Any]], step: int) -> i
 def described(path: Path) -> dict[str, Any]:
     """The config.json of a run; empty where it cannot be read."""
     try:
-        known = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return description(path)
+    except (OSError, CheckpointError):
         return {}
-    return known if isinstance(known, dict) and isinstance(known.get("config"), dict) else {}
 
 
 def state_of(path: Path, known: dict[str, Any], step: int, num_steps: int) -> str:

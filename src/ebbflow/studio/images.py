@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -31,8 +29,8 @@ from ebbflow.studio.asking import (
     sample_question,
 )
 from ebbflow.studio.desk import Desk, NoSuchError
-from ebbflow.studio.pixels import base64_of, keep, keep_mask, scale_of
-from ebbflow.studio.schema import from_fields, from_json, schema_of
+from ebbflow.studio.pixels import base64_of, scale_of, uploaded
+from ebbflow.studio.schema import from_fields, object_of, schema_of
 from ebbflow.studio.worker import Preview, as_images
 
 AT_ONCE = 2**14  # values of pictures that are sooner written than handed to another thread
@@ -126,7 +124,7 @@ def router(desk: Desk) -> APIRouter:
     async def generations(request: Request) -> Response:
         """Images out of nothing."""
         check_type(request, JSON)
-        asked = from_json(GenerationRequest, await request.body())
+        asked = from_fields(GenerationRequest, object_of(await request.body()))
         name, opened = await desk.model(asked.model)
 
         def question() -> Question:
@@ -224,17 +222,8 @@ async def form_of(request: Request, known: Collection[str] = FILES) -> tuple[dic
 
 
 def _edit_question(desk: Desk, model: Model, asked: ImageEditRequest, files: dict[str, bytes], place: str) -> Question:
-    with tempfile.TemporaryDirectory(prefix="ebbflow-") as name:
-        folder = Path(name)
-        try:
-            keep(files["image"], folder / "image", desk.limits.most_pixels)
-            if "mask" in files:
-                keep_mask(files["mask"], folder / "mask", desk.limits.most_pixels)
-            mask = "mask" if "mask" in files else None
-            request = image_edit(model, asked)
-            return edit_question(model, request, folder, "image", mask, desk.limits, place_of(model, place))
-        except ValueError as error:
-            raise type(error)(str(error).replace(f"{folder}/", "")) from error
+    with uploaded(files, desk.limits.most_pixels) as kept:
+        return edit_question(model, image_edit(model, asked), kept, desk.limits, place_of(model, place))
 
 
 def _with_files(schema: dict[str, Any]) -> dict[str, Any]:

@@ -65,9 +65,6 @@ class Meter:
 
 
 def _braces(labels: Labels) -> str:
-    quoted = [f'{key}="{_escaped(value)}"' for key, value in labels]
+    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    quoted = [f'{key}="{value.translate(escapes)}"' for key, value in labels]
     return f"{{{','.join(quoted)}}}" if quoted else ""
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

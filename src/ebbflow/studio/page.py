@@ -20,7 +20,7 @@ from ebbflow.studio.desk import Desk, NoSuchError
 from ebbflow.studio.images import JSON, check_type
 from ebbflow.studio.pixels import encoded
 from ebbflow.studio.play import Play, name_of
-from ebbflow.studio.schema import from_json
+from ebbflow.studio.schema import from_fields, object_of
 from ebbflow.studio.trainings import Trainings
 
 STATIC = Path(__file__).with_name("static")
@@ -126,13 +126,13 @@ class Page:
     async def train(self, request: Request) -> dict[str, Any]:
         """Start a training."""
         check_type(request, JSON)
-        asked = from_json(NewRunRequest, await request.body())
+        asked = from_fields(NewRunRequest, object_of(await request.body()))
         return await run_in_threadpool(self.trainings.start, asked)
 
     async def distill(self, request: Request) -> dict[str, Any]:
         """Start a training that learns from a run."""
         check_type(request, JSON)
-        asked = from_json(NewStudentRequest, await request.body())
+        asked = from_fields(NewStudentRequest, object_of(await request.body()))
         return await run_in_threadpool(self.trainings.distill, asked, self.play.run_folder(asked.run))
 
     async def resume(self, request: Request) -> dict[str, Any]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+import tempfile
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -17,32 +20,37 @@ from ebbflow.show.canvas import to_picture
 UPLOADS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 
 
-def keep(upload: bytes, path: Path, most_pixels: int) -> None:
-    """Write an uploaded picture to `path`, after a look at its head alone.
+@contextmanager
+def uploaded(files: Mapping[str, bytes], most_pixels: int) -> Iterator[dict[str, Path]]:
+    """Uploaded pictures by their names, as files that lie there for as long as this lasts; errors are told without
+    where that was. One called `mask` is white where something is to be made: as it is, or, where it has transparency,
+    white where it is transparent, as OpenAI's clients send it.
 
     Raises:
         DataError: no picture of a kind that is taken, or one of too many pixels.
     """
-    _opened(upload, path.name, most_pixels).close()
-    path.write_bytes(upload)
-
-
-def keep_mask(upload: bytes, path: Path, most_pixels: int) -> None:
-    """Write an uploaded mask as a picture that is white where something is to be made: as it is, or, where it has
-    transparency, white where it is transparent, as OpenAI's clients send it.
-
-    Raises:
-        DataError: as `keep`.
-    """
-    with _opened(upload, path.name, most_pixels) as picture:
+    with tempfile.TemporaryDirectory(prefix="ebbflow-") as place:
+        kept = {name: Path(place) / f"{name}.png" for name in files}
         try:
-            opacity = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-        except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
-            raise DataError(f"`{path.name}` cannot be read as an image: {error}.") from error
-    if opacity is None or opacity.getextrema()[0] == 255:
-        path.write_bytes(upload)
-    else:
-        opacity.point([255] + [0] * 255).save(path, format="PNG")
+            for name, path in kept.items():
+                with _opened(files[name], name, most_pixels) as picture:
+                    opacity = _opacity(picture) if name == "mask" else None
+                if opacity is None:
+                    path.write_bytes(files[name])
+                else:
+                    opacity.point([255] + [0] * 255).save(path, format="PNG")
+            yield kept
+        except ValueError as error:
+            raise type(error)(str(error).replace(f"{place}/", "")) from error
+
+
+def _opacity(mask: Image.Image) -> Image.Image | None:
+    """How opaque a mask is; None where it is so everywhere."""
+    try:
+        found = mask.convert("RGBA").getchannel("A") if mask.has_transparency_data else None
+    except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
+        raise DataError(f"`mask` cannot be read as an image: {error}.") from error
+    return None if found is None or found.getextrema()[0] == 255 else found
 
 
 def _opened(upload: bytes, name: str, most_pixels: int) -> Image.Image:

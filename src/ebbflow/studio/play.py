@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -33,8 +31,8 @@ from ebbflow.studio import gallery, lessons
 from ebbflow.studio.asking import Question, edit_question, sample_question, through_question
 from ebbflow.studio.desk import Desk, NoSuchError
 from ebbflow.studio.images import JSON, check_type, described, form_of, sse
-from ebbflow.studio.pixels import base64_of, keep, keep_mask
-from ebbflow.studio.schema import from_fields, schema_of
+from ebbflow.studio.pixels import base64_of, uploaded
+from ebbflow.studio.schema import from_fields, object_of, schema_of
 from ebbflow.studio.together import Asked, Through
 from ebbflow.studio.worker import Preview, as_images
 
@@ -93,11 +91,7 @@ class Play:
             "datasets": list(DATASETS),
             "plane": list(lessons.PLANE),
             "limits": {"most": self.desk.limits.most, "most_steps": self.desk.limits.most_steps},
-            "forms": {
-                "train": schema_of(NewRunRequest),
-                "distill": schema_of(NewStudentRequest),
-                "sample": schema_of(SampleRequest),
-            },
+            "forms": {name: schema_of(form) for name, form in FORMS.items()},
         }
 
     async def model(self, name: str) -> dict[str, Any]:
@@ -122,13 +116,8 @@ class Play:
         model = await self._model(name)
 
         def ask() -> Question:
-            with tempfile.TemporaryDirectory(prefix="ebbflow-") as folder:
-                most, mask = self.desk.limits.most_pixels, "mask.png" if "mask" in files else None
-                keep(files["image"], Path(folder) / "image.png", most)
-                if mask:
-                    keep_mask(files["mask"], Path(folder) / mask, most)
-                place = self._place(name)
-                return edit_question(model, asked, Path(folder), "image.png", mask, self.desk.limits, place)
+            with uploaded(files, self.desk.limits.most_pixels) as kept:
+                return edit_question(model, asked, kept, self.desk.limits, self._place(name))
 
         return self._streamed(await run_in_threadpool(ask), previews)
 
@@ -139,11 +128,8 @@ class Play:
         model = await self._model(name)
 
         def ask() -> Question:
-            with tempfile.TemporaryDirectory(prefix="ebbflow-") as folder:
-                pictures = [Path(folder) / f"{which}.png" for which in files]
-                for path, upload in zip(pictures, files.values(), strict=True):
-                    keep(upload, path, self.desk.limits.most_pixels)
-                return through_question(model, asked, sorted(pictures), self.desk.limits, self._place(name))
+            with uploaded(files, self.desk.limits.most_pixels) as kept:
+                return through_question(model, asked, sorted(kept.values()), self.desk.limits, self._place(name))
 
         return self._streamed(await run_in_threadpool(ask), previews)
 
@@ -185,9 +171,8 @@ class Play:
 
         def look() -> dict[str, Any]:
             require_images(model, "the nearest pictures")
-            with tempfile.TemporaryDirectory(prefix="ebbflow-") as folder:
-                keep(files["image"], Path(folder) / "image.png", self.desk.limits.most_pixels)
-                x0 = read_picture(Path(folder) / "image.png", model.dims)[0]
+            with uploaded(files, self.desk.limits.most_pixels) as kept:
+                x0 = read_picture(kept["image"], model.dims)[0]
             data = splits_of_run(model.require_run("its data is not known")).train
             distances = _distances(to_uint8(x0)[0], data.x)
             best = distances.topk(min(NEAREST, len(distances)), largest=False)
@@ -202,21 +187,6 @@ class Play:
 
     def _place(self, name: str) -> str:
         return str(self.folder / name)
-
-
-def object_of(body: bytes) -> dict[str, Any]:
-    """A body that is a JSON object.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"the body is no JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"the body must be a JSON object, got {type(found).__name__}.")
-    return found
 
 
 async def name_of(request: Request) -> str:

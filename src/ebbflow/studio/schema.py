@@ -54,19 +54,19 @@ def _kind(kind: Any) -> dict[str, Any]:
     return {"anyOf": [{"type": PLAIN[one]} for one in several]} if several else {}
 
 
-def from_json(cls: type[T], body: bytes) -> T:
-    """The request of a JSON body.
+def object_of(body: bytes) -> dict[str, Any]:
+    """A body that is a JSON object.
 
     Raises:
-        ConfigError: no JSON object, an unknown name, a value of another type or out of range.
+        ConfigError: it is none.
     """
     try:
-        given = json.loads(body)
+        found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the body is no JSON: {error}.") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"the body must be a JSON object, got {type(given).__name__}.")
-    return from_fields(cls, given)
+    if not isinstance(found, dict):
+        raise ConfigError(f"the body must be a JSON object, got {type(found).__name__}.")
+    return found
 
 
 def from_fields(cls: type[T], given: Mapping[str, Any], *, text: bool = False) -> T:

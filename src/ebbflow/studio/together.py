@@ -16,10 +16,10 @@ from ebbflow.core.shape import per_sample
 from ebbflow.errors import ConfigError
 from ebbflow.methods.clipping import Clipped
 from ebbflow.methods.denoise import Denoiser, Wrapped, conditional
-from ebbflow.methods.editing import FIXED_POINT, inpaint, invert, invertible, sdedit, slerp
+from ebbflow.methods.editing import FIXED_POINT, invert, invertible, slerp
 from ebbflow.methods.samplers import Step
 from ebbflow.methods.sampling import grid_times, walk
-from ebbflow.runs.edit import Edit, coarse, paste_back
+from ebbflow.runs.edit import Edit, coarse, paste_back, walk_edit
 from ebbflow.runs.opened import Opened
 from ebbflow.runs.plan import Plan
 from ebbflow.runs.sample import bind, grid_of, prepared
@@ -192,18 +192,11 @@ def _edits(model: Opened, bound: Denoiser, asked: Sequence[Asked], noise: Noise)
     plan, edit = asked[0].plan, asked[0].edit
     states = {id(one.image): model.encode(one.image) for one in asked if one.image is not None}
     x0 = torch.cat([states[id(one.image)].expand(len(one), *model.facts.state_dims) for one in asked])
-    how: dict[str, Any] = {
-        "strength": edit.strength,
-        "sampler": plan.sampler,
-        "num_steps": plan.num_steps,
-        "grid": plan.grid,
-        "options": plan.options,
-    }
-    if edit.mask is None:
-        return sdedit(bound, x0, noise, **how)
-    masks = [coarse(one.edit.mask.to(x0.device), x0) for one in asked if one.edit.mask is not None]
-    mask = torch.cat([one.expand(len(part), *one.shape[1:]) for one, part in zip(masks, asked, strict=True)])
-    return inpaint(bound, x0, mask, noise, resample=edit.resample, jump=edit.jump, **how)
+    if edit.mask is not None:
+        masks = [coarse(one.edit.mask.to(x0.device), x0) for one in asked if one.edit.mask is not None]
+        rows = [one.expand(len(part), *one.shape[1:]) for one, part in zip(masks, asked, strict=True)]
+        edit = replace(edit, mask=torch.cat(rows))
+    return walk_edit(bound, plan, x0, edit, noise)
 
 
 def finished(asked: Asked, x: Tensor) -> Tensor:

@@ -332,18 +332,14 @@ class Worker:
             if not any(part.job.is_open for part in batch):
                 self.meter.add("abandoned_batches_total")
                 return False
-            self._expire()
+            with self._change:
+                self._drop_closed()  # what has waited too long
             for part, rows in _rows(batch):
                 if part.job.is_open and part.job.wants(number):
                     self._show(part, step.estimate.x0[rows], number, num_steps)
         assert step is not None
         self._hand_out(batch, step)
         return True
-
-    def _expire(self) -> None:
-        """Give up what has waited too long."""
-        with self._change:
-            self._drop_closed()
 
     def _show(self, part: Part, x0: Tensor, step: int, num_steps: int) -> None:
         shown = finished(part.job.asked, part.job.asked.model.decode(x0))

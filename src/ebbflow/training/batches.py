@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.condition import Cond, Condition, num_rows, rows_of, to_device
+from ebbflow.core.memory import sent
 from ebbflow.core.noise import derive_seed, generator_for
 
 Read = Callable[[Sequence[Condition]], Cond]
@@ -65,7 +66,7 @@ class Batch:
     def rows(self, rows: range, device: torch.device) -> Batch:
         """Some samples of the batch, on a device."""
         part = slice(rows.start, rows.stop)
-        x0, eps, weight = (None if k is None else k[part].to(device) for k in (self.x0, self.eps, self.weight))
+        x0, eps, weight = (None if k is None else sent(k[part], device) for k in (self.x0, self.eps, self.weight))
         assert x0 is not None
         cond = None if self.cond is None else to_device(rows_of(self.cond, part), device)
         return Batch(x0=x0, cond=cond, eps=eps, weight=weight)

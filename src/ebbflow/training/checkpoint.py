@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ebbflow.documents import read_json
 from ebbflow.errors import CheckpointError
 from ebbflow.files import file_hash, link_or_copy, load_described, load_tensors, save_tensors, whole_folder
+from ebbflow.training.dealt import gathered
 from ebbflow.training.ema import EMA
 from ebbflow.training.task import Task
-from ebbflow.training.world import World
+from ebbflow.training.world import World, here
 from ebbflow.values import Wrong, record
 
 T = TypeVar("T")
@@ -147,7 +148,8 @@ def save(
     """Write a checkpoint into `folder`, which appears only when it is complete.
 
     `state` must hold "step"; the EMA's counter is added to it. The file `beside`, one that never changes, goes in too,
-    and so do `parts`, further tensors by the name of their file.
+    and so do `parts`, further tensors by the name of their file. Every process calls it and rank 0 writes, one file
+    after the other, so that it holds no more than the largest of them whole.
     """
     tensors = {"model": model.state_dict(), **{name: value for name, value in parts.items() if value}}
     if ema is not None:
@@ -155,9 +157,13 @@ def save(
         state = {**state, "ema_updates": ema.num_updates}
     if optimiser is not None:
         tensors["optimiser"] = _optimiser_tensors(optimiser)
+    if not here().leads:
+        for value in tensors.values():
+            gathered(value)
+        return Checkpoint(folder=folder, state=state)
     with whole_folder(folder) as partial:
         for name, value in tensors.items():
-            save_tensors(value, partial / f"{name}.safetensors")
+            save_tensors(gathered(value), partial / f"{name}.safetensors")
         if beside is not None:
             link_or_copy(beside, partial / beside.name)
         state = write_state(partial, state)
@@ -246,11 +252,17 @@ def restore(checkpoint: Checkpoint, model: nn.Module, ema: EMA | None, optimiser
     for name, value in found.items():
         number, _, key = name.partition(".")
         states.setdefault(number, {})[key] = value
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    _require_moments(states, parameters, checkpoint)
-    for i, parameter in enumerate(parameters):
+    pairs = [(p, group) for group in optimiser.param_groups for p in group["params"]]
+    _require_moments(states, [p for p, _ in pairs], checkpoint)
+    for i, (parameter, group) in enumerate(pairs):
         kept = states.get(str(i), {})
-        optimiser.state[parameter] = {k: v if v.ndim == 0 else v.to(parameter.device) for k, v in kept.items()}
+        optimiser.state[parameter] = {k: _placed(v, parameter, group) for k, v in kept.items()}
+
+
+def _placed(value: Tensor, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    """A tensor of an optimiser's state where that keeps it: with its parameter, but for the number of steps, which only
+    a fused one has there."""
+    return value if value.ndim == 0 and not group.get("fused") else value.to(parameter.device)
 
 
 def _require_moments(states: dict[str, dict[str, Tensor]], parameters: list[Tensor], checkpoint: Checkpoint) -> None:
@@ -285,9 +297,9 @@ def share(world: World, task: Task, ema: EMA | None, optimiser: torch.optim.Opti
         world.copy(module.state_dict())
     if ema is not None:
         ema.num_updates = world.first(ema.num_updates)
-    for p in (p for group in optimiser.param_groups for p in group["params"]):
+    for p, group in [(p, one) for one in optimiser.param_groups for p in one["params"]]:
         if found := world.copy({key: torch.as_tensor(value) for key, value in optimiser.state[p].items()}):
-            optimiser.state[p] = {key: value if value.ndim == 0 else value.to(p.device) for key, value in found.items()}
+            optimiser.state[p] = {key: _placed(value, p, group) for key, value in found.items()}
     if state := world.copy(task.state()):
         task.load_state(state)
     return world.first(facts)

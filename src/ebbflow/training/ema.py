@@ -13,7 +13,8 @@ import torch
 from annotated_types import Interval
 from torch import nn
 
-from ebbflow.values import Below1, check_fields
+from ebbflow.training.dealt import own
+from ebbflow.values import Below1, Checked, check_fields
 
 SHORTEST = 0.0001  # of a power profile: of exponent ten thousand
 LONGEST = 0.28  # of a power profile: that of exponent 0.1; 0.289 is the plain mean of all weights
@@ -61,11 +62,11 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Take one step towards the weights of `module`."""
-        weights = [p.detach() for p in module.parameters()]
+        weights = [own(p.detach()) for p in module.parameters()]
         for shadow, decay in zip(self.modules, self.decays_at(self.num_updates), strict=True):
-            torch._foreach_lerp_([p.detach() for p in shadow.parameters()], weights, 1 - decay)
-            for own, other in zip(shadow.buffers(), module.buffers(), strict=True):
-                own.copy_(other)
+            torch._foreach_lerp_([own(p.detach()) for p in shadow.parameters()], weights, 1 - decay)
+            for mine, other in zip(shadow.buffers(), module.buffers(), strict=True):
+                mine.copy_(other)
         self.num_updates += 1
 
 
@@ -150,7 +151,7 @@ class EmaOptions(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialOptions:
+class ExponentialOptions(Checked):
     """An exponential average of the weights, d = min(decay, (1 + n) / (10 + n)) at update n.
 
     Args:
@@ -158,9 +159,6 @@ class ExponentialOptions:
     """
 
     decay: Below1 = 0.999
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def num_snapshots(self) -> int:

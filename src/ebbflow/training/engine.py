@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,8 +17,9 @@ from torch import nn
 from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.errors import ConfigError
 from ebbflow.nets.fused import fused
-from ebbflow.training import world
+from ebbflow.training import dealt, world
 from ebbflow.training.batches import Batch
+from ebbflow.training.gradients import summed
 from ebbflow.training.task import Draw, Joined, Loss, Task
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -104,9 +105,12 @@ class Engine:
         clip: largest gradient norm; infinity for no limit.
         compile: "on" has torch.compile make the forward and backward pass when they are first run; "auto" does so on
             CUDA; "off" never does.
+        shard: deal weights, gradients, averages and the optimiser's state out to the processes of a run; with one
+            process there is nothing to deal.
 
     Raises:
         ValueError: no such device, or nothing to accumulate.
+        ConfigError: dealt out and compiled.
     """
 
     device: str | None = "auto"
@@ -114,12 +118,19 @@ class Engine:
     accumulate: int = 1
     clip: float = 1.0
     compile: Compile = "off"
+    shard: bool = False
     _called: dict[int, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _frames: dict[int, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.accumulate < 1 or not self.clip > 0:
             raise ValueError(
                 f"`accumulate` must be at least 1 and `clip` above 0, got {self.accumulate} and {self.clip}."
+            )
+        if self.shard and self.compile == "on":
+            raise ConfigError(
+                "engine.compile=on compiles a net whose weights are there, and engine.shard=true deals them out. Use "
+                "one of the two."
             )
 
     @cached_property
@@ -127,16 +138,43 @@ class Engine:
         """The device, None for where the net is."""
         return None if self.device is None else pick_device(self.device)
 
+    @property
+    def deals(self) -> bool:
+        """Whether weights are dealt out: there are processes to deal them to."""
+        return self.shard and world.here().size > 1
+
+    @property
+    def workshop(self) -> torch.device | None:
+        """Where a run is put together: where it is trained, or the CPU, from which it is dealt out."""
+        return torch.device("cpu") if self.deals else self.place
+
+    def settle(self, task: Task, averages: Sequence[nn.Module], optimiser: torch.optim.Optimizer) -> None:
+        """Bring a task to where it is trained; of a run that is dealt out, every process has all of it before."""
+        if not self.deals:
+            task.net.to(self.place)
+        elif id(task.net) not in self._frames:
+            self._frames.update({id(module): dealt.frame(module) for module in (task.net, *averages)})
+            device = self.place or device_of(task.net)
+            dtype = torch.float32 if task.is_exact else self.dtype(device)
+            dealt.deal(task.net, averages, optimiser, device=device, dtype=dtype)
+
+    def whole(self, net: nn.Module) -> nn.Module:
+        """A net as one process alone can use it: itself, or a copy with all that is dealt out, which every process has
+        to ask for."""
+        bare = self._frames.get(id(net))
+        return net if bare is None else dealt.filled(bare, net, device_of(net))
+
     def dtype(self, device: torch.device) -> torch.dtype:
         """What the forward pass multiplies in."""
         return pick_precision(self.precision, device)
 
     def said(self, device: torch.device) -> str:
         """The precision on a device, whether steps are compiled, and the reasons, in a line."""
-        if pick_compile(self.compile, device):
+        if self._compiles(device):
             return f"{self._precision_said(device)}; compiled, which the first step waits for"
+        out = f"; dealt out to {world.here().size} processes" if self.deals else ""
         reason = ": on a CPU it does not earn its wait back" if self.compile == "auto" else ""
-        return f"{self._precision_said(device)}; not compiled{reason}"
+        return f"{self._precision_said(device)}; not compiled{reason}{out}"
 
     def _precision_said(self, device: torch.device) -> str:
         dtype = self.dtype(device)
@@ -152,9 +190,12 @@ class Engine:
         dtype = self.dtype(device)
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
+    def _compiles(self, device: torch.device) -> bool:
+        return not self.deals and pick_compile(self.compile, device)
+
     def called(self, net: nn.Module) -> nn.Module:
         """`net` as a step calls it: itself, or compiled with the same weights."""
-        if not pick_compile(self.compile, device_of(net)):
+        if not self._compiles(device_of(net)):
             return net
         if id(net) not in self._called:
             inner = net.inner if isinstance(net, Joined) else net
@@ -172,17 +213,28 @@ class Engine:
         whole, offset = batch.whole or len(batch), batch.first
         mine = here.share(len(batch)) if batch.whole is None else range(len(batch))
         size = -(-len(mine) // self.accumulate)
+        fewest = len(mine) % size or size
+        if self.deals and fewest < task.fewest_rows:
+            raise ConfigError(
+                f"{fewest} row{'s' if fewest > 1 else ''} of a batch at a time {'are' if fewest > 1 else 'is'} too few "
+                f"where weights are dealt out (engine.shard): this map wants {task.fewest_rows}, so that some jump and "
+                "some do not in every process. Take a larger train.batch_size, or a smaller train.accumulate."
+            )
+        learning = [p for p in task.net.parameters() if p.requires_grad and not dealt.is_dealt(p)]
         for first in range(mine.start, mine.stop, size):
             rows = range(first, min(first + size, mine.stop))
             part, at = batch.rows(rows, device), range(rows.start + offset, rows.stop + offset)
             draw = Draw(seed=seed, step=step, rows=at, num=whole, done=done)
-            with fresh_weights(derive_seed(seed, "net", step, at.start)), self.autocast(device), fused():
-                loss = task.loss(self.called(task.net), part, draw)
-            if part.weight is not None:
-                loss = replace(loss, each=loss.each * part.weight)
-            loss.each.sum().div(whole).backward()
+            is_last = rows.stop == mine.stop
+            dealt.exchange(task.net, is_on=is_last)
+            with world.answered(only=False):
+                with fresh_weights(derive_seed(seed, "net", step, at.start)), self.autocast(device), fused():
+                    loss = task.loss(self.called(task.net), part, draw)
+                if part.weight is not None:
+                    loss = replace(loss, each=loss.each * part.weight)
+                with summed(here, learning if is_last else []):
+                    loss.each.sum().div(whole).backward()
             parts.append(loss)
-        here.add([p for p in task.net.parameters() if p.requires_grad])
         return Loss.joined(parts).gathered(here)
 
 

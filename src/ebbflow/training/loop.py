@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from ebbflow.methods.objective import Losses
+from ebbflow.training import dealt
 from ebbflow.training.batches import Batch, Batches, Read, batches_from
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
 from ebbflow.training.optim import LearningRate
 from ebbflow.training.task import DenoiserTask, Joined, Loss, Task, Trainable
 from ebbflow.training.world import here
+
+AHEAD = 2  # steps that may be queued on a device beyond the last one whose numbers have come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +60,84 @@ class Budget:
         return min(1.0, minutes / self.minutes)
 
 
+class Sizes:
+    """The numbers of a step, on their way from the device: whoever reads one waits for it.
+
+    Args:
+        loss: of the whole batch.
+        norm: of the gradient, ().
+    """
+
+    def __init__(self, loss: Loss, norm: Tensor) -> None:
+        means = [loss.each.mean(), norm, *(value.mean() for value in loss.report.values())]
+        self._names, self._there = list(loss.report), torch.stack([value.detach().float() for value in means])
+        self._came: torch.cuda.Event | None = None
+        self._here = self._there
+        if self._there.device.type == "cuda":
+            self._here = torch.empty(self._there.shape, pin_memory=True)
+            self._here.copy_(self._there, non_blocking=True)
+            self._came = torch.cuda.Event()
+            self._came.record()
+
+    @property
+    def have_come(self) -> bool:
+        """Whether they are read without waiting."""
+        return self._here.device.type == "cpu" and (self._came is None or self._came.query())
+
+    @property
+    def bad(self) -> Tensor:
+        """1 where loss or gradient is not finite, else 0; float32 () on the device."""
+        return 1 - self._there[:2].isfinite().all().float()
+
+    @cached_property
+    def read(self) -> tuple[float, float, dict[str, float]]:
+        """The mean loss, the gradient norm and the means of what the task reports."""
+        if self._came is not None:
+            self._came.synchronize()
+        loss, norm, *others = self._here.tolist()
+        return loss, norm, dict(zip(self._names, others, strict=True))
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether loss and gradient are."""
+        return all(map(math.isfinite, self.read[:2]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainStep:
-    """What one step did: its number (1 for the first), mean loss, the first group's learning rate, gradient norm before
-    clipping; time t (or None) and loss of each sample; means of what else the task reports; the minutes of work up to
-    its end, and the share of the training that is done then, 1 for the last step; whether it was `skipped`, its loss or
-    gradient not finite, and changed nothing."""
+    """What one step did: its number (1 for the first), the first group's learning rate, time t (or None) and loss of
+    each sample; the minutes of work up to its end, and the share of the training that is done then, 1 for the last
+    step. Its mean loss, gradient norm before clipping, means of what else the task reports, and whether it was
+    `skipped`, its loss or gradient not finite, are read from the device when they are asked for.
+    """
 
     step: int
-    loss: float
     lr: float
-    grad_norm: float
+    sizes: Sizes
     level: Tensor | None
     losses: Tensor
-    report: dict[str, float] = field(default_factory=dict)
     minutes: float = 0.0
     done: float = 0.0
-    skipped: bool = False
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.sizes.read[0]
+
+    @property
+    def grad_norm(self) -> float:
+        """The gradient norm before clipping."""
+        return self.sizes.read[1]
+
+    @property
+    def report(self) -> dict[str, float]:
+        """The means of what else the task reports."""
+        return self.sizes.read[2]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether loss or gradient was not finite, so that it changed no weight."""
+        return not self.sizes.are_finite
 
 
 @overload
@@ -179,7 +245,8 @@ def fit(
         start=start,
         spent=spent,
         clock=clock,
-        average=None if ema is None else lambda: ema.update(followed),
+        ema=ema,
+        followed=followed,
         lr=lr,
         seed=seed,
         skip_nonfinite=skip_nonfinite,
@@ -196,48 +263,45 @@ def _steps(
     start: int,
     spent: float,
     clock: Callable[[], float] | None,
-    average: Callable[[], None] | None,
+    ema: EMA | None,
+    followed: nn.Module,
     lr: LearningRate | None,
     seed: int,
     skip_nonfinite: int,
 ) -> Iterator[TrainStep]:
     clock = clock or time.perf_counter
-    if engine.place is not None:
-        task.net.to(engine.place)
+    engine.settle(task, [] if ema is None else ema.modules, optimiser)
     task.net.zero_grad(set_to_none=True)
     with mode(task.net, training=True):
-        step = start
+        step, unread = start, deque[_Unread]()
         while (done := budget.done(step, spent)) < 1:
             began = clock()
             rate = _set_rates(optimiser, None if lr is None else lr.at(step, done if budget.minutes else None))
             batch = next(batches)
             loss = engine.backward(task, batch, seed=seed, step=step, done=done)
-            total, norm = _sizes(task.net, loss, engine.clip)
-            good = math.isfinite(total) and math.isfinite(norm)
-            if good:
-                optimiser.step()
+            sizes = Sizes(loss, dealt.clip(task.net.parameters(), engine.clip))
+            good = _stepped(optimiser, sizes)
             task.net.zero_grad(set_to_none=True)
             if good:
-                if average is not None:
-                    average()
+                if ema is not None:
+                    ema.update(followed)
                 task.observe(loss)
-            else:
-                skip_nonfinite -= 1
-                _require_may_skip(task.net, batch, loss, skip_nonfinite >= 0, step=step, rate=rate)
+            unread.append(_Unread(sizes=sizes, loss=loss, batch=batch, step=step, rate=rate))
+            while unread and (unread[0].sizes.have_come or len(unread) > AHEAD):
+                skip_nonfinite = _read(unread.popleft(), task.net, skip_nonfinite)
             took = max(0.0, clock() - began) / 60  # clocks may be set back
             step, spent = step + 1, spent + (here().first(took) if budget.minutes else took)
             yield TrainStep(
                 step=step,
-                loss=total,
                 lr=rate,
-                grad_norm=norm,
+                sizes=sizes,
                 level=loss.level,
                 losses=loss.each if loss.plain is None else loss.plain,
-                report={name: float(value.mean()) for name, value in loss.report.items()},
                 minutes=spent,
                 done=budget.done(step, spent),
-                skipped=not good,
             )
+        for late in unread:
+            skip_nonfinite = _read(late, task.net, skip_nonfinite)
 
 
 def _set_rates(optimiser: torch.optim.Optimizer, rate: float | None) -> float:
@@ -251,11 +315,43 @@ def _set_rates(optimiser: torch.optim.Optimizer, rate: float | None) -> float:
     return float(groups[0]["lr"])
 
 
-def _sizes(net: nn.Module, loss: Loss, clip: float) -> tuple[float, float]:
-    """The mean loss and the gradient norm before it is clipped."""
-    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
-    total, size = torch.stack([loss.each.mean().float(), norm.float()]).tolist()
-    return total, size
+def _stepped(optimiser: torch.optim.Optimizer, sizes: Sizes) -> bool:
+    """Take the optimiser's step, unless the numbers are not finite; whether it was taken, as far as the host knows.
+
+    Where they have not come yet, an optimiser that can is told on the device whether to take it, as by torch's
+    GradScaler; another one waits for them.
+    """
+    if not sizes.have_come and getattr(optimiser, "_step_supports_amp_scaling", False):
+        optimiser.found_inf = sizes.bad  # type: ignore[attr-defined]
+        optimiser.step()
+        del optimiser.found_inf  # type: ignore[attr-defined]
+        return True
+    if sizes.are_finite:
+        optimiser.step()
+    return sizes.are_finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unread:
+    """A step whose numbers nobody has looked at, and what is said of it where they are not finite."""
+
+    sizes: Sizes
+    loss: Loss
+    batch: Batch
+    step: int
+    rate: float
+
+
+def _read(late: _Unread, net: nn.Module, skip_nonfinite: int) -> int:
+    """How many steps may still be passed over after this one.
+
+    Raises:
+        FloatingPointError: it may not be.
+    """
+    if late.sizes.are_finite:
+        return skip_nonfinite
+    _require_may_skip(net, late.batch, late.loss, skip_nonfinite > 0, step=late.step, rate=late.rate)
+    return skip_nonfinite - 1
 
 
 def _require_may_skip(net: nn.Module, batch: Batch, loss: Loss, may: bool, *, step: int, rate: float) -> None:
@@ -264,7 +360,7 @@ def _require_may_skip(net: nn.Module, batch: Batch, loss: Loss, may: bool, *, st
     Raises:
         FloatingPointError: it may not be, or the weights are lost, so that the next step would not be either.
     """
-    if not all(bool(p.isfinite().all()) for p in net.parameters()):
+    if not dealt.is_finite(net):
         why = "The weights are not finite either: an earlier step was too large. Lower the learning rate."
     elif may:
         return

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from ebbflow.training.dealt import part, whole
 from ebbflow.values import Below1, check_fields
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al., 2024: steep at 0, singular values end in about [0.7, 1.2]
@@ -58,11 +59,11 @@ class LearningRate:
 def adamw(
     parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float = 0.0, beta1: float = 0.9, beta2: float = 0.99
 ) -> torch.optim.AdamW:
-    """AdamW with betas (beta1, beta2), decaying matrices only (Loshchilov & Hutter, 2017, 1711.05101); on a CPU in one
-    pass over the memory."""
+    """AdamW with betas (beta1, beta2), decaying matrices only (Loshchilov & Hutter, 2017, 1711.05101); on a CPU and on
+    CUDA in one pass over the memory."""
     parameters = [p for p in parameters if p.requires_grad]
     groups = _by_decay(parameters, weight_decay)
-    fused = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), fused=fused or None)
 
 
@@ -155,7 +156,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         momentum = state["momentum"].lerp_(grad, 1 - group["momentum"])
         matrix = grad.lerp(momentum, group["momentum"]).flatten(1)
-        step = orthogonalised(matrix).reshape_as(weight)
+        step = part(orthogonalised(whole(matrix)).reshape(weight.shape), weight)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(step, alpha=-0.2 * group["lr"] * math.sqrt(max(matrix.shape)))
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from ebbflow.core.memory import sent
 from ebbflow.core.noise import generator_for
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import prediction_of
+from ebbflow.core.shape import float64_on
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.objective import Losses, Objective
@@ -104,11 +106,14 @@ class Task(Protocol):
     """What is trained; a class of it gives a net and its loss, and as much of the rest as it has.
 
     `net` is stepped, averaged and stored, the objective's own parameters in it. Every method is given the net to use,
-    which may be the average.
+    which may be the average. With `fewest_rows` at a time every process calls the net equally often, and one that
+    `is_exact` leaves autocast where it has to.
     """
 
     net: nn.Module
     path: Path | None = None
+    fewest_rows: int = 1
+    is_exact: bool = False
 
     def loss(self, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
         """The loss of some rows of a batch; all randomness from `draw`."""
@@ -188,6 +193,7 @@ class DenoiserTask(Task):
         self.importance = None
         if isinstance(objective, MapObjective):
             objective.check(denoiser)
+            self.fewest_rows, self.is_exact = objective.fewest_rows, objective.kind.is_exact
             _require_same_meaning(denoiser, objective.plain)
         if isinstance(objective, Objective):
             _require_same_meaning(denoiser, objective)
@@ -203,10 +209,10 @@ class DenoiserTask(Task):
         x0 = as_floats(batch.x0, next(net.parameters()).dtype)
         if isinstance(self.objective, MapObjective):
             return self._map_loss(self.objective, net, replace(batch, x0=x0), draw)
-        drawn = draw.times(self._times)
+        drawn = float64_on(draw.times(self._times), x0.device)
         t = drawn[:, 0]
-        eps = draw.normal(tuple(x0.shape[1:])) if batch.eps is None else batch.eps
-        plain = each = self.objective.losses(self.model(net), x0, batch.cond, eps.to(x0), t)  # type: ignore[arg-type]
+        eps = _noise(x0, batch, draw)
+        plain = each = self.objective.losses(self.model(net), x0, batch.cond, eps, t)  # type: ignore[arg-type]
         if isinstance(net, Joined):
             u = net.objective(t)
             each = plain * torch.exp(-u) + u
@@ -217,9 +223,10 @@ class DenoiserTask(Task):
     def _map_loss(self, objective: MapObjective, net: nn.Module, batch: Batch, draw: Draw) -> Loss:
         """The losses of rows that jump and of those that do not, which are told apart in the report."""
         x0, drawn = batch.x0, draw.times(objective.draw)
-        eps = draw.normal(tuple(x0.shape[1:])) if batch.eps is None else batch.eps
-        each, jumps = objective.losses_of(self.model(net), x0, batch.cond, eps.to(x0), drawn, draw.done)
-        report = {"loss_diagonal": each[~jumps], "loss_jumps": each[jumps]}
+        eps = _noise(x0, batch, draw)
+        each, jumps = objective.losses_of(self.model(net), x0, batch.cond, eps, drawn, draw.done)
+        kinds = {"loss_diagonal": ~jumps, "loss_jumps": jumps}
+        report = {name: each[sent(rows.nonzero()[:, 0], each.device)] for name, rows in kinds.items()}
         return Loss(each=each, level=drawn[:, 0], report=report)
 
     def _times(self, num: int, generator: torch.Generator) -> Tensor:
@@ -243,6 +250,12 @@ class DenoiserTask(Task):
     def load_state(self, state: dict[str, Tensor]) -> None:
         if self.importance is not None:
             self.importance.load(state)
+
+
+def _noise(x0: Tensor, batch: Batch, draw: Draw) -> Tensor:
+    """The noise of a batch: its own, or what is drawn, on its way to the device of `x0`."""
+    eps = draw.normal(tuple(x0.shape[1:])) if batch.eps is None else batch.eps
+    return sent(eps, x0.device).to(x0.dtype)
 
 
 def _require_same_meaning(denoiser: Trainable, objective: Objective) -> None:

@@ -23,7 +23,6 @@ from torch.distributed.distributed_c10d import Store
 from ebbflow.errors import ConfigError
 
 T = TypeVar("T")
-BUCKET = 1 << 23  # numbers that are reduced in one message: 32 MB of float32
 SECONDS = 600.0  # how long an answer is waited for; EBBFLOW_TIMEOUT says another time
 
 
@@ -63,25 +62,6 @@ class World:
         each = num // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def add(self, parameters: Sequence[Tensor]) -> None:
-        """Make each gradient the sum of those of all processes; one that no process has stays None.
-
-        They go in messages of 32 MB, with one number a parameter that says who has a gradient.
-        """
-        if self.size == 1:
-            return
-        for group in _buckets(parameters):
-            has = torch.tensor([float(p.grad is not None) for p in group]).to(group[0])
-            flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in group), has])
-            with self._answered():
-                dist.all_reduce(flat)
-            *sums, has = flat.split([p.numel() for p in group] + [len(group)])
-            for p, value, used in zip(group, sums, has.tolist(), strict=True):
-                if used and p.grad is None:
-                    p.grad = value.view_as(p).clone()
-                elif used and p.grad is not None:
-                    p.grad.copy_(value.view_as(p))
-
     def rows(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Of each tensor, the rows of all processes, in their order; numbers of rows may differ."""
         if self.size == 1:
@@ -93,7 +73,7 @@ class World:
         """What each process says, by rank; pickled on the way, which goes from process to process alone."""
         said: list[Any] = [value] * self.size
         if self.size > 1:
-            with self._answered():
+            with answered():
                 dist.all_gather_object(said, value)
         return said
 
@@ -101,14 +81,14 @@ class World:
         """What rank 0 says."""
         said = [value]
         if self.size > 1:
-            with self._answered():
+            with answered():
                 dist.broadcast_object_list(said, src=0)
         return said[0]
 
     def passed(self, value: T | None, source: int) -> T | None:
         """What rank `source` says, on rank 0; None elsewhere. Between others than these two nothing is sent."""
         said, cpu = [value], torch.device("cpu")
-        with self._answered():
+        with answered():
             if self.rank == source != 0:
                 dist.send_object_list(said, dst=0, device=cpu)
             elif self.leads and source != 0:
@@ -125,7 +105,7 @@ class World:
         if self.size == 1:
             return value
         flag = torch.tensor(int(value))
-        with self._answered():
+        with answered():
             dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag)
 
@@ -148,7 +128,7 @@ class World:
             mine = tensors.get(name)
             if mine is None or (tuple(mine.shape), mine.dtype, mine.device.type) != (shape, dtype, kind):
                 mine = torch.empty(shape, dtype=dtype, device=kind)
-            with self._answered(), torch.no_grad():
+            with answered(), torch.no_grad():
                 dist.broadcast(mine, src=0)
             found[name] = mine
         return found
@@ -169,23 +149,35 @@ class World:
                         "the same command, code and data."
                     )
 
-    @contextmanager
-    def _answered(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise ConnectionAbortedError(
-                errno.ECONNABORTED,
-                f"process {self.rank} of {self.size} lost another one, which ended or gave no answer within "
-                f"{timeout().total_seconds():g} s. What was saved is whole; the same command goes on from there.",
-            ) from error
-
 
 def here() -> World:
     """The world that this process has joined; one of itself alone where it has joined none."""
     if dist.is_available() and dist.is_initialized():
         return World(rank=dist.get_rank(), size=dist.get_world_size())
     return World()
+
+
+@contextmanager
+def answered(*, only: bool = True) -> Iterator[None]:
+    """Where the other processes are waited for.
+
+    Args:
+        only: whether nothing else is done there, so that no error is of anything else.
+
+    Raises:
+        ConnectionAbortedError: one of them ended, or gave no answer within the time-out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (only or isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        its = here()
+        raise ConnectionAbortedError(
+            errno.ECONNABORTED,
+            f"process {its.rank} of {its.size} lost another one, which ended or gave no answer within "
+            f"{timeout().total_seconds():g} s. What was saved is whole; the same command goes on from there.",
+        ) from error
 
 
 def timeout() -> timedelta:
@@ -269,16 +261,3 @@ def require_joined() -> None:
             f"this is one of {size} processes that a launcher started (WORLD_SIZE={size}), and they have not met. Call "
             "ebbflow.training.world.join() first, or start it without the launcher."
         )
-
-
-def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Groups of parameters of one dtype and device, as many as one message takes."""
-    group: list[Tensor] = []
-    for p in parameters:
-        full = sum(one.numel() for one in group) + p.numel() > BUCKET
-        if group and (full or (p.dtype, p.device) != (group[0].dtype, group[0].device)):
-            yield group
-            group = []
-        group.append(p)
-    if group:
-        yield group

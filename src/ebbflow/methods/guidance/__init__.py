@@ -18,7 +18,7 @@ from ebbflow.methods.guidance.classifier import (
 )
 from ebbflow.methods.guidance.classifier_free import ClassifierFree
 from ebbflow.methods.guidance.loss import EMPHASES, LossGuidance
-from ebbflow.methods.guidance.losses import LOSSES, Loss, misfit
+from ebbflow.methods.guidance.losses import LOSSES, Loss
 from ebbflow.methods.guidance.restoring import DDNM, RESTORATIONS, Measurement, PiGDM
 
 classifier_free = ClassifierFree
@@ -36,7 +36,6 @@ GUIDANCE: dict[str, Callable[..., Denoiser]] = {
 }
 
 __all__ = [
-    "APG",
     "BATCH_LIMITS",
     "CONDITION_RULES",
     "DDNM",
@@ -45,8 +44,6 @@ __all__ = [
     "LOSSES",
     "RESTORATIONS",
     "Autoguidance",
-    "Branches",
-    "CFGZeroStar",
     "ClassifierFree",
     "ClassifierGuidance",
     "ClassifierObjective",
@@ -58,5 +55,4 @@ __all__ = [
     "PiGDM",
     "classifier_free",
     "combine",
-    "misfit",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.condition import Cond, cat_rows, expand_rows
+from ebbflow.core.memory import sent
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample
@@ -49,7 +50,7 @@ class Window:
         """`guided` where the rule acts, `plain` elsewhere."""
         if self.everywhere or self.nowhere or self.rows is None:
             return plain if self.nowhere else guided
-        rows = self.rows.to(plain.x0.device).reshape(-1, *[1] * (plain.x0.ndim - 1))
+        rows = sent(self.rows, plain.x0.device).reshape(-1, *[1] * (plain.x0.ndim - 1))
         return replace(guided, x0=torch.where(rows, guided.x0, plain.x0), eps=torch.where(rows, guided.eps, plain.eps))
 
 

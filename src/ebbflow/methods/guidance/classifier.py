@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.entries import Choice
+from ebbflow.core.memory import sent
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import as_float64, per_sample
@@ -47,8 +48,7 @@ class NetClassifier:
         c = path.at(t)
         scale = SCALES["unit"](c)
         clock, share = (
-            k.to(device=x_t.device, dtype=torch.float32).expand(x_t.shape[0])
-            for k in (CLOCKS["log_snr"](path, t), c.alpha * scale)
+            sent(k.float(), x_t.device).expand(x_t.shape[0]) for k in (CLOCKS["log_snr"](path, t), c.alpha * scale)
         )
         out = self.net(per_sample(scale, x_t) * x_t, clock, share)
         return out.to(torch.promote_types(out.dtype, torch.float32))
@@ -116,7 +116,7 @@ class ClassifierGuidance(Wrapped):
         return active.pick(estimate.with_x0(x0, x_t, self.path.at(t)), estimate)
 
     def _log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        labels = self.labels.to(x.device).expand(x.shape[0])
+        labels = sent(self.labels, x.device).expand(x.shape[0])
         return self.classifier(x, t, self.path).gather(1, labels[:, None])[:, 0]
 
 

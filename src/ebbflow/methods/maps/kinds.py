@@ -23,7 +23,7 @@ from ebbflow.core.predictions import Estimate, Prediction
 from ebbflow.core.shape import per_sample
 from ebbflow.methods.denoise import Denoiser
 from ebbflow.methods.maps.forms import Form, form, form_by_s, form_by_t, unit_of
-from ebbflow.values import check_fields
+from ebbflow.values import Checked
 
 Derivative = Literal["difference", "jvp"]
 Difference = Annotated[float, Interval(ge=1e-4, le=0.1)]  # less is rounding, more is no derivative
@@ -77,7 +77,7 @@ class Jumps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapKind(ABC):
+class MapKind(Checked, ABC):
     """What is asked of jumps."""
 
     has_data: ClassVar[bool] = True  # whether a jump's own loss knows the data, so that it can be trained on alone
@@ -103,9 +103,6 @@ class Midpoint(MapKind):
     split: Literal["middle", "uniform"] = "middle"
     has_data: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def errors(self, jumps: Jumps) -> Tensor:
         x, t, s = jumps.x_t, jumps.t, jumps.s
@@ -137,9 +134,6 @@ class MeanFlow(MapKind):
     derivative: Derivative = "difference"
     step: Difference = 0.005
     is_steep: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def errors(self, jumps: Jumps) -> Tensor:
         x, t, s, v = jumps.x_t, jumps.t, jumps.s, jumps.velocity
@@ -178,9 +172,6 @@ class LSD(MapKind):
     step: Difference = 0.01
     has_data: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def errors(self, jumps: Jumps) -> Tensor:
         x, t, (s, out, slope) = jumps.x_t, jumps.t, self._parts(jumps)
         (skip, weight), (skip_s, weight_s) = jumps.form(t, s), form_by_s(jumps.prediction, jumps.path, t, s)
@@ -218,9 +209,6 @@ class Consistency(MapKind):
     first: Fraction = 1.0
     last: Fraction = 0.05
     until: Fraction = 0.75
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def ratio(self, progress: float) -> float:
         """r when the share `progress` of the run is done."""

@@ -3,6 +3,7 @@ jump."""
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from ebbflow.core.condition import Cond, rows_of
 from ebbflow.core.entries import Choice, spelt
+from ebbflow.core.memory import sent
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, prediction_of, solve
-from ebbflow.core.shape import per_sample
+from ebbflow.core.shape import float64_on, per_sample
 from ebbflow.core.times import Importance, TimeSampler, time_sampler
 from ebbflow.core.weights import loss_weight, weight_of
 from ebbflow.methods.denoise import Denoiser, NetFlowMap, conditional
@@ -99,6 +101,11 @@ class MapObjective:
         return map_kind(self.map)
 
     @property
+    def fewest_rows(self) -> int:
+        """Rows side by side of which some jump and some do not, wherever they begin; 1 where all jump."""
+        return 1 if self.diagonal == 0 else math.ceil(1 / min(self.diagonal, 1 - self.diagonal) - 1e-9)
+
+    @property
     def _times(self) -> TimeSampler:
         return time_sampler(self.plain.times)
 
@@ -168,19 +175,19 @@ class MapObjective:
             drawn: as `draw` gives it.
             progress: the share of the run that is done, in [0, 1).
         """
-        t, s, cut = drawn.unbind(1)
-        jumps = s < t
+        jumps = drawn[:, 1] < drawn[:, 0]
         each = x0.new_zeros(len(x0), dtype=torch.promote_types(x0.dtype, torch.float32))
         for rows, loss in ((~jumps, self._still), (jumps, self._jumping)):
             chosen = rows.nonzero()[:, 0]
             if len(chosen):
-                there = chosen.to(x0.device)
+                there = sent(chosen, x0.device)
+                times = float64_on(drawn[chosen], x0.device).unbind(1)
                 part = None if cond is None else rows_of(cond, there)
-                found = loss(model, x0[there], part, eps[there], (t[chosen], s[chosen], cut[chosen]), progress)
+                found = loss(model, x0[there], part, eps[there], times, progress)
                 each = each.index_copy(0, there, found.to(each))
         if self.adaptive:
             each = each / (each.detach() + ROBUST) ** self.adaptive
-        return each, jumps.to(x0.device)
+        return each, jumps
 
     def _still(
         self, model: Any, x0: Tensor, cond: Any, eps: Tensor, times: tuple[Tensor, ...], progress: float

@@ -233,7 +233,7 @@ def sampler(
     """Declare a generator function `(denoise, x, levels, *, options...)` a sampler of some order and cost.
 
     It is given the grid as a list of `Level`, numbers t, alpha, sigma and their slopes, and yields a `Step` for each
-    of its steps; keywords are its options, and `noise` is where it draws from. DDIM:
+    of its steps; keywords are its options, and `noise` is where it draws from. DDIM::
 
         @ef.sampler(order=1, evaluations=lambda n: n)
         def mine(denoise, x, levels):

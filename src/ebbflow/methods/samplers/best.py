@@ -13,10 +13,13 @@ AUTO = "auto"
 Choices = dict[int, tuple[str, str]]  # network evaluations: sampler, grid
 
 # Measured by benchmarks/best_sampler.py, whose rows are in best_sampler.jsonl beside it.
-MEASURED: dict[str, Choices] = {"flow": {5: ("unipc", "shifted")}}
+MEASURED: dict[str, Choices] = {
+    "flow": {5: ("midpoint", "uniform"), 10: ("dpmpp_2m_sde", "shifted"), 20: ("ddpm", "uniform")},
+    "vp": {5: ("unipc", "uniform"), 10: ("dpmpp_2m_sde", "quadratic"), 20: ("ddpm", "quadratic")},
+}
 # Of pairs that know x0 and the noise level alone, not the path's clock: at equal log-SNR they take the same steps on
 # every path, up to its scale, so that what one path has shown holds on the others.
-ON_EVERY_PATH: Choices = {5: ("dpmpp_2m", "cosine")}
+ON_EVERY_PATH: Choices = {5: ("dpmpp_2m", "cosine"), 10: ("dpmpp_2m", "cosine"), 20: ("dpmpp_2m", "karras")}
 
 
 @dataclass(frozen=True, kw_only=True)

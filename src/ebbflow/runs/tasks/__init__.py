@@ -14,7 +14,7 @@ from ebbflow.runs.tasks.base import RunTask
 from ebbflow.runs.tasks.classifier import ClassifierTask
 from ebbflow.runs.tasks.model import ModelTask
 
-__all__ = ["TASKS", "AutoencoderTask", "ClassifierTask", "ModelTask", "RunTask", "task_of"]
+__all__ = ["AutoencoderTask", "ModelTask", "RunTask", "task_of"]
 
 TASKS: dict[type, Any] = {RunConfig: ModelTask, ClassifierConfig: ClassifierTask, AutoencoderConfig: AutoencoderTask}
 

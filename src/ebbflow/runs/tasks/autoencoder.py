@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ebbflow.config import AutoencoderConfig
-from ebbflow.core.memory import weighed
+from ebbflow.core.memory import sent, weighed
 from ebbflow.core.noise import fresh_weights
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset, Splits, to_uint8
@@ -70,7 +70,7 @@ class AutoencoderTask(RunTask):
         assert isinstance(net, Autoencoder)
         x, train, options = batch.x0, self.config.train, net.options
         noise = draw.normal((options.latent_channels, *(-(-side // options.factor) for side in x.shape[2:])), "code")
-        decoded, mean, log_var = net(x, noise.to(x))
+        decoded, mean, log_var = net(x, sent(noise, x.device).to(x.dtype))
         error = (decoded.float() - x).flatten(1)
         reconstruction = (error.abs() if train.loss == "l1" else error.square()).mean(1)
         kl = kl_divergence(mean, log_var)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.maps import MapObjective
 from ebbflow.methods.told import require_told
 from ebbflow.progress import Stage, Work, finish
+from ebbflow.runs.buckets import BucketLoader, loader_in_buckets
 from ebbflow.runs.build import (
     DatasetLoader,
     augmentation_of,
@@ -38,17 +39,18 @@ from ebbflow.runs.build import (
 )
 from ebbflow.runs.couplings import learned_pairing, pool_of
 from ebbflow.runs.folder import checkpoints, description
-from ebbflow.runs.given import images_of
 from ebbflow.runs.latent_files import encode, open_latent_space, store_copy
 from ebbflow.runs.opened import Opened
+from ebbflow.runs.pictures import images_of
 from ebbflow.runs.plan import default_plan, repeat_in_blocks
 from ebbflow.runs.results import collect
 from ebbflow.runs.sample import generate
 from ebbflow.runs.start import start_from
 from ebbflow.runs.tasks.base import RunTask
 from ebbflow.runs.teacher import Pairs, objective_of, open_teacher, paired, store_teacher, taught_by
+from ebbflow.runs.text_files import shelve
 from ebbflow.training.ema import EmaOptions
-from ebbflow.training.engine import device_of
+from ebbflow.training.engine import device_of, pick_device
 from ebbflow.training.held_out import HeldOut
 from ebbflow.training.task import DenoiserTask
 
@@ -73,7 +75,7 @@ class ModelTask(DenoiserTask, RunTask):
         self.space, self.folder = open_latent_space(config, splits.train, folder), folder
         if self.space is not None and config.data.flip:
             splits = replace(splits, train=mirrored(splits.train))
-        self.splits = encode(splits, self.space, folder)
+        self.splits = encode(splits, self.space)
         self.facts = facts_of(self.splits.train)
         begun = description(folder).get("config", {}).get("objective", {})
         self.config = config = resolved(config, self.facts, begun.get("prediction"))
@@ -100,36 +102,41 @@ class ModelTask(DenoiserTask, RunTask):
         return self.config.ema
 
     def prepare(self) -> Work[None]:
-        """The weights to start from are said, a teacher makes its pairs, the coupling of data and noise is learned."""
+        """The weights to start from are said, a pretrained encoder reads all captions, a teacher makes its pairs, the
+        coupling of data and noise is learned."""
         if self._started:
             yield Stage("start", 1, 1, note=self._started)
+        parts = (self.splits.train, self.splits.held_out)
+        yield from shelve(conditioner_of(self.conditioned), parts, pick_device(self.config.engine.device))
         if self.teacher is not None and self.config.teacher.pairs:
             self._pairs = yield from paired(
                 self.config, self.teacher, self.splits.train, conditioner_of(self.conditioned), self.folder
             )
         self._pairing = ((yield from learned_pairing(self.config, self._pool, self.folder)),)
 
-    def batches(self) -> DatasetLoader:
+    def batches(self) -> DatasetLoader | BucketLoader:
         if self._pairing is None:
             finish(self.prepare())
         assert self._pairing is not None
         train, conditioner = self.config.train, conditioner_of(self.conditioned)
         data = self.splits.train if self._pairs is None else self._pairs
-        return DatasetLoader(
-            dataset=data,
+        cond = None if conditioner is None else conditioner.conditions(data)
+        make = partial(
+            DatasetLoader,
             noise=None if self._pairs is None else self._pairs.noise,
-            cond=None if conditioner is None else conditioner.conditions(data),
             conditioner=conditioner,
             drop=drop_of(self.config),
             batch_size=train.batch_size,
-            seed=train.seed,
             pairing=self._pairing[0],
             augment=self._augment if self._pairs is None else None,  # pairs are of the teacher's pictures
         )
+        if self.config.data.buckets:
+            return loader_in_buckets(self.config, data, cond, make)
+        return make(dataset=data, cond=cond, seed=train.seed)
 
     def store_copies(self) -> Path | None:
         store_teacher(self.teacher, self.folder)
-        return store_copy(self.space, self.splits, self.folder)
+        return store_copy(self.space, self.folder)
 
     @cached_property
     def _held_out(self) -> HeldOut | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebbflow.studies.claims.base import Claim, Finding, Recipe, Side, Table, Trial
+from ebbflow.studies.claims.base import Claim, Finding, Recipe, Side, Trial
 from ebbflow.studies.claims.comparison import FLOW_OR_DIFFUSION
 from ebbflow.studies.claims.determinism import DETERMINISTIC, DIVERSITY, RECONSTRUCTION
 from ebbflow.studies.claims.identities import ONE_GO, SIMPLER
@@ -21,4 +21,4 @@ CLAIMS: dict[str, Claim] = {
     "flow_or_diffusion": FLOW_OR_DIFFUSION,
 }
 
-__all__ = ["CLAIMS", "Claim", "Finding", "Recipe", "Side", "Table", "Trial"]
+__all__ = ["CLAIMS", "Claim", "Finding", "Recipe", "Side", "Trial"]

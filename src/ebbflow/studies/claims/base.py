@@ -17,8 +17,7 @@ from ebbflow.methods.guidance import classifier_free
 from ebbflow.methods.objective import Objective
 from ebbflow.methods.sampling import grid_times, pure_noise, walk, walk_from
 from ebbflow.metrics.measure import jackknife, left_out
-from ebbflow.metrics.moments import Moments, moments
-from ebbflow.metrics.scores import frechet_of, manifold, spread_rows
+from ebbflow.metrics.scores import Moments, frechet_of, manifold, moments, spread_rows
 from ebbflow.metrics.yardstick import Made
 from ebbflow.progress import Stage, Work
 from ebbflow.show.strips import toy
@@ -217,25 +216,27 @@ class Trial:
         eps = Noise(range(self.seed, self.seed + num)).draw(self.dims).to(self.device)
         return pure_noise(side.denoiser, eps, times), times
 
+    @staticmethod
+    def estimated(statistic: Callable[..., float], *made: Made) -> Gap:
+        """A number of the features of samples, and its standard error by the jackknife."""
+        every = [one.features for one in made]
+        return statistic(*every), jackknife([statistic(*rest) for rest in zip(*map(left_out, every), strict=True)])
+
     def frechet(self, made: Made) -> tuple[float, float]:
         """The Frechet distance of samples to the reference, and its standard error by the jackknife."""
         real = self.real_moments
-        rests = [frechet_of(real, moments(rest)) for rest in left_out(made.features)]
-        return frechet_of(real, moments(made.features)), jackknife(rests)
+        return self.estimated(lambda rows: frechet_of(real, moments(rows)), made)
 
     def frechet_gap(self, one: Made, other: Made) -> tuple[float, float]:
         """How much farther from the reference `one` is than `other`, made from the same seeds, and its standard
         error."""
         real = self.real_moments
-        pairs = zip(left_out(one.features), left_out(other.features), strict=True)
-        rests = [frechet_of(real, moments(a)) - frechet_of(real, moments(b)) for a, b in pairs]
-        return frechet_of(real, moments(one.features)) - frechet_of(real, moments(other.features)), jackknife(rests)
+        return self.estimated(lambda a, b: frechet_of(real, moments(a)) - frechet_of(real, moments(b)), one, other)
 
     def recall(self, made: Made) -> tuple[float, float]:
         """Recall of the reference by the samples, and its standard error by the jackknife."""
         real = spread_rows(self.real, len(made.features))
-        rests = [manifold(real, rest).recall for rest in left_out(made.features)]
-        return manifold(real, made.features).recall, jackknife(rests)
+        return self.estimated(lambda rows: manifold(real, rows).recall, made)
 
     def accuracy(self, made: Made) -> tuple[float, float] | None:
         """Label accuracy and its binomial standard error; None without labels or a classifier."""

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from ebbflow.conditioning import LabelConditioning
 from ebbflow.core.paths import VE, Flow
+from ebbflow.documents import in_markdown, read_json
 from ebbflow.errors import ConfigError, choose
 from ebbflow.files import file_hash, write_text
 from ebbflow.metrics.cache import key_of
@@ -28,10 +30,11 @@ from ebbflow.runs.opened import Opened
 from ebbflow.runs.same_data import require_same_data, splits_of_run
 from ebbflow.runs.sample import in_net_precision
 from ebbflow.show.canvas import save_picture
+from ebbflow.show.page import render
 from ebbflow.studies.claims import CLAIMS, Claim, Finding, Side, Trial
-from ebbflow.studies.claims.page import page
 from ebbflow.studies.evaluate import features_for, sides_of
 from ebbflow.training.engine import pick_precision
+from ebbflow.values import Wrong
 
 NUM_ENTRIES = 256  # held-out entries that are kept at hand
 
@@ -105,9 +108,9 @@ def _record(finding: Finding, how: ClaimsRequest, command: str, seconds: float) 
 def read_kept(path: FilePath, key: str) -> dict[str, Any]:
     """The findings of an earlier call with the same key; none where there are none."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path)
         return {name: kept["claims"][name] for name in CLAIMS if name in kept["claims"]} if kept["key"] == key else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, Wrong, KeyError, TypeError):
         return {}
 
 
@@ -265,3 +268,27 @@ def side_of(name: str, model: Opened, how: ClaimsRequest) -> Side:
         ode="ddim",
         sde="sde" if name == "flow" else "ddpm",
     )
+
+
+def page(settings: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], pictures: str) -> str:
+    """The page.
+
+    Args:
+        settings: what was measured on what; shown as a table but for "command" and "notes".
+        found: a claim's record by name, in order; one with no "verdict" is still to be measured.
+        pictures: the folder of the pictures, seen from the page.
+    """
+    shown = {name: value for name, value in settings.items() if name not in ("command", "notes")}
+    said = {"notes": settings["notes"], "command": settings["command"], "settings": shown}
+    return render("claims.md", found=found, pictures=pictures, entry=entry, **said)
+
+
+def entry(value: Any) -> str:
+    """A value, or a value +- its standard error with as many digits as the error allows."""
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value):
+        return f"{value[0]:.3g} +- {value[1]:.2g}"
+    if isinstance(value, (tuple, list)):
+        return in_markdown(", ".join(map(str, value)))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return in_markdown(str(value))
