@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import growth, kernels, machine, step, wall
+from benchmarks import gpu, gpu_page, growth, kernels, machine, step, wall
 from benchmarks.__main__ import main
 from benchmarks.aims import aims
 from benchmarks.arena import ContestantFailed, Handle, best, ratios, turns
@@ -401,3 +401,47 @@ def test_a_contest_of_hours_goes_on_with_those_that_are_missing(monkeypatch: pyt
     assert stored["failed"] == {"smalldiffusion": "not run"}
     other = {**kept, "machine": {**kept["machine"], "threads": 99}}
     assert not wall._earlier(other, "entries", asked) and not wall._earlier({}, "entries", asked)
+
+
+def test_the_gpu_benchmark_runs_all_of_it_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every point in this process, with tiny nets; what is written is JSON and a page of it."""
+    monkeypatch.setattr(gpu, "asked_of", lambda python, asked: gpu.point(asked))
+    gpu.main(["--quick", "--device", "cpu", "--peers", "none", "--kinds", "fp32", "--json", str(tmp_path / "gpu.json")])
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    page = (tmp_path / "gpu.md").read_text()
+    assert found["nets"].keys() == gpu.NETS.keys() and "no figure of it means anything" in page
+    for net in found["nets"].values():
+        assert net["points"].keys() == {"train ebbflow fp32", "walk ebbflow fp32"}
+        assert all(got["seconds"] > 0 and got["bytes"] > 0 for got in net["points"].values())
+        assert net["points"]["walk ebbflow fp32"]["finite"]
+    assert "at least 0.5 of the GEMM rate, not measured" in page and "seconds to the first sample" in page
+
+
+def test_aims_of_a_gpu_are_held_against_its_own_rate() -> None:
+    """A net of 2 operations a row, batches of 10, in 0.1 s: 200 operations a second, of a rate of 400."""
+    points = {
+        "train ebbflow bf16": {"seconds": 0.1, "first": 1.0, "bytes": 1},
+        "train ebbflow bf16, compiled": {"seconds": 0.08, "first": 30.0, "bytes": 1},
+        "train diffusers bf16": {"seconds": 0.16, "first": 1.0, "bytes": 1},
+        "walk ebbflow bf16": {"seconds": 1.0, "first": 4.0, "bytes": 1},
+        "walk diffusers bf16": {"error": "no such module"},
+    }
+    facts = {"title": "net", "train": 2, "forward": 1, "parameters": 1, "batch": 10, "walked": 4, "points": points}
+    facts |= {"steps": 50, "noise": 0.001}
+    found = {"machine": {"device": "one", "date": "d", "torch": "t"}, "rates": {"bf16": 400.0}, "nets": {"dit": facts}}
+    found |= {"quick": False, "left_out": ""}
+    assert gpu_page.utilisation(facts, points["train ebbflow bf16"], 400.0) == pytest.approx(0.5)
+    assert gpu_page.against(facts, "train", "bf16, compiled") == pytest.approx(2.0)
+    assert list(gpu_page.aims(found)) == [
+        "- at least 0.5 of the GEMM rate: 0.62, reached",
+        "- at least 1.5 of diffusers' loop: 2.00, reached",
+        "- at most 3.0 seconds to the first sample: 4.00, missed",
+    ]
+    assert "failed: no such module" in gpu_page.page(found)
+
+
+def test_the_nets_of_the_gpu_benchmark_are_of_the_sizes_that_are_said() -> None:
+    sizes = {name: gpu.flops(net) for name, net in gpu.NETS.items()}
+    assert sizes["dit"]["parameters"] == pytest.approx(130e6, rel=0.02)
+    assert sizes["unet"]["parameters"] == pytest.approx(35e6, rel=0.05)
+    assert all(size["train"] == pytest.approx(3 * size["forward"], rel=0.05) for size in sizes.values())

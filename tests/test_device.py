@@ -19,9 +19,11 @@ from ebbflow.config import RunConfig, parse_as
 from ebbflow.core.memory import sent
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import load_dataset
+from ebbflow.errors import ConfigError
+from ebbflow.methods.adaptive import ImportanceTimes
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.runs.tasks import ModelTask
-from ebbflow.training import loop
+from ebbflow.training import checkpoint, loop
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine
 from ebbflow.training.loop import fit
@@ -129,7 +131,7 @@ def test_a_walk_reads_nothing_from_its_device(name: str, tmp_path: Path) -> None
 class Late(loop.Sizes):
     """Numbers that have not come when a step ends, as those of a GPU."""
 
-    have_come = False  # type: ignore[assignment]
+    are_here = have_come = False  # type: ignore[assignment]
 
 
 def run(folder: Path, *, spoiled: int | None, **how: Any) -> tuple[list[loop.TrainStep], list[Tensor]]:
@@ -166,3 +168,30 @@ def test_a_loss_that_is_not_finite_is_told_late_but_told(
         FloatingPointError, match=rf"not finite at step {spoiled + 1} .*data of this batch is not finite"
     ):
         run(tmp_path, spoiled=spoiled)
+
+
+def test_a_gpu_is_told_how_float32_is_multiplied_and_compiles_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    said = Engine(precision="fp32").said(cuda)
+    assert "products none, convolutions none" in said or "products ieee" in said or "tf32" in said
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "cc" else None)
+        assert "compiled, which" in Engine(precision="fp32", compile="auto").said(cuda)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "not compiled: there is no C compiler" in Engine(precision="fp32", compile="auto").said(cuda)
+    with pytest.raises(ConfigError, match=r"needs a C compiler, and none of cc, gcc and clang"):
+        Engine(precision="fp32", compile="on").said(cuda)
+
+
+def test_a_fused_optimiser_keeps_its_steps_with_its_weights() -> None:
+    """As PyTorch's own does: what is restored lies where the next step looks for it."""
+    weight, steps = torch.empty(3, 2, device=META), torch.ones(())
+    assert checkpoint._placed(steps, weight, {"fused": True}).device == META
+    assert checkpoint._placed(steps, weight, {"fused": None}).device == torch.device("cpu")
+    assert checkpoint._placed(torch.ones(3, 2), weight, {}).device == META
+
+
+def test_losses_that_are_not_finite_are_not_remembered() -> None:
+    times = ImportanceTimes(ef.PATHS["flow"](), 2)
+    times.observe(torch.tensor([0.2, 0.7, 0.8]), torch.tensor([1.0, torch.nan, torch.inf]))
+    assert times.state()["counts"].tolist() == [1, 0] and bool(times.state()["losses"].isfinite().all())

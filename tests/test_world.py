@@ -228,23 +228,6 @@ def test_srun_says_it_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timeout().total_seconds() == 600
 
 
-CLUSTER = HERE.parent / "examples" / "cluster"
-
-
-def test_the_files_for_clusters_are_read_by_their_tools() -> None:
-    script = CLUSTER / "train.slurm"
-    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-    assert "-m ebbflow train" in script.read_text()
-    yaml = pytest.importorskip("yaml")
-    service, job = yaml.safe_load_all((CLUSTER / "job.yaml").read_text())
-    pod = job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert pod["subdomain"] == service["metadata"]["name"]
-    assert f"--nnodes={job['spec']['completions']}" in container["args"]
-    assert f"--nproc-per-node={container['resources']['limits']['nvidia.com/gpu']}" in container["args"]
-    assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
-
-
 def test_a_dry_run_says_what_a_process_would_take(capsys: pytest.CaptureFixture[str]) -> None:
     """Of an MLP, whose state is 20 bytes a parameter: weights, gradients, two moments, an average."""
     dry = ["train", "--data", "moons", "--batch-size", "64", "--set", "net.kind=mlp", "--dry-run", "--json"]

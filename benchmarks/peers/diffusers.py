@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +12,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from benchmarks.contest import Contestant, Training, Walk, alpha_bars, by_batches
 from benchmarks.shared import batches, loader_of
@@ -31,10 +33,13 @@ class Entry(Contestant):
     example = "huggingface/diffusion-models-class, unit2/02_class_conditioned_diffusion_model_example.ipynb"
 
     def shared(self, net: nn.Module, batch_size: int) -> Training:
+        return self.trained(net, loader_of(self.data_dir, batch_size), batch_size)
+
+    def trained(self, net: nn.Module, loader: DataLoader[Any], batch_size: int) -> Training:
+        """The loop on any pictures, on the device that accelerate picks."""
         accelerator = Accelerator(mixed_precision=self.precision)
         noise_scheduler = DDPMScheduler(num_train_timesteps=1000)
         optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-        loader = loader_of(self.data_dir, batch_size)
         schedule = get_scheduler("cosine", optimizer=optimiser, num_warmup_steps=500, num_training_steps=100_000)
         net, optimiser, loader, schedule = accelerator.prepare(net, optimiser, loader, schedule)
         average = EMAModel(
@@ -45,8 +50,10 @@ class Entry(Contestant):
             net.train()
             while True:
                 for clean, _ in loader:
-                    noise = torch.randn(clean.shape)
-                    steps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(clean),))
+                    noise = torch.randn(clean.shape, device=clean.device)
+                    steps = torch.randint(
+                        0, noise_scheduler.config.num_train_timesteps, (len(clean),), device=clean.device
+                    )
                     noisy = noise_scheduler.add_noise(clean, noise, steps)
                     with accelerator.accumulate(net):
                         loss = functional.mse_loss(net(noisy, steps).float(), noise)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -59,8 +61,9 @@ class ImportanceTimes:
         """Remember the unweighted losses of a step; the oldest of a bin give way."""
         bins = (torch.ceil(t.cpu() * self.num_bins - 1e-9).long() - 1).clamp(0, self.num_bins - 1).tolist()
         for k, loss in zip(bins, losses.detach().cpu().double().tolist(), strict=True):
-            self._losses[k, int(self._counts[k]) % HISTORY] = loss
-            self._counts[k] += 1
+            if math.isfinite(loss):  # a step that is passed over may be told before that is known
+                self._losses[k, int(self._counts[k]) % HISTORY] = loss
+                self._counts[k] += 1
 
     def state(self) -> dict[str, Tensor]:
         """All there is to remember."""

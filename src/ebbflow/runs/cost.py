@@ -15,7 +15,7 @@ from ebbflow.core.memory import keep_large_blocks
 from ebbflow.data import Splits
 from ebbflow.runs.build import require_batch
 from ebbflow.runs.choice import TRAIN, autoencoder_for
-from ebbflow.runs.scale import MORE, memory_of, scale_of
+from ebbflow.runs.scale import memory_of, scale_of, width_of
 from ebbflow.runs.tasks import AutoencoderTask, ModelTask
 from ebbflow.training import engine
 from ebbflow.training.loop import fit
@@ -63,9 +63,9 @@ def measure_cost(
     task.net.to(runs.place)
     whole = task.batches().batch(0)
     batch = whole.rows(range(1), engine.device_of(task.net))
-    memory = memory_of(task, runs, whole, config, world_size) if size >= MORE else None
+    memory = memory_of(task, runs, whole, config, world_size) if size > 1 else None
     there = None if device_memory is None else 1e9 * device_memory
-    scale = None if memory is None else scale_of(memory, config, world_size, there)
+    scale = None if memory is None else scale_of(memory, config, world_size, there, width_of(runs, batch.x0.device))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         task.conditioned.output(batch.x0, 0.5, batch.cond)  # type: ignore[arg-type]
     optimiser = config.optimiser.build(task.net, lr=config.train.lr, weight_decay=0.0)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import weakref
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ebbflow.config import RunConfig
 from ebbflow.errors import ConfigError
 from ebbflow.memory import in_words
-from ebbflow.nets.fused import fused
 from ebbflow.runs.tasks import ModelTask
 from ebbflow.training.batches import Batch
-from ebbflow.training.engine import Engine, device_of
+from ebbflow.training.dealt import blocks
+from ebbflow.training.engine import Engine, device_of, mode
 from ebbflow.training.gradients import BUCKET
-from ebbflow.training.task import Draw
 from ebbflow.training.world import World
 
-FEW, MORE = 2, 4  # rows of the two forward passes that tell what a row keeps
+ROWS = (16, 64)  # of the first of two passes that tell what a row takes, least and most; the second has half of them
 NUMBER = 4  # bytes of a float32
-WORK = 1.45  # what a row takes over what autograd keeps of it; measured, see docs/scale.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,9 @@ class Memory:
         weights, gradients: of the net, float32.
         optimiser: its state.
         averages: of the weights.
-        kept: what the forward pass keeps for the backward pass whatever the rows, such as weights in bfloat16.
-        row: the same of a row, and what the backward pass works in beside it.
-        messages: two buckets of the exchange between processes.
+        kept: what the passes make whatever the rows, such as weights in bfloat16.
+        row: what they make of a row, at the fullest moment.
+        messages: two buckets of the exchange between processes; where weights are dealt out, what is whole at a time.
     """
 
     weights: int
@@ -56,46 +58,96 @@ class Memory:
 
 
 def memory_of(task: ModelTask, runs: Engine, batch: Batch, config: RunConfig, size: int) -> Memory:
-    """What a step of a task takes, counted: the tensors that autograd keeps of two and of four rows, and what is there
-    besides. Two forward passes."""
+    """What a step of a task takes, counted: the storages that are there at once in the forward and backward pass of the
+    rows that a process has at once, 16 to 64 where a batch has so many, and of half of them, and what is there besides.
+    Fewer rows would tell less: from some size on other operations are used."""
     parameters = [p for p in task.net.parameters() if p.requires_grad]
     optimiser = config.optimiser.build(task.net, lr=0.0, weight_decay=0.0)
     for p in parameters:
         p.grad = torch.zeros_like(p)
     optimiser.step()
     state = sum(t.nbytes for own in optimiser.state.values() for t in own.values() if isinstance(t, Tensor))
+    most = min(len(batch), max(ROWS[0], min(ROWS[1], len(batch) // (size * config.train.accumulate))))
+    more, few = (_alive(task, runs, batch, rows) for rows in (most, most // 2))
     task.net.zero_grad(set_to_none=True)
-    few, more = (_kept(task, runs, batch, rows) for rows in (FEW, MORE))
-    weights, row = sum(p.nbytes for p in parameters), (more - few) // (MORE - FEW)
-    return Memory(
+    weights, row = sum(p.nbytes for p in parameters), (more - few) // (most - most // 2)
+    found = Memory(
         weights=weights,
         gradients=weights,
         optimiser=state,
         averages=weights * len(task.averaging.build(task.net).modules),
-        kept=max(0, few - FEW * row),
-        row=round(WORK * row),
+        kept=max(0, more - most * row),
+        row=row,
         messages=0 if size == 1 else 2 * min(weights, BUCKET * NUMBER),
+    )
+    return _dealt(found, task.net, size, width_of(runs, device_of(task.net))) if config.engine.shard else found
+
+
+def width_of(runs: Engine, device: torch.device) -> int:
+    """Bytes of a number that the net multiplies."""
+    return runs.dtype(device).itemsize
+
+
+def _dealt(memory: Memory, net: nn.Module, size: int, width: int) -> Memory:
+    """The same where weights are dealt out to `size` processes: a part of each, and whole what is at work, which is two
+    blocks, the gradient of one, and what is in none."""
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(net)]
+    whole, largest = memory.weights // NUMBER, max(sizes, default=0)
+    at_work = 2 * largest * width + largest * (width + NUMBER) + (whole - sum(sizes)) * width
+    casts = 0 if width == NUMBER else whole * width  # copies that autocast makes of weights that are whole
+    return replace(
+        memory,
+        weights=memory.weights // size,
+        gradients=memory.gradients // size,
+        optimiser=memory.optimiser // size,
+        averages=memory.averages // size,
+        kept=max(0, memory.kept - casts),
+        messages=0 if size == 1 else at_work,
     )
 
 
-def _kept(task: ModelTask, runs: Engine, batch: Batch, rows: int) -> int:
-    """Bytes that autograd keeps of a forward pass, weights left out, each storage once."""
-    own = {p.untyped_storage().data_ptr() for p in task.net.parameters()}
-    found: dict[int, int] = {}
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all storages that are made inside, and how many of them were there at once.
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    Args:
+        known: tensors that were there before, which do not count.
+    """
 
-    device = device_of(task.net)
-    some = batch.rows(range(rows), device)
-    draw = Draw(seed=0, step=0, rows=range(rows), num=rows)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), runs.autocast(device), fused():
-        loss = task.loss(task.net, some, draw)
-    assert loss.each.requires_grad
-    return sum(found.values())
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: dict[int, object] = {t.untyped_storage()._cdata: t for t in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+
+        def gone(_: object) -> None:
+            del self._known[key]
+            self.now -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def _alive(task: ModelTask, runs: Engine, batch: Batch, rows: int) -> int:
+    """Bytes that the forward and backward pass of so many rows make and have at once; gradients have their place."""
+    device, parameters = device_of(task.net), list(task.net.parameters())
+    some = replace(batch.rows(range(rows), device), whole=rows)
+    grads = [p.grad for p in parameters if p.grad is not None]
+    given = [t for t in tree_leaves(vars(some)) if isinstance(t, Tensor)]
+    with mode(task.net, training=True), Alive([*parameters, *grads, *task.net.buffers(), *given]) as alive:
+        replace(runs, accumulate=1, compile="off").backward(task, some, seed=0, step=0)
+    return alive.most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +159,8 @@ class Demand:
         rows: of each at once.
         memory: bytes of each, by part.
         needed: bytes of each in all.
-        wire: bytes that each sends a step, and receives: a ring's 2 (N - 1) / N of the gradients.
+        wire: bytes that each sends a step, and receives: a ring's 2 (N - 1) / N of the gradients; where weights are
+            dealt out, (N - 1) / N of the gradients, and of the weights twice a microbatch.
         device_memory: bytes that there are, or None.
         accumulate: the microbatches with which a step fits, None where none do or nothing was said.
     """
@@ -145,8 +198,9 @@ class Demand:
         return [*lines, f"{fits} in {there}, which holds {most:,} rows at once"]
 
 
-def scale_of(memory: Memory, config: RunConfig, size: int, device_memory: float | None) -> Demand:
-    """What a configuration asks of each of `size` processes with `device_memory` bytes.
+def scale_of(memory: Memory, config: RunConfig, size: int, device_memory: float | None, width: int = NUMBER) -> Demand:
+    """What a configuration asks of each of `size` processes with `device_memory` bytes; a number that the net
+    multiplies takes `width` of them.
 
     Raises:
         ConfigError: the batch cannot be dealt evenly to so many.
@@ -158,12 +212,17 @@ def scale_of(memory: Memory, config: RunConfig, size: int, device_memory: float 
     accumulate = None
     if device_memory is not None and (most := memory.rows_in(device_memory)) >= 1:
         accumulate = max(config.train.accumulate, -(-share // most))
+    part = (size - 1) / size
+    wire = 2 * part * memory.gradients
+    if config.engine.shard:
+        microbatches = max(config.train.accumulate, accumulate or 1)
+        wire = part * size * (memory.gradients + 2 * microbatches * memory.weights * width / NUMBER)
     return Demand(
         world_size=size,
         rows=rows,
         memory=memory,
         needed=memory.of(rows),
-        wire=round(2 * (size - 1) / size * memory.gradients),
+        wire=round(wire),
         device_memory=None if device_memory is None else round(device_memory),
         accumulate=accumulate,
     )

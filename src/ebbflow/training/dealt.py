@@ -113,7 +113,7 @@ def deal(
     policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=sums, cast_forward_inputs=False)
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nobody writes into outputs
     root = _called(net)
-    for block in _blocks(root):
+    for block in blocks(root):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(root, mesh=mesh, reshard_after_forward=True)
     for module in _sharded(net):
@@ -163,13 +163,13 @@ def _called(net: nn.Module) -> nn.Module:
     return inner
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost elements of lists, of those that have weights."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from (one for one in child if next(one.parameters(), None) is not None)
         else:
-            yield from _blocks(child)
+            yield from blocks(child)
 
 
 def _sharded(net: nn.Module) -> list[Any]:

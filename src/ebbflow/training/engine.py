@@ -59,20 +59,21 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def pick_compile(compile: Compile, device: torch.device) -> bool:
-    """Whether steps are compiled; "auto" where that is known to earn its wait back, which on a CPU it is not: 35 to
-    130 s buy a few hundredths over the operations that are used here.
+    """Whether steps are compiled; "auto" on CUDA where there is a compiler, but not on a CPU, where it is known not to
+    earn its wait back: 35 to 130 s buy a few hundredths over the operations that are used here.
 
     Raises:
-        ConfigError: "on" without a compiler.
+        ConfigError: "on" without a compiler, of C for CUDA and of C++ elsewhere.
     """
-    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
-    can = device.type == "cuda" or any(name and shutil.which(name) for name in names)
+    on_cuda = device.type == "cuda"
+    name, kinds = ("CC", ("cc", "gcc", "clang")) if on_cuda else ("CXX", ("c++", "g++", "clang++"))
+    can = any(kind and shutil.which(kind) for kind in (os.environ.get(name, ""), *kinds))
     if compile == "on" and not can:
         raise ConfigError(
-            "engine.compile=on needs a C++ compiler, and none of c++, g++ and clang++ is here. Install one, name it in "
-            "CXX, or use engine.compile=off."
+            f"engine.compile=on needs a {'C' if on_cuda else 'C++'} compiler, and none of {', '.join(kinds[:2])} and "
+            f"{kinds[2]} is here. Install one, name it in {name}, or use engine.compile=off."
         )
-    return compile == "on" or (compile == "auto" and device.type == "cuda")
+    return compile == "on" or (compile == "auto" and on_cuda and can)
 
 
 def in_precision(net: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -175,12 +176,16 @@ class Engine:
         if self._compiles(device):
             return f"{self._precision_said(device)}; compiled, which the first step waits for"
         out = f"; dealt out to {world.here().size} processes" if self.deals else ""
-        reason = ": on a CPU it does not earn its wait back" if self.compile == "auto" else ""
+        why = "there is no C compiler" if device.type == "cuda" else "on a CPU it does not earn its wait back"
+        reason = f": {why}" if self.compile == "auto" else ""
         return f"{self._precision_said(device)}; not compiled{reason}{out}"
 
     def _precision_said(self, device: torch.device) -> str:
         dtype = self.dtype(device)
         name, kind = str(dtype).removeprefix("torch."), "CPU" if device.type == "cpu" else "device"
+        if device.type == "cuda" and dtype == torch.float32:  # what PyTorch is set to, which is not the same of both
+            cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+            name = f"float32 (products {cuda.fp32_precision}, convolutions {cudnn.fp32_precision})"
         if self.precision != "auto":
             return f"{name}, as engine.precision={self.precision} asks"
         if dtype == torch.float32:

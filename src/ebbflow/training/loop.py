@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, overload
 
 import torch
@@ -19,6 +18,7 @@ from ebbflow.training.batches import Batch, Batches, Read, batches_from
 from ebbflow.training.ema import EMA
 from ebbflow.training.engine import Engine, mode
 from ebbflow.training.optim import LearningRate
+from ebbflow.training.sizes import Sizes, stepped
 from ebbflow.training.task import DenoiserTask, Joined, Loss, Task, Trainable
 from ebbflow.training.world import here
 
@@ -58,49 +58,6 @@ class Budget:
             return 1.0 if step >= self.num_steps else step / self.num_steps
         assert self.minutes is not None
         return min(1.0, minutes / self.minutes)
-
-
-class Sizes:
-    """The numbers of a step, on their way from the device: whoever reads one waits for it.
-
-    Args:
-        loss: of the whole batch.
-        norm: of the gradient, ().
-    """
-
-    def __init__(self, loss: Loss, norm: Tensor) -> None:
-        means = [loss.each.mean(), norm, *(value.mean() for value in loss.report.values())]
-        self._names, self._there = list(loss.report), torch.stack([value.detach().float() for value in means])
-        self._came: torch.cuda.Event | None = None
-        self._here = self._there
-        if self._there.device.type == "cuda":
-            self._here = torch.empty(self._there.shape, pin_memory=True)
-            self._here.copy_(self._there, non_blocking=True)
-            self._came = torch.cuda.Event()
-            self._came.record()
-
-    @property
-    def have_come(self) -> bool:
-        """Whether they are read without waiting."""
-        return self._here.device.type == "cpu" and (self._came is None or self._came.query())
-
-    @property
-    def bad(self) -> Tensor:
-        """1 where loss or gradient is not finite, else 0; float32 () on the device."""
-        return 1 - self._there[:2].isfinite().all().float()
-
-    @cached_property
-    def read(self) -> tuple[float, float, dict[str, float]]:
-        """The mean loss, the gradient norm and the means of what the task reports."""
-        if self._came is not None:
-            self._came.synchronize()
-        loss, norm, *others = self._here.tolist()
-        return loss, norm, dict(zip(self._names, others, strict=True))
-
-    @property
-    def are_finite(self) -> bool:
-        """Whether loss and gradient are."""
-        return all(map(math.isfinite, self.read[:2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,14 +237,14 @@ def _steps(
             batch = next(batches)
             loss = engine.backward(task, batch, seed=seed, step=step, done=done)
             sizes = Sizes(loss, dealt.clip(task.net.parameters(), engine.clip))
-            good = _stepped(optimiser, sizes)
+            good = stepped(optimiser, sizes)
             task.net.zero_grad(set_to_none=True)
             if good:
                 if ema is not None:
                     ema.update(followed)
                 task.observe(loss)
             unread.append(_Unread(sizes=sizes, loss=loss, batch=batch, step=step, rate=rate))
-            while unread and (unread[0].sizes.have_come or len(unread) > AHEAD):
+            while unread and (unread[0].sizes.are_here or len(unread) > AHEAD):  # in every process alike
                 skip_nonfinite = _read(unread.popleft(), task.net, skip_nonfinite)
             took = max(0.0, clock() - began) / 60  # clocks may be set back
             step, spent = step + 1, spent + (here().first(took) if budget.minutes else took)
@@ -313,22 +270,6 @@ def _set_rates(optimiser: torch.optim.Optimizer, rate: float | None) -> float:
             share = group.setdefault("initial_lr", group["lr"]) / first if first else 1.0
             group["lr"] = rate * share
     return float(groups[0]["lr"])
-
-
-def _stepped(optimiser: torch.optim.Optimizer, sizes: Sizes) -> bool:
-    """Take the optimiser's step, unless the numbers are not finite; whether it was taken, as far as the host knows.
-
-    Where they have not come yet, an optimiser that can is told on the device whether to take it, as by torch's
-    GradScaler; another one waits for them.
-    """
-    if not sizes.have_come and getattr(optimiser, "_step_supports_amp_scaling", False):
-        optimiser.found_inf = sizes.bad  # type: ignore[attr-defined]
-        optimiser.step()
-        del optimiser.found_inf  # type: ignore[attr-defined]
-        return True
-    if sizes.are_finite:
-        optimiser.step()
-    return sizes.are_finite
 
 
 @dataclass(frozen=True, kw_only=True)
