@@ -106,6 +106,16 @@ def test_shapes_at_any_size_and_channels(dims: tuple[int, ...], channels: tuple[
     assert space.decode(z).shape == x.shape
 
 
+@pytest.mark.parametrize("dims", SIZES, ids=str)
+def test_a_shortcut_begins_as_an_affine_map_with_little_noise(dims: tuple[int, ...]) -> None:
+    x, y = images(2, dims, seed=1), images(2, dims, seed=2)
+    net = replace(SMALL, shortcut=True).build(dims)
+    (between, mean, log_var), (first, *_), (second, *_) = (net(one) for one in (0.25 * x + 0.75 * y, x, y))
+    assert torch.allclose(between, 0.25 * first + 0.75 * second, atol=1e-5) and between.shape == x.shape
+    assert mean.shape == SMALL.build(dims)(x)[1].shape and float(log_var.detach().max()) < -5
+    assert not torch.allclose(first, second)
+
+
 def test_a_code_does_not_know_its_batch() -> None:
     space, x = untrained((1, 7, 7)), images(300, (1, 7, 7))
     alone = torch.cat([space.encode(x[i : i + 1]) for i in (0, 150, 299)])
@@ -595,6 +605,9 @@ def test_what_is_no_autoencoder_is_refused(
     part = shutil.copytree(trained, tmp_path / "part")
     (part / "model.safetensors").unlink()
     refused(capsys, train(new, part), "is not finished")
+    (run[0] / "latent.safetensors").rename(tmp_path / "away")
+    refused(capsys, train(new, run[0]), "holds a model, and an autoencoder is wanted")
+    (tmp_path / "away").rename(run[0] / "latent.safetensors")
     (part / "model.safetensors").write_bytes((run[0] / "checkpoints" / "step_000004" / "ema.safetensors").read_bytes())
     refused(capsys, train(new, part), "does not describe an autoencoder")
     refused(capsys, train(new, f"hf:{tmp_path / 'empty'}"), "cannot be loaded as a diffusers AutoencoderKL")

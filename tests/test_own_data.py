@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ebbflow import api
 from ebbflow.cli.app import app, run_app
 from ebbflow.cli.command import RequestCommand
 from ebbflow.conditioning import label_indices
@@ -34,7 +35,7 @@ from ebbflow.metrics.contrast import ContrastNet, ContrastSettings, agreement, t
 from ebbflow.metrics.features import automatic, contrast, feature_map
 from ebbflow.metrics.inception import Inception
 from ebbflow.metrics.learning import LearnerSettings
-from ebbflow.progress import Stage, finish
+from ebbflow.progress import Stage, Work, finish
 from ebbflow.runs import Trainer, open_run, task_of
 from ebbflow.runs.build import DatasetLoader
 from ebbflow.runs.choice import autoencoder_for, choose_for
@@ -173,6 +174,29 @@ def test_more_pictures_get_wider_nets_and_more_minutes() -> None:
     widths = [layer["net"]["channels"][-1] for layer in layers]
     assert minutes == sorted(set(minutes)) and widths == sorted(set(widths))
     assert all(width % 4 == 0 for width in widths), "attention has 4 heads"
+
+
+def test_few_minutes_get_no_wider_net() -> None:
+    def width(num: int, minutes: float | None) -> int:
+        return int(choose_for(found(num=num), DataConfig(name="mine"), minutes).layer["net"]["channels"][-1])
+
+    assert width(200, None) == width(5_000, 6) == width(1_000_000, 6) < width(5_000, 30) == width(5_000, None)
+    assert width(5_000, None) == width(1_000_000, 30) < width(1_000_000, None)
+
+
+def test_what_is_transparent_is_laid_on_white_and_said() -> None:
+    chosen = choose_for(found(channels=4), DataConfig(name="mine"))
+    assert chosen.layer["data"]["channels"] == 3 and "laid on white (data.channels=4" in chosen.said[0]
+    kept = choose_for(found(channels=4), DataConfig(name="mine", channels=4))
+    assert kept.layer["data"]["channels"] == 4 and len(kept.said) == 1
+
+
+def test_one_coloured_picture_makes_all_coloured(tmp_path: Path) -> None:
+    for name, mode in (("a", "L"), ("b", "RGB"), ("c", "1")):
+        Image.new(mode, (8, 8)).save(tmp_path / f"{name}.png")
+    chosen = choose_for(look(tmp_path), DataConfig(name=str(tmp_path)))
+    data = chosen.layer["data"]
+    assert load_dataset(tmp_path, size=data["size"], channels=data["channels"]).train.dims == (3, 8, 8)
 
 
 def test_a_file_that_names_options_of_another_kind_gets_that_kind() -> None:
@@ -371,10 +395,21 @@ def test_large_pictures_train_their_autoencoder_first(tmp_path: Path, capsys: py
     assert 'autoencoder = "train"' in capsys.readouterr().out
 
 
+def test_an_autoencoder_that_was_begun_otherwise_stays_as_it_is(tmp_path: Path) -> None:
+    flat(tmp_path / "mine", 6)
+    own = ["--max-steps", "2", "--batch-size", "4", "--set", "autoencoder.channels=[8,8]"]
+    assert run_app(["train-autoencoder", "--data", "mine", *own, "--save-dir", "runs/mine_autoencoder"]) == 0
+    assert run_app(["train", "--data", "mine", *FLAGS, "--set", "latent.autoencoder=train"]) == 0
+    begun = json.loads(Path("runs/mine_autoencoder/config.json").read_text(encoding="utf-8"))["config"]
+    assert begun["autoencoder"]["channels"] == [8, 8] and open_run("runs/mine").facts.latent_dims == (4, 8, 8)
+
+
 @pytest.mark.parametrize(("side", "factor"), [(64, 2), (128, 4), (256, 8), (512, 16)])
 def test_codes_are_at_most_32_wide(side: int, factor: int) -> None:
     made = autoencoder_for(config_of(), (3, side, side))
     assert made.autoencoder.factor == factor and made.train.num_steps == 4
+    many = autoencoder_for(replace(config_of(), train=replace(config_of().train, batch_size=64)), (3, side, side))
+    assert many.train.batch_size == (16 if side < 256 else 4), "large pictures are many lessons each"
 
 
 def test_pairs_are_told_from_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,6 +472,22 @@ def test_sixty_pictures_are_measured_without_a_flag(
         assert 0 <= result["caption_agreement"] <= 1 and result["scorer"]["name"].startswith("captions-mine-")
     assert run_app(["compare", "runs/mine", "--samplers", "heun", "--guidance", "1", *few]) == 0
     assert "entries are few" in capsys.readouterr().out
+
+
+def test_who_waits_in_a_notebook_sees_a_bar_a_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> Work[int]:
+        for name in ("train features", "measure"):
+            yield from (Stage(name, i, 2) for i in range(3))
+        return 7
+
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert api._finished(work()) == 7 and not capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert api._finished(work()) == 7
+    said = capsys.readouterr().err
+    assert 0 < said.index("train features") < said.index("measure") and "2/2" in said
 
 
 def test_agreement_is_that_of_brute_force() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ebbflow import hub
 from ebbflow.errors import ConfigError
 from ebbflow.files import write_text
 from ebbflow.methods.denoise import Denoiser
-from ebbflow.progress import finish
+from ebbflow.progress import Bars, Work, finish
 from ebbflow.requests.base import takes
 from ebbflow.requests.sampling import EditCall, Opening, RestoreCall, SampleCall, Weights
 from ebbflow.requests.studies import CompareRequest, EvaluateImagesRequest, EvaluateRequest
@@ -26,6 +27,8 @@ from ebbflow.runs.results import SampleSet
 if TYPE_CHECKING:
     from ebbflow.interop.export import Sent
     from ebbflow.studies.report import Report
+
+T = TypeVar("T")
 
 
 def open(
@@ -109,7 +112,7 @@ def evaluate(model: str | Path | Model, request: EvaluateRequest) -> dict[str, A
     """
     from ebbflow.studies.evaluate import evaluate as work_of
 
-    return finish(work_of(_opened(model, request), request))
+    return _finished(work_of(_opened(model, request), request))
 
 
 @takes(EvaluateImagesRequest)
@@ -122,7 +125,7 @@ def evaluate_images(images: str | Path, request: EvaluateImagesRequest) -> dict[
     """
     from ebbflow.studies.evaluate import evaluate_images as work_of
 
-    return finish(work_of(Path(images), request))
+    return _finished(work_of(Path(images), request))
 
 
 @takes(CompareRequest)
@@ -141,7 +144,7 @@ def compare(models: str | Path | Model | Sequence[str | Path | Model], request: 
     if not several:
         raise ConfigError("there is nothing to compare. Give one model or more.")
     opened = [_opened(model, request) for model in several]
-    report = finish(work_of(opened, request, request.output.with_suffix(".cells.jsonl")))
+    report = _finished(work_of(opened, request, request.output.with_suffix(".cells.jsonl")))
     write_text(request.output, page(report))
     return report
 
@@ -171,6 +174,15 @@ def push(model: str | Path | Model, repo: str, request: PushRequest) -> Sent:
     from ebbflow.interop.export import push as work_of
 
     return work_of(open(model, device="cpu"), request)
+
+
+def _finished(work: Work[T]) -> T:
+    """What a work returns, with bars where somebody waits in a notebook."""
+    bars = Bars(visible="ipykernel" in sys.modules)
+    try:
+        return finish(work, bars)
+    finally:
+        bars.close()
 
 
 def _opened(model: str | Path | Model, request: Opening) -> Model:

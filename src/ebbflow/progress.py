@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -31,6 +34,39 @@ def finish(work: Generator[E, None, T], watch: Callable[[E], object] = lambda ev
         except StopIteration as end:
             return end.value
         watch(event)
+
+
+class Bars:
+    """A bar for each stage of a work, the next where the last one was.
+
+    Args:
+        unit: of what is counted.
+        visible: whether there is anybody to see it.
+    """
+
+    def __init__(self, unit: str = "it", *, visible: bool) -> None:
+        self._unit, self._visible, self._name = unit, visible, ""
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, stage: Stage) -> bool:
+        """Show how far it is; whether a stage begins."""
+        from tqdm import tqdm
+
+        begins = self._bar is None or stage.name != self._name
+        if begins:
+            self.close()
+            self._bar = tqdm(
+                total=stage.total, unit=self._unit, disable=not self._visible, leave=False, dynamic_ncols=True
+            )
+        assert self._bar is not None
+        self._name, self._bar.n, self._bar.total = stage.name, stage.done, stage.total
+        self._bar.set_description(stage.note or stage.name)
+        return begins
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def retold(work: Generator[E, None, T], tell: Callable[[E], Stage]) -> Work[T]:

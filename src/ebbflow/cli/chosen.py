@@ -13,7 +13,7 @@ from ebbflow.requests.training import TrainRequest
 from ebbflow.values import Wrong
 
 if TYPE_CHECKING:
-    from ebbflow.config import AnyConfig, DataConfig, Layer
+    from ebbflow.config import AnyConfig, DataConfig, Layer, RunConfig
     from ebbflow.data import Dataset, Found
     from ebbflow.runs.choice import Chosen
 
@@ -64,18 +64,18 @@ def below(preset: str | None, file: Path | None, above: Layer, folder: Path) -> 
     found = _found(above)
     if found is None:
         return Chosen(preset=DEFAULT_PRESET, layer=read_preset(DEFAULT_PRESET))
-    return choose_for(*found).under(above)
+    return choose_for(*found, above.get("train", {}).get("minutes")).under(above)
 
 
 def fitting(above: Layer) -> Chosen:
-    """The size alone that suits the data, for what has no presets."""
+    """The size and channels alone that suit the data, for what has no presets."""
     from ebbflow.runs.choice import Chosen, choose_for
 
-    if (found := _found(above)) is None or found[1].size is not None:
+    if (found := _found(above)) is None or not found[0].is_image:
         return Chosen()
     chosen = choose_for(*found)
-    size = chosen.layer["data"].get("size")
-    return Chosen() if size is None else Chosen(layer={"data": {"size": size}}, said=chosen.said[:1])
+    suits = {key: chosen.layer["data"].get(key) for key in ("size", "channels")}
+    return Chosen(layer={"data": {key: value for key, value in suits.items() if value}}, said=chosen.said[:-1])
 
 
 def _found(above: Layer) -> tuple[Found, DataConfig] | None:
@@ -121,9 +121,25 @@ def told(found: Found, config: AnyConfig, data: Dataset, chosen: Chosen) -> list
             if num and kind not in kinds
         ]
         lines.append("; ".join([f"conditioned on {GOES_BY.get(kind, kind)}", *unused]))
+        lines += _first(config, dims)
     named = [f"preset {chosen.preset} (others: ebbflow list presets)"] if chosen.preset else []
     said = "; ".join([*named, *chosen.said])
     return [*lines, *([re.sub(r"\((?=[a-z]+\.)", "(--set ", spelled(said, TrainRequest))] if said else [])]
+
+
+def _first(config: RunConfig, dims: tuple[int, ...]) -> list[str]:
+    """What is trained before the run itself."""
+    from ebbflow.runs.choice import TRAIN, autoencoder_for
+
+    if config.latent.autoencoder != TRAIN:
+        return []
+    made = autoencoder_for(config, dims)
+    codes = "x".join(str(-(-side // made.autoencoder.factor)) for side in dims[1:])
+    length = f"{made.train.num_steps:,} steps" if made.train.minutes is None else f"{made.train.minutes:g} min"
+    return [
+        f"an autoencoder to codes of {made.autoencoder.latent_channels}x{codes} is trained first, for {length} "
+        "(--set latent.autoencoder=FOLDER takes one that is trained)"
+    ]
 
 
 def _many(num: int, what: str) -> str:

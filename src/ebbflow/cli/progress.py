@@ -8,15 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
 from ebbflow.cli.together import launched
-from ebbflow.progress import Stage, Work, finish
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from ebbflow.progress import Bars, Stage, Work, finish
 
 T = TypeVar("T")
 ECHO = 5.0  # seconds in which a launcher passes on a signal that its processes had from the terminal too
@@ -60,37 +57,21 @@ def shown(work: Work[T], stopped: str, *, unit: str = "it", lines: bool = False)
     Raises:
         click.exceptions.Exit: interrupted.
     """
-    bar: tqdm[Any] | None = None
-    kind = ""
+    visible = sys.stderr.isatty()
+    bars = Bars(unit, visible=visible)
 
     def watch(stage: Stage) -> None:
-        nonlocal bar, kind
-        if bar is None or stage.name != kind:
-            bar, kind = _next_bar(bar, stage.name, stage.total, unit), stage.name
-            if lines and not sys.stderr.isatty():
-                print(stage.name, file=sys.stderr)
-        bar.set_description(stage.note or stage.name, refresh=False)
-        bar.n, bar.total = stage.done, stage.total
-        bar.refresh()
+        if bars(stage) and lines and not visible:
+            print(stage.name, file=sys.stderr)
 
     try:
         return finish(work, watch)
     except KeyboardInterrupt as error:
-        if bar is not None:
-            bar.close()
+        bars.close()
         print(stopped, file=sys.stderr)
         raise click.exceptions.Exit(130) from error
     finally:
-        if bar is not None:
-            bar.close()
-
-
-def _next_bar(bar: tqdm[Any] | None, name: str, total: int, unit: str) -> tqdm[Any]:
-    from tqdm import tqdm
-
-    if bar is not None:
-        bar.close()
-    return tqdm(desc=name, total=total, unit=unit, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+        bars.close()
 
 
 def follow(trainer: Any) -> bool:

@@ -223,7 +223,9 @@ def _run(kind: Kind, request: Settings, chosen: Chosen) -> int:
 def _with_autoencoder(what: ToTrain, folder: Path) -> Any:
     """The configuration, with the autoencoder that it wants trained first in the place of "train"; None where that was
     stopped."""
+    from ebbflow.config import AutoencoderConfig, parse_as
     from ebbflow.runs.choice import TRAIN, autoencoder_for
+    from ebbflow.runs.folder import CONFIG, description
     from ebbflow.runs.latent_files import FILE
 
     config = what.config
@@ -231,13 +233,10 @@ def _with_autoencoder(what: ToTrain, folder: Path) -> Any:
         return config
     own, first = folder / FILE, folder.with_name(f"{folder.name}_autoencoder")
     if not own.is_file():
-        code = _train(
-            _autoencoder_kind(),
-            replace(what, config=autoencoder_for(config, what.splits.train.dims)),
-            first,
-            as_json=False,
-        )
-        if code:
+        made = autoencoder_for(config, what.splits.train.dims)
+        if description(first).get("kind") == "autoencoder":
+            made = parse_as(AutoencoderConfig, read_layer(first / CONFIG))  # as it was begun
+        if _train(_autoencoder_kind(), replace(what, config=made), first, as_json=False):
             return None
     return replace(config, latent=replace(config.latent, autoencoder=str(own if own.is_file() else first)))
 

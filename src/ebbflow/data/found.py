@@ -31,7 +31,7 @@ class Found:
         num_train, num_held_out: entries.
         side: the middle one of the pictures' smaller sides, in pixels; 0 for points.
         is_uniform: whether all pictures that were looked at have one size.
-        channels: 1, 3 or 4 of pictures, the dimension of points.
+        channels: 1, 3 or 4, the most that a picture has; the dimension of points.
         label_names: names of the classes.
         num_captions, num_vectors, num_pairs: entries that come with a caption, a vector, another picture.
         tells_sides: whether a label or a caption speaks of left or right, so that a mirrored picture would belie it.
@@ -116,9 +116,9 @@ def _middle(sizes: Sequence[tuple[int, int]]) -> int:
 
 
 def _headers(files: Sequence[Callable[[], Any]]) -> tuple[list[tuple[int, int]], int]:
-    """The sizes of the pictures that can be read, and the channels of the first of them."""
+    """The sizes of the pictures that can be read, and the most channels that one of them has."""
     found = [one for one in map(header, files) if one is not None]
-    return [size for size, _ in found], next((channels for _, channels in found), 3)
+    return [size for size, _ in found], max((channels for _, channels in found), default=3)
 
 
 def header(opened: Callable[[], Any]) -> tuple[tuple[int, int], int] | None:

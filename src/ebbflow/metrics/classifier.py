@@ -14,9 +14,13 @@ from ebbflow.metrics.learning import LearnerTask
 from ebbflow.training.batches import Batch
 from ebbflow.training.task import Draw, Loss
 
+LARGE, SEEN = 64, 128  # sides above which the first convolution takes 4x4 pixels a place, and twice which it averages
+
 
 class ClassifierNet(nn.Module):
     """Strided 3x3 convolutions down to a side of at most 8, then two linear layers; points skip the convolutions.
+
+    Images of 256 pixels and more are averaged to fewer first (`shrunk`): it knows nothing of finer detail.
 
     Args:
         dims: (C, H, W) of images or (D,) of points.
@@ -31,14 +35,14 @@ class ClassifierNet(nn.Module):
         self.dims, self.num_classes, self.num_features = dims, num_classes, num_features
         self.body = _image_body(dims) if len(dims) == 3 else _point_body(dims[0])
         with torch.no_grad():
-            width = self.body(torch.zeros(1, *dims)).shape[1]
+            width = self.body(shrunk(torch.zeros(1, *dims))).shape[1]
         self.project = nn.Linear(width, num_features)
         self.head = nn.Linear(num_features, num_classes)
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, num_features) of x0 (B, *dims)."""
-        return self.scale * functional.silu(self.project(self.body(x)))
+        return self.scale * functional.silu(self.project(self.body(shrunk(x))))
 
     def rescale(self, factor: float) -> None:
         """Multiply the features by `factor` and leave the classes as they are."""
@@ -47,10 +51,19 @@ class ClassifierNet(nn.Module):
             self.head.weight.div_(factor)
 
 
+def shrunk(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) whose larger side is below 256, by averages of squares; others, and points, as they are."""
+    factor = max(x.shape[2:], default=0) // SEEN
+    return functional.avg_pool2d(x, factor) if factor > 1 else x
+
+
 def _image_body(dims: tuple[int, ...]) -> nn.Module:
     channels, side, width = dims[0], max(dims[1:]), 32
+    side //= max(1, side // SEEN)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
-    if side > 8:
+    if side > LARGE:
+        layers[0], side = nn.Conv2d(channels, width, 7, stride=4, padding=3), (side + 3) // 4
+    elif side > 8:
         layers[0], side = nn.Conv2d(channels, width, 5, stride=2, padding=2), (side + 1) // 2
     while (side > 4 and width < 128) or side > 8:
         wider = min(2 * width, 128)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from ebbflow.conditioning import ByteEncoder
 from ebbflow.core.noise import generator_for
 from ebbflow.data.augment import Augmentation
-from ebbflow.metrics.classifier import ClassifierNet
+from ebbflow.metrics.classifier import ClassifierNet, shrunk
 from ebbflow.metrics.learning import LearnerSettings, LearnerTask
 from ebbflow.training.batches import Batch
 from ebbflow.training.task import Draw, Loss
@@ -100,7 +100,7 @@ class ContrastTask(LearnerTask):
 
 def _view(x0: Tensor, draw: Draw, which: int) -> Tensor:
     generator = generator_for(draw.seed, "view", draw.step, which)
-    cut = VIEW(x0, generator)
+    cut = VIEW(shrunk(x0), generator)
     contrast, brightness = (torch.rand(2, len(x0), 1, 1, 1, generator=generator) - 0.5).to(x0)
     return (cut * (1 + contrast) + 0.4 * brightness).clamp(-1, 1)
 

@@ -15,7 +15,7 @@ from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.data import Dataset, Splits
 from ebbflow.errors import ConfigError, nearest
 from ebbflow.metrics.cache import cache_folder, cached, data_hash, key_of, slug, store, tensor_hash
-from ebbflow.metrics.classifier import ClassifierNet, LabelTask, accuracy, scale_features
+from ebbflow.metrics.classifier import LARGE, SEEN, ClassifierNet, LabelTask, accuracy, scale_features
 from ebbflow.metrics.contrast import ContrastNet, ContrastSettings, ContrastTask, tokens
 from ebbflow.metrics.feature_map import FeatureMap, NetFeatures
 from ebbflow.metrics.inception import inception
@@ -134,6 +134,8 @@ def _learned(
     `featured` is the part of the net that gives features, which are scaled to a mean variance of 1 over the data.
     """
     data = slug(task.data.name)
+    if task.data.is_image and max(task.data.dims[1:]) > LARGE:
+        key = key_of(key, SEEN)  # older nets of large images had another first layer
     path, net = cache_folder() / f"{kind}-{data}-{key}.safetensors", task.net
     found = cached(path)
     if found is None:

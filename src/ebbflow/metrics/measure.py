@@ -34,7 +34,7 @@ def check_num(num: int, dim: int, reference_size: int) -> None:
     if num <= dim:
         raise ConfigError(
             f"{num} samples are too few for the covariance of {dim} features, which would be singular. Give at "
-            f"least {dim + 1}, better {10 * dim}."
+            f"least {dim + 1}, better {10 * dim}, or use the features 'pca:{max(1, num // 4)}'."
         )
     if reference_size <= dim:
         raise ConfigError(

@@ -11,6 +11,7 @@ from ebbflow.nets.blocks import group_norm, padded, zeroed
 from ebbflow.values import Depth, Width, check_fields
 
 LOG_VAR_LIMITS = (-30.0, 20.0)  # keeps exp(log_var) finite while the encoder is still wild
+QUIET = -6.0  # log_var that a shortcut begins with: noise as loud as the code would hide it for some hundred steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +22,14 @@ class AutoencoderOptions:
         channels: width at each resolution, finest first; each further entry halves the image.
         latent_channels: channels of the code.
         num_blocks: residual blocks a resolution.
+        shortcut: add a linear map of the code's squares of pixels, there and back, beside which the convolutions begin
+            at zero: colours are right after some ten steps instead of some thousand.
     """
 
     channels: tuple[Width, ...] = (32, 64, 64)
     latent_channels: Width = 4
     num_blocks: Depth = 1
+    shortcut: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -89,6 +93,23 @@ def _decoder(options: AutoencoderOptions, out_channels: int) -> nn.Sequential:
     return nn.Sequential(*modules, *_head(now, out_channels))
 
 
+def _shortcut(net: Autoencoder, channels: int) -> nn.ModuleList:
+    """The linear maps from squares of pixels to a code and back, to squares twice as large that overlap and so show no
+    edges; what they are added to is set to zero."""
+    num, side = net.options.latent_channels, net.options.factor
+    there = nn.Conv2d(channels, 2 * num, side, stride=side)
+    wide = 2 * side if side > 1 else 1
+    back = nn.ConvTranspose2d(num, channels, wide, stride=side, padding=(wide - side) // 2)
+    for head in (net.encoder[-1], net.decoder[-1]):
+        assert isinstance(head, nn.Conv2d)
+        zeroed(head)
+    with torch.no_grad():
+        there.weight[num:].zero_()
+        assert there.bias is not None
+        there.bias[num:] = QUIET
+    return nn.ModuleList([there, back])
+
+
 class Autoencoder(nn.Module):
     """A KL autoencoder, q(z | x) = N(mean(x), exp(log_var(x))), of images of any height and width; see
     `AutoencoderOptions`."""
@@ -97,17 +118,22 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.options = options
         self.encoder, self.decoder = _encoder(options, channels), _decoder(options, channels)
+        self.linear = _shortcut(self, channels) if options.shortcut else None
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the code of `x` (B, C, H, W), each (B, latent_channels, ceil(H/f), ceil(W/f)) with
         f = `options.factor`; the image is padded by its edge where f does not divide it."""
-        code = self.encoder(padded(x.to(self._dtype), self.options.factor))
+        whole = padded(x.to(self._dtype), self.options.factor)
+        code = self.encoder(whole)
+        if self.linear is not None:
+            code = code + self.linear[0](whole)
         mean, log_var = code.chunk(2, dim=1)
         return mean, log_var.clamp(*LOG_VAR_LIMITS)
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, C, f h, f w) of codes `z` (B, latent_channels, h, w)."""
-        return self.decoder(z.to(self._dtype))
+        z = z.to(self._dtype)
+        return self.decoder(z) if self.linear is None else self.decoder(z) + self.linear[1](z)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, cut to the size of `x`, of mean + exp(log_var / 2) noise, with that mean and log_var; of the

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ebbflow.config import RunConfig
 from ebbflow.data import Dataset, Splits
-from ebbflow.documents import parsed
+from ebbflow.documents import parsed, read_json
 from ebbflow.errors import CheckpointError, ConfigError
 from ebbflow.files import load_described, save_tensors
 from ebbflow.hub import must_be_local, unreachable
@@ -206,11 +206,24 @@ def _file_of(path: Path, data: Dataset) -> Path:
     if path.is_file():
         return path
     found = next((path / name for name in (FILE, MODEL) if (path / name).is_file()), None)
+    if found is None and (kind := _kind(path / "config.json")) not in (None, "autoencoder"):
+        raise ConfigError(
+            f"latent.autoencoder: {path} holds a {kind}, and an autoencoder is wanted, which "
+            "`ebbflow train-autoencoder` makes."
+        )
     if found is None and (path / "checkpoints").is_dir():
         raise ConfigError(f"latent.autoencoder: the training of {path} is not finished. Run its command again.")
     if found is None:
         raise ConfigError(f"latent.autoencoder: there is no autoencoder in {path}.")
     return found
+
+
+def _kind(config: Path) -> Any:
+    """What a run's config.json says was trained; None where it says nothing."""
+    try:
+        return read_json(config, dict[str, Any]).get("kind")
+    except (OSError, Wrong):
+        return None
 
 
 def load_diffusers(name: str) -> DiffusersAutoencoder:
