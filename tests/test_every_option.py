@@ -95,7 +95,7 @@ OTHER: dict[str, Any] = {
     "reference": "train", "repeats": "2", "shard_mb": "1",
     "restore noise": "0.3", "likelihood method": "vlb", "likelihood output": "o.json", "export output": "out2",
     "invert output": "p.npz", "ema output": "o.png", "compare output": "p.html", "verify output": "p.html",
-    "evaluate-images images": "vectors.npz", "evaluate-images features": "pca:3", "evaluate-images reference": "held_out", "evaluate data": "images.npz",
+    "evaluate-images images": "captions", "evaluate-images features": "pca:3", "evaluate-images reference": "held_out", "evaluate data": "images.npz",
     "plot noising data": "images.npz", "pack folder": "captions", "train-classifier config": "short.toml", "train-autoencoder config": "short.toml", "ema ckpt": "model",
     "plot trajectories labels": "1", "plot trajectories images": "mask.png", "list kind": "nets", "likelihood sampler": "heun", "restore sampler": "euler",
     "plot trajectories ckpt": "more_points", "pack into": "out3", "train-autoencoder data": "images.npz",
@@ -133,7 +133,8 @@ NONE: dict[str, str] = {
 REFUSED: dict[str, str] = {
     "device": "there is none of this name",
     "distill img_size": "the teacher knows another size",
-    "evaluate data": "twelve pictures are too few to compare with",
+    "evaluate-images reference": "what is held out is one picture",
+    "evaluate-images images": "four pictures may be too few",
     "ema ckpt": "it keeps no averages of a power",
     **{f"plot trajectories {name}": "the points have labels" for name in ("prompts", "vectors", "images")},
 }
