@@ -48,10 +48,10 @@ def _kind(kind: Any) -> dict[str, Any]:
         return {"type": "array", "items": _kind(of[0])}
     if origin is dict:
         return {"type": "object"}
-    several = [one for one in members(kind) if one in PLAIN]
-    if len(several) == 1:
-        return {"type": PLAIN[several[0]]}
-    return {"anyOf": [{"type": PLAIN[one]} for one in several]} if several else {}
+    if kind in PLAIN:
+        return {"type": PLAIN[kind]}
+    several = [_kind(one) for one in members(kind) if one in PLAIN or get_origin(one) in (Annotated, tuple)]
+    return several[0] if len(several) == 1 else {"anyOf": several} if several else {}
 
 
 def object_of(body: bytes) -> dict[str, Any]:
