@@ -122,7 +122,8 @@ def test_the_three_trainings_have_one_shape() -> None:
     ]
     shared = flags[0] & flags[1] & flags[2]
     assert shared >= {"--config", "--set", "--skip-bad", "--dry-run", "--json", "--save-dir", "--save-freq", "--epochs"}
-    assert flags[0] - shared == {"--preset", "--patch-size", "--init-from", "--init-partial"}
+    own = {"--preset", "--patch-size", "--init-from", "--init-partial", "--world-size", "--device-memory"}
+    assert flags[0] - shared == own
     assert flags[1] - shared == {"--path"} and flags[2] == shared
 
 

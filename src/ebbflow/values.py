@@ -317,8 +317,12 @@ def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
     raise (
         reasons[0]
         if len(reasons) == 1
-        else Wrong(" or ".join(str(r).partition(", got")[0] for r in reasons) + f", got {reprlib.repr(value)}.")
+        else Wrong(f"must be {' or '.join(map(_wanted, reasons))}, got {reprlib.repr(value)}.")
     )
+
+
+def _wanted(reason: Wrong) -> str:
+    return str(reason).partition(", got")[0].removeprefix("must be ")
 
 
 def _tuple(kinds: tuple[Any, ...], value: Any, text: bool) -> tuple[Any, ...]:
