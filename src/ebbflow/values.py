@@ -314,14 +314,16 @@ def _of_union(kinds: tuple[Any, ...], value: Any, text: bool) -> Any:
             return convert(kind, value, text=text)
         except Wrong as wrong:
             reasons.append(wrong)
-    raise (
-        reasons[0]
-        if len(reasons) == 1
-        else Wrong(f"must be {' or '.join(map(_wanted, reasons))}, got {reprlib.repr(value)}.")
-    )
+    if len(reasons) == 1:
+        raise reasons[0]
+    said = " or ".join(dict.fromkeys(map(_wanted, kinds, reasons)))
+    raise Wrong(f"must be {said}, got {reprlib.repr(value)}.")
 
 
-def _wanted(reason: Wrong) -> str:
+def _wanted(kind: Any, reason: Wrong) -> str:
+    members = get_args(kind) if get_origin(kind) is tuple else (...,)
+    if members[-1] is not ...:
+        return f"{len(members)} numbers with commas between them"
     return str(reason).partition(", got")[0].removeprefix("must be ")
 
 

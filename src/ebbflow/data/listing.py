@@ -42,8 +42,11 @@ def list_folder(root: Path) -> Listing:
     Hidden files and folders are left out, and so is what the metadata does not name.
 
     Raises:
-        DataError: no images, images both in `root` and below it, images two or more folders deep, or wrong metadata.
+        DataError: no folder, no images, images both in `root` and below it or two or more folders deep, or wrong
+            metadata.
     """
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}.")
     metadata = root / METADATA
     return _from_metadata(metadata) if metadata.is_file() else _from_tree(root)
 
