@@ -125,6 +125,13 @@ def peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def multiply_by(products: str, device: torch.device) -> None:
+    """Have a GPU multiply float32 so from now on: "ieee" or "tf32"."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = products
+        torch.backends.cudnn.conv.fp32_precision = products
+
+
 def rates(device: torch.device, size: int) -> dict[str, float]:
     """FLOP/s of a square product in each precision, the best of ten rounds."""
     found = {}
@@ -133,7 +140,7 @@ def rates(device: torch.device, size: int) -> dict[str, float]:
         ("tf32", torch.float32, "tf32"),
         ("bf16", torch.bfloat16, "ieee"),
     ):
-        torch.backends.cuda.matmul.fp32_precision = products
+        multiply_by(products, device)
         a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
         seconds = []
         for _ in range(12):
@@ -266,8 +273,7 @@ def point(asked: dict[str, Any]) -> dict[str, Any]:
     net = (TINY if quick else NETS)[asked["net"]]
     if asked["what"] == "noise":
         return noise(net, quick)
-    torch.backends.cuda.matmul.fp32_precision = KINDS[asked["kind"]]["products"]
-    torch.backends.cudnn.conv.fp32_precision = KINDS[asked["kind"]]["products"]
+    multiply_by(KINDS[asked["kind"]]["products"], device)
     work = {"train": trained, "walk": walked}[asked["what"]]
     return work(asked["who"], net, device, asked["kind"], quick)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -357,7 +358,14 @@ def test_interrupting_saves_and_the_same_command_goes_on(tmp_path: Path) -> None
         *TINY,
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where this suite is in the background
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     for _ in range(600):
@@ -365,7 +373,10 @@ def test_interrupting_saves_and_the_same_command_goes_on(tmp_path: Path) -> None
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "the same command goes on" in err
     assert "Traceback" not in err

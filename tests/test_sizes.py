@@ -168,7 +168,7 @@ def test_what_takes_one_size_says_so(folder: Path, tmp_path: Path, capsys: pytes
         (["--set", buckets, "--img-size", "8"], "both say to what size images are brought"),
         (["--set", "data.buckets=[[8,0]]"], "`data.buckets` must be at least 1, got 0"),
         (["--set", buckets, "--data", "digits"], "data.buckets are of folders, shards and parquet"),
-        (["--img-size", "8x0"], "must be at least 1, got '8x0'"),
+        (["--img-size", "8x0"], "numbers with commas between them, got '8x0'"),
     ):
         assert run_app([*run, *more]) == 2
         assert said in capsys.readouterr().err

@@ -68,7 +68,8 @@ def choose_for(found: Found, data: DataConfig, minutes: float | None = None) -> 
     preset = f"pictures_{next((one for one in SIZES if side <= 1.25 * one), SIZES[-1])}"
     below = read_preset(preset)
     flip = _is_safe_to_flip(found, data)
-    channels = data.channels or (None if is_named(data.name) else min(found.channels, 3))
+    keeps = is_named(data.name) or data.name.endswith(".npz")  # whose entries are all of one kind already
+    channels = data.channels or (None if keeps else min(found.channels, 3))
     layers: list[Layer] = [
         {"data": {"size": size, "channels": channels, "flip": flip}},
         *_for_number(found.num, below, minutes),
