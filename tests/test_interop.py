@@ -812,6 +812,7 @@ def asked(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_a_pipeline_of_text_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -827,6 +828,7 @@ def test_a_pipeline_of_text_on_the_command_line(
     assert "has none to deal out" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_pipelines_are_measured_and_compared_with_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
