@@ -301,7 +301,7 @@ def _require_may_skip(net: nn.Module, batch: Batch, loss: Loss, may: bool, *, st
     Raises:
         FloatingPointError: it may not be, or the weights are lost, so that the next step would not be either.
     """
-    if not dealt.is_finite(net):
+    if here().any(not dealt.is_finite(net)):  # of weights that are dealt out each process knows its own
         why = "The weights are not finite either: an earlier step was too large. Lower the learning rate."
     elif may:
         return
