@@ -14,7 +14,7 @@ VIEWS = ("runs", "play", "compare", "understand", "reports")
 
 def go(page: Any, studio: Any, address: str) -> None:
     page.goto(f"{studio.url}/#/{address}")
-    page.wait_for_selector("main .view > *")
+    page.wait_for_selector(f'main[data-shown="#/{address}"]', state="attached")
 
 
 def until(page: Any, question: str, arg: Any = None) -> None:

@@ -53,9 +53,10 @@ export function failed(error, place = null, again = null) {
 }
 
 async function show() {
-  const { name, query } = address(), mine = ++turn;
+  const { name, query } = address(), mine = ++turn, here = location.hash;
   leave();
   leave = () => {};
+  delete main.dataset.shown;
   document.querySelectorAll("dialog").forEach((one) => one.close());
   document.title = `${t(name)} · ebbflow`;
   document.querySelector(".skip").textContent = t("skip");
@@ -64,10 +65,14 @@ async function show() {
   fill(main, place);
   try {
     const view = await VIEWS[name]();
-    if (mine === turn) leave = (await view.open(place, query)) || (() => {});
+    if (mine !== turn) return;
+    const close = (await view.open(place, query)) || (() => {});
+    if (mine !== turn) return close();
+    leave = close;
   } catch (error) {
     failed(error, place, show);
   }
+  if (mine === turn) main.dataset.shown = here;
 }
 
 function tokenDialog() {

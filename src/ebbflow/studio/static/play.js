@@ -23,6 +23,7 @@ export async function open(place, query) {
   let stop = new AbortController();
   const run = debounced(async () => {
     stop.abort();
+    if (!place.isConnected) return;
     const mine = stop = new AbortController();
     address(asked);
     try { await table.draw(request(asked), mine, asked); } catch (error) { table.stopped(); failed(error, table.below, run); }

@@ -149,8 +149,10 @@ function figures(curves) {
 // -- a new run ---------------------------------------------------------------------------------------------------------
 
 async function newRun(started, root) {
+  const view = document.querySelector("main .view");
   let choices;
   try { choices = await get("/studio/choices"); } catch (error) { return failed(error); }
+  if (!view.isConnected || document.querySelector("dialog")) return;
   const given = { preset: "digits" };
   const data = h("input", { name: "data", list: "datasets", autocomplete: "off", placeholder: t("presetData"), oninput: () => { given.data = data.value; } });
   dialog(t("newRun"), "/studio/train", given, started, [
@@ -192,8 +194,9 @@ function dialog(title, path, given, started, own) {
     form.querySelectorAll("[aria-invalid]").forEach((one) => one.removeAttribute("aria-invalid"));
     try {
       const { command } = await post(path, asked(given));
-      box.close();
       note(command);
+      if (!box.open) return;
+      box.close();
       await started();
     } catch (error) {
       wrong.textContent = error.message === "dead" ? t("dead") : error.message;
