@@ -29,6 +29,8 @@ TESTED = (
     "diffusers_pipeline",
     "evaluate_folder",
     "make_pictures",
+    "emoji_pictures",
+    "cut_squares",
 )
 
 
@@ -140,3 +142,24 @@ def test_pictures_to_try_things_on(monkeypatch: pytest.MonkeyPatch) -> None:
     first = Path("mine/0000.png").read_bytes()
     run("make_pictures", monkeypatch, "mine", "6", "16")
     assert Path("mine/0000.png").read_bytes() == first, "the same every time"
+
+
+def test_squares_of_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.linear_gradient("L").resize((90, 60)).save("wide.png")
+    run("cut_squares", monkeypatch, "squares", "wide.png", "wide.png")
+    assert ef.load_dataset("squares", size=32).train.dims == (3, 32, 32) and len(list(Path("squares").iterdir())) == 20
+    sides = {Image.open(file).size for file in Path("squares").iterdir()}
+    assert sides == {(256, 256)}
+
+
+def test_emoji_are_named_and_flags_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Path("package/img/google/64")
+    drawn.mkdir(parents=True)
+    rows = [("a.png", "GRINNING FACE", "Smileys"), ("b.png", "FLAG", "Flags"), ("none.png", "LOST", "Smileys")]
+    for name, _, _ in rows[:2]:
+        Image.new("RGBA", (64, 64)).save(drawn / name)
+    emoji = [{"image": image, "name": name, "category": kind} for image, name, kind in rows]
+    Path("package/emoji.json").write_text(json.dumps(emoji), encoding="utf-8")
+    run("emoji_pictures", monkeypatch, "package", "emoji")
+    splits = ef.load_dataset("emoji", held_out=0)
+    assert splits.train.captions == ("grinning face",) and splits.train.label_names == ("Smileys",)
