@@ -29,8 +29,9 @@ from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
 from ebbflow.runs import Model
 from ebbflow.runs import sample as sample_module
+from ebbflow.runs.parts import weights_hash
 from ebbflow.studies import evaluate as evaluate_module
-from ebbflow.studies.evaluate import dealt, evaluate, labels_of, weights_hash
+from ebbflow.studies.evaluate import dealt, evaluate, labels_of
 
 CPU = torch.device("cpu")
 QUICK = LearnerSettings(min_steps=30, max_steps=30, num_features=16)

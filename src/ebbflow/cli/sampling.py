@@ -195,6 +195,7 @@ def reconstruct(request: ReconstructCommand) -> None:
     """Measure how well held-out images survive the way to noise and back, by number of steps."""
     from ebbflow.runs.edit import reconstructions
     from ebbflow.runs.opened import held_out_of, require_images
+    from ebbflow.runs.parts import parts_of
     from ebbflow.runs.plan import changes_of, default_plan
     from ebbflow.show import canvas
 
@@ -204,7 +205,8 @@ def reconstruct(request: ReconstructCommand) -> None:
     require_images(model, "reconstruction")
     data = held_out_of(model, request.data_dir, request.num)
     plan = replace(default_plan(model, seeds=[0]), **changes_of(model, narrowed(Sampling, request, steps=None)))
-    done = shown(reconstructions(model, plan, data, request.steps), "stopped.", unit="step")
+    work = reconstructions(model, plan, data, request.steps, parts_of(model, request, data))
+    done = shown(work, "stopped; the same command goes on from the last finished batch.", unit="step")
     if request.output is not None:
         _draw(data.x, done, request.output)
     rows = [{"sampler": str(plan.sampler), **one.row()} for one in done]

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from ebbflow.studies.report import Report
 
 
+BY_BATCH = "stopped; the same command goes on from the last finished batch."
+
+
 def evaluate(request: EvaluateCommand) -> None:
     """Measure a run's samples against its data: Frechet distance, KID, precision, recall, label accuracy, copying."""
     from ebbflow.studies.evaluate import evaluate as work_of
 
     work = work_of(opened(request), request, command=this_command())
-    result = shown(work, "stopped; the same command goes on from the last finished batch.")
+    result = shown(work, BY_BATCH)
     if request.json:
         print_json(result)
     else:
@@ -149,7 +152,7 @@ def likelihood(request: LikelihoodRequest) -> None:
     from ebbflow.studies.likelihood import measure_likelihood
     from ebbflow.training.world import here
 
-    report = shown(measure_likelihood(opened(request), request), "stopped.", unit="sample")
+    report = shown(measure_likelihood(opened(request), request), BY_BATCH, unit="sample")
     if request.output is not None and here().leads:
         write_text(request.output, json.dumps(report, indent=2))
     if request.json:
@@ -180,7 +183,8 @@ def search_grid(request: SearchGridRequest) -> None:
     from ebbflow.studies.search_grid import search_grids
 
     model = opened(request)
-    found = shown(search_grids(model, request), "stopped; no grid was kept.", unit="time")
+    stopped = "stopped; the same command goes on after the last finished time."
+    found = shown(search_grids(model, request), stopped, unit="time")
     if request.json:
         print_json(found)
         return

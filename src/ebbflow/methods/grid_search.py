@@ -56,9 +56,10 @@ def deviations(
     *,
     sampler: str | Sampler = "ddim",
     options: Mapping[str, object] | None = None,
+    first: int = 0,
 ) -> Iterator[Tensor]:
-    """For each time t_i but the last: the mean squared distance of one step from the teacher's x at t_i to t_j from the
-    teacher's x at t_j, float64 (len(times),), infinite for j <= i.
+    """For each time t_i but the last, from the first that is asked for: the mean squared distance of one step from the
+    teacher's x at t_i to t_j from the teacher's x at t_j, float64 (len(times),), infinite for j <= i.
 
     Each distance is carried to the end as the exact flow of a Gaussian would carry it, in proportion to the mean square
     of the teacher's states; otherwise a path whose x is large at t = 1 would count nothing but its first steps.
@@ -69,6 +70,7 @@ def deviations(
         times: M + 1 candidates, falling.
         sampler: a deterministic one of `SAMPLERS`; one with a memory takes its first step, which is DDIM's.
         options: of the sampler.
+        first: which time to begin with.
 
     Raises:
         ConfigError: an unknown sampler, or one that draws noise.
@@ -78,7 +80,7 @@ def deviations(
     """
     chosen = drawless(sampler, options)
     sizes = [float(in_float64(state).square().mean()) for state in states]
-    for i in range(len(times) - 1):
+    for i in range(first, len(times) - 1):
         once, row = FirstCallShared(inner=bind()), torch.full((len(times),), torch.inf, dtype=torch.float64)
         for j in range(i + 1, len(times)):
             (step,) = chosen(once, states[i], times[[i, j]], **(options or {}))

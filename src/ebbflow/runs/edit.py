@@ -30,6 +30,7 @@ from ebbflow.progress import Stage, Work
 from ebbflow.requests.base import entries
 from ebbflow.requests.sampling import EditRequest
 from ebbflow.runs.opened import Opened, require_finite, require_images
+from ebbflow.runs.parts import Parts
 from ebbflow.runs.pictures import as_mask, read_mask
 from ebbflow.runs.plan import Plan, conditions_of, named_any, plan_beside
 from ebbflow.runs.sample import Samples, bind, results
@@ -217,12 +218,15 @@ class Reconstruction:
         return to_uint8(self.x)
 
 
-def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[int]) -> Work[list[Reconstruction]]:
+def reconstructions(
+    model: Opened, plan: Plan, data: Dataset, steps: Sequence[int], kept: Parts
+) -> Work[list[Reconstruction]]:
     """The reconstruction of the images of `data`, each with its own condition where the model takes one, by number of
     steps. In a latent space what the autoencoder loses is lost too. The stages count steps, there and back.
 
     Args:
         plan: sampler, grid and batch size.
+        kept: where finished batches are kept until the end.
 
     Raises:
         ConfigError, ValueError: a sampler or grid that cannot be walked backwards, fewer than 2 steps.
@@ -235,16 +239,22 @@ def reconstructions(model: Opened, plan: Plan, data: Dataset, steps: Sequence[in
         times = grid_times(model.denoiser, plan.grid, num_steps)
         parts = []
         for rows in batches:
-            bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
-            state = model.encode(x0[rows])
-            for i, step in enumerate(there_and_back(bound, state, times, sampler=plan.sampler), start=1):
-                yield Stage("reconstruct", min(done + i, total), total, f"{num_steps} steps")
-                state = step.x
-            require_finite(model, state, "the reconstructions")
-            parts.append(model.decode(state))
+            name = f"steps-{num_steps}-batch-{int(rows[0]):08d}"
+            part = kept.made(name)
+            if part is None:
+                bound = model.denoiser if cond is None else conditional(model.denoiser).given(rows_of(cond, rows))
+                state = model.encode(x0[rows])
+                for i, step in enumerate(there_and_back(bound, state, times, sampler=plan.sampler), start=1):
+                    yield Stage("reconstruct", done + min(i, 2 * num_steps), total, f"{num_steps} steps")
+                    state = step.x
+                require_finite(model, state, "the reconstructions")
+                part = {"x": model.decode(state)}
+                kept.keep(name, part)
+            parts.append(part["x"])
             done += 2 * num_steps
         x = torch.cat(parts).clamp(-1, 1)
         found.append(Reconstruction(num_steps=num_steps, psnr=psnr(x, x0), x=x))
+    kept.end()
     return found
 
 

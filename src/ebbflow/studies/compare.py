@@ -34,6 +34,7 @@ from ebbflow.requests.studies import CompareRequest, EvaluateRequest
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened
+from ebbflow.runs.parts import weights_hash
 from ebbflow.runs.plan import Plan
 from ebbflow.runs.sample import Samples, generate, grid_of, in_turn, shared
 from ebbflow.show import canvas
@@ -46,7 +47,7 @@ from ebbflow.studies.compare_facts import (
     names_of,
     require_comparable,
 )
-from ebbflow.studies.evaluate import features_for, notes_of, plan_for, reference_of, sides_of, splits_of, weights_hash
+from ebbflow.studies.evaluate import features_for, notes_of, plan_for, reference_of, sides_of, splits_of
 from ebbflow.studies.report import Report
 from ebbflow.training.world import here
 from ebbflow.values import Wrong

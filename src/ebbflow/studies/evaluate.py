@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,12 +15,12 @@ from ebbflow.conditioning import ImageConditioner
 from ebbflow.core.condition import Condition
 from ebbflow.core.entries import spelt
 from ebbflow.data import Dataset, Splits, load_dataset
-from ebbflow.errors import CheckpointError, ConfigError, DataError
-from ebbflow.files import load_tensors, require_place, save_tensors, write_text
+from ebbflow.errors import ConfigError, DataError
+from ebbflow.files import require_place, write_text
 from ebbflow.latent import encoded
 from ebbflow.methods.samplers import sampler_of
 from ebbflow.metrics import features as maps
-from ebbflow.metrics.cache import code_hash, data_hash, key_of, slug, tensor_hash
+from ebbflow.metrics.cache import data_hash, key_of, slug
 from ebbflow.metrics.contrast import ContrastSettings
 from ebbflow.metrics.denoising import denoising_errors
 from ebbflow.metrics.feature_map import FeatureMap
@@ -34,6 +33,7 @@ from ebbflow.requests.studies import EvaluateImagesRequest, EvaluateRequest
 from ebbflow.runs.derived import LEARNED
 from ebbflow.runs.folder import versions
 from ebbflow.runs.opened import Opened, as_latent_space
+from ebbflow.runs.parts import Parts, parts_in, weights_hash
 from ebbflow.runs.plan import Plan, changes_of, check, default_plan
 from ebbflow.runs.same_data import splits_of_run
 from ebbflow.runs.sample import Samples, generate, grid_of, in_net_precision, in_turn, shared
@@ -45,14 +45,6 @@ NEAREST_NUM = 1000  # samples whose nearest training entry is sought
 ODE_NUM, ODE_STEPS = 100, 50  # samples that are followed along the model's own ODE, and steps of it
 FEW, FEW_ENTRIES = 128, 256  # held-out entries that are no reference; entries that are few for a Frechet distance
 DENOISED_NUM = 256  # held-out entries that are noised and denoised
-
-
-def weights_hash(model: Opened) -> str:
-    """The sha256 of a model's weights as they are in memory; of a model without a net, of its name and shape."""
-    net = getattr(model.denoiser, "net", None)
-    if not isinstance(net, torch.nn.Module):
-        return key_of(model.name, repr(model.dims))
-    return tensor_hash(*(value for _, value in sorted(net.state_dict().items())))
 
 
 def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> Work[dict[str, Any]]:
@@ -80,11 +72,11 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     measured = model.with_denoiser(in_net_precision(model.denoiser, pick_precision(request.precision, model.device)))
     folder = (Path("eval") / slug(model.name)) if model.run is None else model.run.folder / "eval"
     require_place(folder / "any.json")
-    partial = folder / f".partial-{key_of(settings, code_hash())}"
-    yield from _sample(measured, plan, features, partial)
+    kept = parts_in(folder, settings)
+    yield from _sample(measured, plan, features, kept)
     if not here().leads:
         return here().first({})
-    made = _read(partial)
+    made = _read(kept)
     yardstick = yield from yardstick_of(features, reference, other)
     errors = yield from _denoising(measured, splits.held_out)
     own = yield from _from_own_ode(measured, plan)
@@ -102,7 +94,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
         "file": str(file),
     }
     write_text(file, json.dumps(result, indent=2))
-    shutil.rmtree(partial, ignore_errors=True)
+    kept.end()
     return here().first(result)
 
 
@@ -329,39 +321,36 @@ def _name(request: EvaluateRequest, plan: Plan) -> str:
     )
 
 
-def _sample(model: Opened, plan: Plan, features: Features, partial: Path) -> Work[None]:
-    """Samples to features, each finished batch into a file of `partial`; those already there are not made again."""
+def _sample(model: Opened, plan: Plan, features: Features, kept: Parts) -> Work[None]:
+    """Samples to features, each finished batch kept; those that were are not made again."""
     world, total = here(), len(plan.seeds)
-    done = world.first(sum(len(batch["features"]) for batch in _batches(partial)))
+    done = world.first(sum(len(batch["features"]) for batch in _batches(kept)))
     rest = shared(plan.rows(slice(done, None)), world)
     first = plan.seeds[0]
-    for step, part, kept in in_turn(model, rest, world, lambda one: _kept(one, one.plan.seeds[0] - first, features)):
+    for step, part, seen in in_turn(model, rest, world, lambda one: _seen(one, one.plan.seeds[0] - first, features)):
         yield Stage("sample", done + (0 if step is None else step.step * len(part.seeds) // plan.num_steps), total)
-        if kept is not None:
-            save_tensors(kept, partial / f"batch-{done:08d}.safetensors")
+        if seen is not None:
+            kept.keep(f"batch-{done:08d}", seen)
             done += len(part.seeds)
 
 
-def _kept(batch: Samples, first: int, features: Features) -> dict[str, Tensor]:
+def _seen(batch: Samples, first: int, features: Features) -> dict[str, Tensor]:
     """The features of a batch, and of the first samples themselves."""
     return features.of(batch.for_features) | {"x": batch.shown[: max(0, NEAREST_NUM - first)]}
 
 
-def _batches(partial: Path) -> list[dict[str, Tensor]]:
-    """What is in `partial`, up to the first gap."""
+def _batches(kept: Parts) -> list[dict[str, Tensor]]:
+    """What was kept, up to the first gap."""
     found: list[dict[str, Tensor]] = []
     have = 0
-    while (path := partial / f"batch-{have:08d}.safetensors").is_file():
-        try:
-            found.append(load_tensors(path))
-        except CheckpointError:
-            break
-        have += len(found[-1]["features"])
+    while (batch := kept.made(f"batch-{have:08d}")) is not None:
+        found.append(batch)
+        have += len(batch["features"])
     return found
 
 
-def _read(partial: Path) -> Made:
-    batches = _batches(partial)
+def _read(kept: Parts) -> Made:
+    batches = _batches(kept)
     return Made.of(batches, torch.cat([batch["x"] for batch in batches]))
 
 

@@ -33,13 +33,15 @@ from ebbflow.progress import Stage, Work, retold
 from ebbflow.requests.studies import LikelihoodRequest
 from ebbflow.runs.derived import variance_table
 from ebbflow.runs.opened import Opened, held_out_of, require_finite
+from ebbflow.runs.parts import parts_of
 from ebbflow.training.world import here
 
 ODE_STEPS = 32
 
 
 def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[str, Any]]:
-    """Bits a dimension of held-out data with its standard error over samples, and how they were found.
+    """Bits a dimension of held-out data with its standard error over samples, and how they were found. Finished batches
+    are kept beside the run's results until the end.
 
     Conditional models are measured given each sample's own condition, without guidance.
 
@@ -52,10 +54,17 @@ def measure_likelihood(model: Opened, request: LikelihoodRequest) -> Work[dict[s
     data = held_out_of(model, request.data_dir, request.num)
     cond, parts, world = model.conditions_of(data), [], here()
     steps, batches = _num_steps(model, request), torch.arange(len(data)).split(request.batch_size)
+    kept = parts_of(model, request, data)
     for rows in batches[world.rank :: world.size]:
-        work = _batch(model, data, cond, rows, request)
-        parts.append((yield from retold(work, _told(int(rows[0]), len(rows), steps, len(data)))))
+        name = f"batch-{int(rows[0]):08d}"
+        part = kept.made(name)
+        if part is None:
+            work = _batch(model, data, cond, rows, request)
+            part = yield from retold(work, _told(int(rows[0]), len(rows), steps, len(data)))
+            kept.keep(name, part)
+        parts.append(part)
     parts = world.in_turn(parts, len(batches))
+    kept.end()
     nats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     require_finite(model, nats["total"], "the likelihoods")
     return _report(model, nats, request)

@@ -19,12 +19,14 @@ from ebbflow.progress import Stage, Work
 from ebbflow.requests.studies import SearchGridRequest
 from ebbflow.runs.derived import store_grids
 from ebbflow.runs.opened import Opened
+from ebbflow.runs.parts import parts_of
 from ebbflow.runs.plan import Plan, check
 from ebbflow.runs.sample import bind
 
 
 def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[str, Any]]]:
-    """Search a grid for each number of steps and keep them with the checkpoint; the stages count candidate times.
+    """Search a grid for each number of steps and keep them with the checkpoint; the stages count candidate times, each
+    of which is kept beside the run's results until the end.
 
     Each result is judged on other seeds: `error` is the mean squared distance of its last state from the teacher's, and
     `error_uniform` that of the uniform grid.
@@ -38,11 +40,16 @@ def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[st
     bound = bind(model, plan)
     times = grid_times(bound, request.candidate_grid, request.candidates)
     x = _start(model, bound, plan, times)
-    states, rows = [], []
+    states: list[Tensor] = []
+    rows: list[Tensor] = []
     for state in trajectory(bound, x, times):
         states.append(state)
         yield Stage("teacher", len(states), len(times))
-    for row in deviations(lambda: bound, states, times, sampler=request.sampler):
+    kept = parts_of(model, request)
+    while len(rows) < request.candidates and (part := kept.made(f"time-{len(rows):04d}")) is not None:
+        rows.append(part["row"])
+    for row in deviations(lambda: bound, states, times, sampler=request.sampler, first=len(rows)):
+        kept.keep(f"time-{len(rows):04d}", {"row": row})
         rows.append(row)
         yield Stage("candidates", len(rows), request.candidates)
     other = _plan(model, request, request.seed + request.num)
@@ -54,6 +61,7 @@ def search_grids(model: Opened, request: SearchGridRequest) -> Work[list[dict[st
         found.append(_found(judge, request, torch.stack(rows), times, start, n))
     assert model.run is not None
     store_grids(model.run, found)
+    kept.end()
     return found
 
 

@@ -1,0 +1,78 @@
+"""Finished parts of a long measurement, kept until all of it is done: the same call goes on where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebbflow.data import Dataset
+from ebbflow.errors import CheckpointError
+from ebbflow.files import load_tensors, save_tensors
+from ebbflow.metrics.cache import code_hash, data_hash, key_of, tensor_hash
+from ebbflow.runs.opened import Opened
+
+ELSEWHERE = {"json", "output", "ckpt", "device", "data_dir"}  # fields of a request that decide no number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Tensors by name in a folder of its own, a file each.
+
+    Args:
+        folder: it; made with the first part.
+        matter: whether a part that cannot be written is an error; where not, as in a run of someone else's, it is made
+            again next time.
+    """
+
+    folder: Path
+    matter: bool = True
+
+    def made(self, name: str) -> dict[str, Tensor] | None:
+        """A part that was kept; None where there is none, or a damaged one."""
+        file = self.folder / f"{name}.safetensors"
+        with suppress(CheckpointError):
+            return load_tensors(file) if file.is_file() else None
+        return None
+
+    def keep(self, name: str, part: dict[str, Tensor]) -> None:
+        """Write a part."""
+        with suppress(*() if self.matter else (OSError,)):
+            save_tensors(part, self.folder / f"{name}.safetensors")
+
+    def end(self) -> None:
+        """Take the folder away, and the one around it where that is empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.parent.rmdir()
+
+
+def parts_of(model: Opened, request: Any, data: Dataset | None = None) -> Parts:
+    """The parts, which do not matter, of what is asked of a run: by the request, its weights, the data and the code.
+
+    Raises:
+        ConfigError: a model that is no run of ours.
+    """
+    run = model.require_run("what is measured of it is kept beside its checkpoints")
+    asked = {name: repr(value) for name, value in vars(request).items() if name not in ELSEWHERE}
+    known = None if data is None else data_hash(data)
+    parts = parts_in(run.folder / "eval", type(request).__name__, asked, weights_hash(model), known)
+    return replace(parts, matter=False)
+
+
+def parts_in(folder: Path, *settings: Any) -> Parts:
+    """The parts of a measurement with these settings, JSON-able, below a folder of results."""
+    return Parts(folder=folder / f".partial-{key_of(*settings, code_hash())}")
+
+
+def weights_hash(model: Opened) -> str:
+    """The sha256 of a model's weights as they are in memory; of a model without a net, of its name and shape."""
+    net = getattr(model.denoiser, "net", None)
+    if not isinstance(net, torch.nn.Module):
+        return key_of(model.name, repr(model.dims))
+    return tensor_hash(*(value for _, value in sorted(net.state_dict().items())))
