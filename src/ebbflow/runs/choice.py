@@ -108,7 +108,7 @@ def _for_number(num: int, preset: Layer, given: float | None) -> list[Layer]:
     if not fitting:
         return []
     minutes, factor = fitting[-1]
-    net: dict[str, Any] = {"channels": [32 * math.ceil(factor * width / 32) for width in preset["net"]["channels"]]}
+    net: dict[str, Any] = {"channels": [16 * math.ceil(factor * width / 16) for width in preset["net"]["channels"]]}
     return [{"net": net, "train": {"minutes": minutes}}]
 
 
