@@ -448,6 +448,8 @@ def test_features_follow_what_there_is() -> None:
 
     assert automatic(data(5000, 10), 1000, 500) == "classifier"
     assert automatic(data(5000, 1000), 1000, 500) == "views", "five of each class teach no classifier"
+    assert automatic(data(1475, 8), 1000, 161) == "views", "161 rows tell nothing of 128 features"
+    assert automatic(data(5000, 10), 5, 500) == "pca:1"
     assert automatic(data(5000, 0), 1000, 500) == "views"
     assert automatic(data(52, 3), 1000, 52) == "pca:13" and automatic(data(3, 0), 1000, 3) == "pca:1"
     assert automatic(data(5000, 2, (2,)), 1000, 500) == "coordinates"

@@ -30,7 +30,10 @@ def missing(what: str, package: str, extra: str) -> ImportError:
 def nearest(name: str, known: list[str]) -> str:
     """The sentence that helps after an unknown name: the closest spellings, then the whole list."""
     alike = {_letters(one): one for one in known}
-    close = [alike[one] for one in difflib.get_close_matches(_letters(name), alike, n=2, cutoff=0.5)]
+    close = [
+        alike[one]
+        for one in difflib.get_close_matches(_letters(name), alike, n=2, cutoff=0.6 if len(name) > 3 else 0.5)
+    ]
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     return f"{hint}Known: {', '.join(sorted(known))}."
 

@@ -236,12 +236,12 @@ def _with_autoencoder(what: ToTrain, folder: Path) -> Any:
         made = autoencoder_for(config, what.splits.train.dims)
         if description(first).get("kind") == "autoencoder":
             made = parse_as(AutoencoderConfig, read_layer(first / CONFIG))  # as it was begun
-        if _train(_autoencoder_kind(), replace(what, config=made), first, as_json=False):
+        if _train(_autoencoder_kind(), replace(what, config=made), first, as_json=False, then="now the model"):
             return None
     return replace(config, latent=replace(config.latent, autoencoder=str(own if own.is_file() else first)))
 
 
-def _train(kind: Kind, what: ToTrain, folder: Path, *, as_json: bool) -> int:
+def _train(kind: Kind, what: ToTrain, folder: Path, *, as_json: bool, then: str | None = None) -> int:
     from ebbflow.runs import Trainer, task_of
     from ebbflow.runs.same_data import in_order_of
     from ebbflow.training.world import here
@@ -270,7 +270,7 @@ def _train(kind: Kind, what: ToTrain, folder: Path, *, as_json: bool) -> int:
         tell(f"{folder} is already trained for {length}. Give more with {more}, or another --save-dir.")
     else:
         _tell_result({**trainer.measured, **done}, (time.monotonic() - began) / 60)
-    tell(f"done: {folder}\nuse it with: {use}")
+    tell(f"done: {folder}\n{then or f'use it with: {use}'}")
     return 0
 
 

@@ -197,15 +197,15 @@ def coordinates(data: Dataset) -> LinearFeatures:
 
 def automatic(train: Dataset, num: int, reference_size: int) -> str:
     """The kind of features that suits so many samples of some data, and a reference of that size: "classifier" where
-    labels are many, "views" where pictures are, else a few principal components, as "pca:7".
+    labels and rows are many, "views" where pictures are, else a few principal components, as "pca:7".
 
-    A Frechet distance wants several rows a feature; principal components are as few as leave 4.
+    A Frechet distance wants several rows a feature; a classifier's has 2, principal components are as few as leave 4.
     """
     if not train.is_image:
         return "coordinates"
-    if train.num_classes > 1 and len(train) >= max(MANY_LABELS, MANY_A_CLASS * train.num_classes):
+    rows, labelled = min(num, reference_size), len(train) >= max(MANY_LABELS, MANY_A_CLASS * train.num_classes)
+    if train.num_classes > 1 and labelled and rows >= 2 * LearnerSettings().num_features:
         return "classifier"
-    rows = min(num, reference_size)
     if len(train) >= MANY_PICTURES and rows >= ROWS_A_FEATURE * ContrastSettings().num_features:
         return "views"
     return f"pca:{max(1, min(PCA_FEATURES, rows // ROWS_A_FEATURE))}"
