@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.core.predictions import path_name
 from ebbflow.methods.samplers import SAMPLERS
 from ebbflow.methods.samplers.best import most_steps

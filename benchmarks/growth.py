@@ -82,7 +82,7 @@ def _train(net: str, batch: int, size: int, folder: str) -> Iterator[None]:
 
     from benchmarks.peers.ebbflow import InMemory, Told
     from benchmarks.shared import NETS
-    from ebbflow.core.memory import keep_large_blocks
+    from ebbflow.core.device import keep_large_blocks
     from ebbflow.core.paths import Flow
     from ebbflow.methods.denoise import NetDenoiser
     from ebbflow.methods.objective import Objective

@@ -73,7 +73,7 @@ def measured(name: str, keep: bool) -> int:
     """In this process: a small net first, so that code and libraries are there, then the net that is meant."""
     import torch
 
-    from ebbflow.core.memory import keep_large_blocks
+    from ebbflow.core.device import keep_large_blocks
 
     torch.set_num_threads(1)
     if keep:

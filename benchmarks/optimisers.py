@@ -15,7 +15,7 @@ import torch
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.config import parse, read_preset
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.runs.build import build_denoiser, build_objective, resolved
 from ebbflow.training.engine import Engine
 from ebbflow.training.loop import fit

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ebbflow.conditioning import ConditionedNet
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.core.paths import Flow
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective

@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ebbflow.core.memory import hand_back
+from ebbflow.core.device import hand_back
 from ebbflow.core.paths import Flow
 from ebbflow.methods.denoise import NetDenoiser
 from ebbflow.methods.objective import Objective

@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ebbflow.config import RunConfig, merge, parse, read_settings
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.data import Splits, load_dataset
 from ebbflow.metrics.measure import block_errors, table
 from ebbflow.metrics.yardstick import Features, Made, Yardstick, yardstick_of

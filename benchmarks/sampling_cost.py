@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.methods.denoise import Denoiser, NetDenoiser
 from ebbflow.methods.guidance import classifier_free
 from ebbflow.runs.opened import Opened

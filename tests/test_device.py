@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ebbflow as ef
 from ebbflow.config import RunConfig, parse_as
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 from ebbflow.core.times import TIME_GRIDS
 from ebbflow.data import load_dataset
 from ebbflow.errors import ConfigError

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.contest import Contestant, Training, Walk
 from benchmarks.shared import pictures
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path, VPDiscrete
 from ebbflow.core.times import TIME_GRIDS

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ebbflow.core.memory import weighed
+from ebbflow.core.device import weighed
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset
 from ebbflow.errors import missing

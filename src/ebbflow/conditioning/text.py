@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ebbflow.conditioning.base import Conditioned, Conditioner, DataFacts
 from ebbflow.conditioning.labels import in_range
 from ebbflow.core.condition import Condition
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 from ebbflow.core.noise import generator_for
 from ebbflow.data import Dataset
 from ebbflow.nets import Context, ContextSpec, Injection

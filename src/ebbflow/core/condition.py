@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

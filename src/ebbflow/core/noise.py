@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 
 _BLOCK = 8  # draws of a small sample are made so many at a time: one generator call a sample serves eight steps
 _SMALL = 4096  # numbers of a sample up to which the call is worth sharing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 
 
 class TableCurve:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ebbflow.conditioning import ConditionedNet
 from ebbflow.core.coefficients import Coefficients
 from ebbflow.core.condition import Cond, expand_rows, to_device
+from ebbflow.core.device import sent
 from ebbflow.core.entries import Choice, entry, spelt
-from ebbflow.core.memory import sent
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, Prediction, check_pair, solve
 from ebbflow.core.shape import per_sample

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebbflow.core.device import sent
 from ebbflow.core.entries import Choice
-from ebbflow.core.memory import sent
 from ebbflow.core.noise import Noise
 from ebbflow.core.paths import Flow, Path
 from ebbflow.core.predictions import Estimate

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ebbflow.conditioning import AutoConditioning, ConditionedNet, Conditioner, DataFacts, ImageConditioning
 from ebbflow.config import AnyConfig, RunConfig
+from ebbflow.core.device import weighed
 from ebbflow.core.entries import as_choice
-from ebbflow.core.memory import weighed
 from ebbflow.core.noise import fresh_weights, generator_for
 from ebbflow.core.predictions import PREDICTIONS
 from ebbflow.data import Dataset, Splits, load_dataset

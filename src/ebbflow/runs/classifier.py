@@ -10,7 +10,7 @@ import torch
 
 from ebbflow.conditioning import DataFacts
 from ebbflow.config import ClassifierConfig
-from ebbflow.core.memory import weighed
+from ebbflow.core.device import weighed
 from ebbflow.core.noise import fresh_weights
 from ebbflow.methods.guidance import NetClassifier
 from ebbflow.nets.classifier import Classifier

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ebbflow.config import LatentConfig, RunConfig, to_dict
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.data import Splits
 from ebbflow.runs.build import require_batch
 from ebbflow.runs.choice import TRAIN, autoencoder_for

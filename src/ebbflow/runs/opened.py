@@ -13,8 +13,8 @@ from torch import Tensor
 from ebbflow.conditioning import DataFacts, ImageConditioner
 from ebbflow.config import RunConfig, SampleConfig
 from ebbflow.core.condition import Cond, Condition
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.core.entries import Choice
-from ebbflow.core.memory import keep_large_blocks
 from ebbflow.core.times import TimeGrid
 from ebbflow.data import Dataset
 from ebbflow.data.convert import sides

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 from ebbflow.core.noise import Noise
 from ebbflow.data import to_uint8
 from ebbflow.methods.clipping import Clipped

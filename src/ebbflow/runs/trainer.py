@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ebbflow.config import to_dict
-from ebbflow.core.memory import keep_large_blocks
+from ebbflow.core.device import keep_large_blocks
 from ebbflow.errors import CheckpointError
 from ebbflow.files import write_text
 from ebbflow.runs.ahead import ahead

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.condition import Cond, Condition, num_rows, rows_of, to_device
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 from ebbflow.core.noise import derive_seed, generator_for
 
 Read = Callable[[Sequence[Condition]], Cond]

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ebbflow.core.memory import hand_back
+from ebbflow.core.device import hand_back
 from ebbflow.core.noise import derive_seed, fresh_weights
 from ebbflow.errors import ConfigError
 from ebbflow.nets.fused import fused

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 from ebbflow.core.noise import generator_for
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import prediction_of

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.core.condition import Cond, cat_rows, expand_rows
-from ebbflow.core.memory import sent
+from ebbflow.core.device import sent
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate
 from ebbflow.core.shape import per_sample

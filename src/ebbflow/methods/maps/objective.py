@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ebbflow.core.condition import Cond, rows_of
+from ebbflow.core.device import sent
 from ebbflow.core.entries import Choice, spelt
-from ebbflow.core.memory import sent
 from ebbflow.core.paths import Path
 from ebbflow.core.predictions import Estimate, prediction_of, solve
 from ebbflow.core.shape import float64_on, per_sample

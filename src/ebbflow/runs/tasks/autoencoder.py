@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ebbflow.config import AutoencoderConfig
-from ebbflow.core.memory import sent, weighed
+from ebbflow.core.device import sent, weighed
 from ebbflow.core.noise import fresh_weights
 from ebbflow.core.shape import in_float64
 from ebbflow.data import Dataset, Splits, to_uint8

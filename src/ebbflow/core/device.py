@@ -1,5 +1,5 @@
-"""The allocator, with one setting that training and sampling share, the way to a device, and nets weighed before they
-take memory."""
+"""The way to a device, the host's allocator, with one setting that training and sampling share, and nets weighed on
+"meta" before they take memory."""
 
 from __future__ import annotations
 
