@@ -95,11 +95,19 @@ def test_a_run_of_someone_else_is_measured_all_the_same(run: str, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     model = Model.from_run(run)
-    whole = finish(_likelihood(model, run))
+    whole = [finish(work(model, run)) for work in (_likelihood, _evaluation)]
     monkeypatch.setattr(parts, "save_tensors", full)
-    assert finish(_likelihood(model, run)) == whole
-    with pytest.raises(OSError, match="No space"):
-        finish(_evaluation(model, run))
+    assert [_plain(finish(work(model, run))) for work in (_likelihood, _evaluation)] == [_plain(one) for one in whole]
+
+
+def test_two_at_once_take_nothing_from_each_other(run: str) -> None:
+    """The first to end takes the folder away."""
+    model = Model.from_run(run)
+    first, second = _evaluation(model, run), _evaluation(model, run)
+    while next(second).name != "sample":
+        pass
+    whole = finish(first)
+    assert _plain(finish(second)) == _plain(whole) and not list(Path(run).rglob(".partial-*"))
 
 
 def test_other_weights_and_requests_have_other_parts(run: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,9 @@ class Parts:
 
     Args:
         folder: it; made with the first part.
-        matter: whether a part that cannot be written is an error; where not, as in a run of someone else's, it is made
-            again next time.
     """
 
     folder: Path
-    matter: bool = True
 
     def made(self, name: str) -> dict[str, Tensor] | None:
         """A part that was kept; None where there is none, or a damaged one."""
@@ -41,8 +38,8 @@ class Parts:
         return None
 
     def keep(self, name: str, part: dict[str, Tensor]) -> None:
-        """Write a part."""
-        with suppress(*() if self.matter else (OSError,)):
+        """Write a part; one that cannot be written, as in a run of someone else's, is made again next time."""
+        with suppress(OSError):
             save_tensors(part, self.folder / f"{name}.safetensors")
 
     def end(self) -> None:
@@ -53,7 +50,7 @@ class Parts:
 
 
 def parts_of(model: Opened, request: Any, data: Dataset | None = None) -> Parts:
-    """The parts, which do not matter, of what is asked of a run: by the request, its weights, the data and the code.
+    """The parts of what is asked of a run: by the request, its weights, the data and the code.
 
     Raises:
         ConfigError: a model that is no run of ours.
@@ -61,8 +58,7 @@ def parts_of(model: Opened, request: Any, data: Dataset | None = None) -> Parts:
     run = model.require_run("what is measured of it is kept beside its checkpoints")
     asked = {name: repr(value) for name, value in vars(request).items() if name not in ELSEWHERE}
     known = None if data is None else data_hash(data)
-    parts = parts_in(run.folder / "eval", type(request).__name__, asked, weights_hash(model), known)
-    return replace(parts, matter=False)
+    return parts_in(run.folder / "eval", type(request).__name__, asked, weights_hash(model), known)
 
 
 def parts_in(folder: Path, *settings: Any) -> Parts:

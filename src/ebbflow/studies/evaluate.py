@@ -73,10 +73,10 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     folder = (Path("eval") / slug(model.name)) if model.run is None else model.run.folder / "eval"
     require_place(folder / "any.json")
     kept = parts_in(folder, settings)
-    yield from _sample(measured, plan, features, kept)
+    seen = yield from _sample(measured, plan, features, kept)
     if not here().leads:
         return here().first({})
-    made = _read(kept)
+    made = Made.of(seen, torch.cat([batch["x"] for batch in seen]))
     yardstick = yield from yardstick_of(features, reference, other)
     errors = yield from _denoising(measured, splits.held_out)
     own = yield from _from_own_ode(measured, plan)
@@ -321,17 +321,20 @@ def _name(request: EvaluateRequest, plan: Plan) -> str:
     )
 
 
-def _sample(model: Opened, plan: Plan, features: Features, kept: Parts) -> Work[None]:
-    """Samples to features, each finished batch kept; those that were are not made again."""
+def _sample(model: Opened, plan: Plan, features: Features, kept: Parts) -> Work[list[dict[str, Tensor]]]:
+    """What is seen of samples, a batch each, on rank 0; finished batches are kept, and not made again."""
     world, total = here(), len(plan.seeds)
-    done = world.first(sum(len(batch["features"]) for batch in _batches(kept)))
+    found = _batches(kept) if world.leads else []
+    done = world.first(sum(len(batch["features"]) for batch in found))
     rest = shared(plan.rows(slice(done, None)), world)
     first = plan.seeds[0]
     for step, part, seen in in_turn(model, rest, world, lambda one: _seen(one, one.plan.seeds[0] - first, features)):
         yield Stage("sample", done + (0 if step is None else step.step * len(part.seeds) // plan.num_steps), total)
         if seen is not None:
             kept.keep(f"batch-{done:08d}", seen)
+            found.append(seen)
             done += len(part.seeds)
+    return found
 
 
 def _seen(batch: Samples, first: int, features: Features) -> dict[str, Tensor]:
@@ -347,11 +350,6 @@ def _batches(kept: Parts) -> list[dict[str, Tensor]]:
         found.append(batch)
         have += len(batch["features"])
     return found
-
-
-def _read(kept: Parts) -> Made:
-    batches = _batches(kept)
-    return Made.of(batches, torch.cat([batch["x"] for batch in batches]))
 
 
 def _from_own_ode(model: Opened, plan: Plan) -> Work[dict[str, float]]:
