@@ -178,7 +178,7 @@ def measure(model: Opened, request: EvaluateRequest, num_finalists: int, store: 
     splits = splits_of(model, request)
     reference, other = sides_of(splits, request.reference, request.num)
     features = finish(features_for(splits, request.features, request.num, len(reference), model.device))
-    yardstick = finish(yardstick_of(features, reference, other))
+    yardstick = finish(yardstick_of(features, reference, other, splits.held_out))
     plan = plan_for(model, splits, request)
     model = model.with_denoiser(in_net_precision(model.denoiser, pick_precision(request.precision, model.device)))
     path = path_name(model.denoiser.path)

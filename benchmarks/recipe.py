@@ -181,7 +181,7 @@ def yardstick_for(splits: Splits) -> Yardstick:
     """The classifier's features of the held-out split, as `ebbflow evaluate` takes them."""
     reference, other = sides_of(splits, "held_out", NUM)
     features: Features = finish(features_for(splits, "classifier", NUM, len(reference), CPU))
-    return finish(yardstick_of(features, reference, other))
+    return finish(yardstick_of(features, reference, other, splits.held_out))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

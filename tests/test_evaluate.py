@@ -264,6 +264,8 @@ def test_evaluate_writes_the_table_it_prints(run_folder: Path, capsys: pytest.Ca
     assert printed["features"].startswith("classifier-digits-") and printed["classifier"]["held_out_size"] == 297
     assert 0 <= printed["label_accuracy"] <= 1 and len(printed["label_accuracy_by_class"]) == 10
     assert printed["frechet"] > printed["frechet_floor"] > 0
+    seen = "the floor's pictures may be those that the classifier learned; what it knows of others is said instead"
+    assert printed["floor"]["label_accuracy"] == printed["classifier"]["held_out_accuracy"], seen
 
 
 def test_the_same_settings_give_the_same_table_at_any_batch_size(

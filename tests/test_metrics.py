@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ebbflow.data import load_dataset
 from ebbflow.metrics.features import coordinates
-from ebbflow.metrics.measure import block_errors, jackknife, measure, memorisation
+from ebbflow.metrics.measure import block_errors, jackknife, measure, memorisation, table
 from ebbflow.metrics.scores import (
+    HIGHER,
     METRICS,
     Comparison,
     Moments,
@@ -227,7 +228,7 @@ def test_memorisation_is_zero_for_copies_and_one_for_fresh_data() -> None:
     assert memorisation(fresh, train, held_out[:0])["nearest_ratio"] is None
 
 
-def yardstick_for(num: int, repeats: int, *, labels: bool = True) -> tuple[Comparison, int, Comparison]:
+def yardstick_for(num: int, repeats: int, *, labels: bool = True) -> tuple[Comparison, int, dict[str, float | None]]:
     x = draw(num * repeats, 4, seed=30)
     y = torch.arange(num * repeats) % 2
     comparison = Comparison(
@@ -238,7 +239,16 @@ def yardstick_for(num: int, repeats: int, *, labels: bool = True) -> tuple[Compa
         labels=y if labels else None,
         num_classes=2 if labels else 0,
     )
-    return comparison, num, replace(comparison, generated=draw(num, 4, seed=32), classes=None, labels=None)
+    return comparison, num, table(replace(comparison, generated=draw(num, 4, seed=32), classes=None, labels=None))
+
+
+def test_better_is_said_of_every_metric_as_it_is() -> None:
+    labels, real = torch.arange(200) % 2, draw(200, 4, seed=40)
+    known = {"real": real, "real_classes": labels, "labels": labels, "num_classes": 2}
+    good = Comparison(generated=draw(200, 4, seed=41), classes=labels, agrees=torch.ones(200), **known)
+    bad = Comparison(generated=real + 3, classes=torch.zeros_like(labels), agrees=torch.zeros(200), **known)
+    for name, metric in METRICS.items():
+        assert (metric(good) > metric(bad)) is (name in HIGHER), name  # type: ignore[operator]
 
 
 def test_measure_gives_every_metric_and_a_floor() -> None:
@@ -269,12 +279,9 @@ def test_too_little_real_data_gives_no_floor() -> None:
     reference = load_dataset("digits").held_out
     features = Features(map=coordinates(reference), classifier=None)
 
-    def floor(num: int) -> Comparison | None:
+    def floor(num: int) -> dict[str, float | None] | None:
         found = draw(num, 4, seed=32)
-        return Yardstick(
-            features=features, reference=reference, real=comparison.real, other=found, other_classes=None,
-            other_labels=None,
-        ).floor  # fmt: skip
+        return Yardstick(features=features, reference=reference, real=comparison.real, other=found).floor
 
     found = measure(comparison, num, floor(4))
     assert found["frechet_floor"] is None and found["floor"]["precision"] is None, "no covariance, no neighbours"

@@ -84,8 +84,9 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     spent = f" in {result['seconds']} s" if "seconds" in result else ""
     print(f"\n{num} samples{spent}{_way(result)}, features {result['features']}{says}")
     print(
-        "+- is a standard error; `real data` is the other split in the place of samples. nearest_ratio: how near "
-        "samples lie to the training data, over how near unseen data lies."
+        "+- is a standard error; `real data` is the other split in the place of samples, of which label_accuracy and "
+        "caption_agreement are those of unseen data. nearest_ratio: how near samples lie to the training data, over "
+        "how near unseen data lies."
     )
 
 

@@ -48,7 +48,7 @@ def table(comparison: Comparison) -> dict[str, float | None]:
     return {name: metric(comparison) for name, metric in METRICS.items()}
 
 
-def measure(c: Comparison, num: int, floor: Comparison | None) -> dict[str, Any]:
+def measure(c: Comparison, num: int, floor: dict[str, float | None] | None) -> dict[str, Any]:
     """Every metric, its floor and its standard error.
 
     With one measurement the errors come from leaving out blocks of its samples; with several the values are means over
@@ -57,18 +57,17 @@ def measure(c: Comparison, num: int, floor: Comparison | None) -> dict[str, Any]
     Args:
         c: its generated side holds all measurements, one after the other.
         num: generated rows a measurement.
-        floor: real data of the other split in the place of samples, or None. A classifier knows the data it was trained
-            on a little better than unseen data, and the floor between the two splits holds that gap as well.
+        floor: the table of real data of the other split in the place of samples, or None. A classifier knows the data
+            it was trained on a little better than unseen data, and distances between the two splits hold that gap too.
     """
     parts = [_rows_of(c, slice(start, start + num)) for start in range(0, len(c.generated), num)]
     every = [table(part) for part in parts]
     values, errors = (every[0], block_errors(parts[0])) if len(every) == 1 else means(every)
-    below = None if floor is None else table(floor)
     return {
         **values,
-        "frechet_floor": None if below is None else below["frechet"],
+        "frechet_floor": None if floor is None else floor["frechet"],
         "standard_errors": errors,
-        "floor": below,
+        "floor": floor,
         "repeats": every,
         "label_accuracy_by_class": accuracy_by_class(c),
     }

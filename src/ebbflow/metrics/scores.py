@@ -293,7 +293,7 @@ METRICS: dict[str, Metric] = {
     "class_distance": _class_distance,
     "caption_agreement": _caption_agreement,
 }
-HIGHER = frozenset(("precision", "recall", "density", "coverage", "label_accuracy"))  # better; of the others, lower is
+HIGHER = frozenset(("precision", "recall", "density", "coverage", "label_accuracy", "caption_agreement"))  # is better
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from ebbflow.data import Dataset
 from ebbflow.metrics.contrast import agreement
 from ebbflow.metrics.feature_map import FeatureMap
 from ebbflow.metrics.features import ClassifierFeatures, ContrastFeatures, features_of
+from ebbflow.metrics.measure import table
 from ebbflow.metrics.scores import CHUNK, Comparison
 from ebbflow.progress import Work
 
@@ -69,17 +70,16 @@ class Yardstick:
         reference: real data that samples are compared with.
         real: its features (N, D).
         other: features (n, D) of real data outside the reference, for the floor.
-        other_classes, other_labels: what the classifier takes those for, and what they are; None without labels.
-        other_agrees: whether the own caption of each of those fits it best; None without a scorer.
+        other_classes: what the classifier takes those for; None without labels.
+        unseen: what label_accuracy and caption_agreement are of pictures that none of these nets has learned from.
     """
 
     features: Features
     reference: Dataset
     real: Tensor
     other: Tensor
-    other_classes: Tensor | None
-    other_labels: Tensor | None
-    other_agrees: Tensor | None = None
+    other_classes: Tensor | None = None
+    unseen: Mapping[str, float] = field(default_factory=dict)
 
     def comparison(
         self, made: Made, labels: tuple[int, ...] | None, prompts: Sequence[str] | None = None
@@ -96,30 +96,32 @@ class Yardstick:
         )
 
     @cached_property
-    def floor(self) -> Comparison | None:
-        """Real data in the place of samples; None where there are not two entries of it."""
+    def floor(self) -> dict[str, float | None] | None:
+        """Every metric of real data in the place of samples; None where there are not two entries of it."""
         if len(self.other) < 2:
             return None
-        real = self.comparison(Made(features=self.other, classes=self.other_classes, first=self.other), None)
-        return replace(real, labels=self.other_labels, agrees=self.other_agrees)
+        real = Made(features=self.other, classes=self.other_classes, first=self.other)
+        return {**table(self.comparison(real, None)), **self.unseen}
 
 
-def yardstick_of(features: Features, reference: Dataset, other: Dataset) -> Work[Yardstick]:
-    """The yardstick of a reference and of real data outside it, which may be empty."""
-    classifier, classes = features.classifier, None
-    if classifier is not None and len(other):
-        classes = classifier.classes(classifier(other.x0(torch.arange(len(other)))))
-    vectors = None
-    if features.scorer is not None and len(other):
-        vectors = torch.cat(
-            [features.scorer.of_pictures(other.x0(rows)) for rows in torch.arange(len(other)).split(CHUNK)]
-        )
+def yardstick_of(features: Features, reference: Dataset, other: Dataset, held_out: Dataset) -> Work[Yardstick]:
+    """The yardstick of a reference and of real data outside it, which may be empty; `held_out` is what no net of
+    `features` was trained on."""
+    classifier, classes, unseen = features.classifier, None, {}
+    if classifier is not None:
+        if len(other):
+            classes = classifier.classes(classifier(other.x0(torch.arange(len(other)))))
+        if (right := classifier.facts.get("held_out_accuracy")) is not None:
+            unseen["label_accuracy"] = right
+    if features.scorer is not None and held_out.captions is not None:
+        few = held_out.select(torch.arange(min(CHUNK, len(held_out))))
+        agrees = features.agrees(features.scorer.of_pictures(few.x0(torch.arange(len(few)))), few.captions)
+        unseen |= {} if agrees is None else {"caption_agreement": float(agrees.mean())}
     return Yardstick(
         features=features,
         reference=reference,
         real=(yield from features_of(features.map, reference)),
         other=(yield from features_of(features.map, other)),
         other_classes=classes,
-        other_labels=other.labels,
-        other_agrees=features.agrees(vectors, other.captions),
+        unseen=unseen,
     )

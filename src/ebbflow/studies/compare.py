@@ -117,7 +117,7 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
         features = yield from features_for(splits, request.features, request.num, len(reference), device)
         if splits.train.captions is not None and any(own[0].prompts for own in plans):
             features = replace(features, scorer=(yield from maps.contrast(splits, device, reads=True)))
-        yardstick = yield from yardstick_of(features, reference, other)
+        yardstick = yield from yardstick_of(features, reference, other, splits.held_out)
     hashes = [weights_hash(model) for model in models]
     settings = [
         _setting(i, models[i], hashes[i], plan, request, yardstick) for i, own in enumerate(plans) for plan in own
@@ -137,7 +137,7 @@ def compare(models: Sequence[Opened], request: CompareRequest, store: Path, *, c
     return Report(
         command=command,
         cells=[replace(kept[setting.key], run=names[setting.index]) for setting in settings],
-        floor=None if yardstick.floor is None else table(yardstick.floor),
+        floor=yardstick.floor,
         within=request.within,
         settings=_settings(models, request, yardstick),
         runs=facts_of_models(models, hashes),

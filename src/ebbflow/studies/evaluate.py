@@ -77,7 +77,7 @@ def evaluate(model: Opened, request: EvaluateRequest, *, command: str = "") -> W
     if not here().leads:
         return here().first({})
     made = Made.of(seen, torch.cat([batch["x"] for batch in seen]))
-    yardstick = yield from yardstick_of(features, reference, other)
+    yardstick = yield from yardstick_of(features, reference, other, splits.held_out)
     errors = yield from _denoising(measured, splits.held_out)
     own = yield from _from_own_ode(measured, plan)
     yield Stage("measure", 0, 1)
@@ -149,7 +149,7 @@ def evaluate_images(images: Path, request: EvaluateImagesRequest) -> Work[dict[s
             seen.append(features.of(part.x0(rows)))
             yield Stage("look at the pictures", sum(len(one["features"]) for one in seen), num)
     made = Made.of(seen, torch.cat([part.x for part in parts])[:NEAREST_NUM])
-    yardstick = yield from yardstick_of(features, reference, other)
+    yardstick = yield from yardstick_of(features, reference, other, splits.held_out)
     return {
         "images": str(images),
         "data": request.data,

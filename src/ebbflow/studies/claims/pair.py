@@ -236,7 +236,7 @@ def trial_of(diffusion: Opened, flow: Opened, how: ClaimsRequest) -> Work[Trial]
     reference, other = sides_of(splits, "held_out", how.num)
     features = yield from features_for(splits, how.features, how.num, len(reference), device)
     check_num(how.num, features.map.dim, len(reference))
-    yardstick = yield from yardstick_of(features, reference, other)
+    yardstick = yield from yardstick_of(features, reference, other, splits.held_out)
     some = reference.select(torch.arange(min(NUM_ENTRIES, len(reference))))
     return Trial(
         diffusion=side_of("diffusion", diffusion, how),
