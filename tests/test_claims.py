@@ -469,7 +469,7 @@ def test_what_was_done_before_an_interruption_is_kept(
         (["--steps", "a,b"], "each entry must be a whole number"),
         (["--steps", "0,5"], "each entry must be in"),
         (["--precision", "fp8"], "--precision must be fp32, bf16 or auto"),
-        (["--num", "5"], "5 samples are too few"),
+        (["--num", "5", "--features", "classifier"], "5 samples are too few"),
     ],
 )
 def test_bad_flags(

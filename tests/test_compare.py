@@ -384,7 +384,7 @@ def test_samples_that_are_not_finite_fail_their_cell_alone(
         ({"steps": "0"}, "--steps must be a list such as 0-63 or 1,5,9; each entry must be in [1, 100000], got 0"),
         ({"steps": "2000", "grids": "trailing"}, "visits entries of a table"),
         ({"guidance": "strong"}, "--guidance must be a list such as 1,2.5; each entry must be a number, got 'strong'"),
-        ({"num": "10"}, "too few for the covariance"),
+        ({"num": "10", "features": "classifier"}, "too few for the covariance"),
         ({"reference": "test"}, "--reference must be"),
         ({"features": "resnet"}, "unknown features"),
         ({"weights": "best"}, "--weights must be ema or raw"),

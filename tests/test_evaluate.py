@@ -28,9 +28,9 @@ from ebbflow.metrics.scores import METRICS
 from ebbflow.progress import finish
 from ebbflow.requests.studies import EvaluateRequest
 from ebbflow.runs import Model
+from ebbflow.runs import parts as parts_module
 from ebbflow.runs import sample as sample_module
 from ebbflow.runs.parts import weights_hash
-from ebbflow.studies import evaluate as evaluate_module
 from ebbflow.studies.evaluate import dealt, evaluate, labels_of
 
 CPU = torch.device("cpu")
@@ -254,7 +254,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 def test_evaluate_writes_the_table_it_prints(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(arguments(run_folder, "--json")) == 0
+    assert run_app(arguments(run_folder, "--json", "--features", "classifier")) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() >= KEYS
     file = Path(printed["file"])
@@ -385,7 +385,7 @@ def test_the_printed_table_names_the_features_and_the_file(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--num", "20"], "too few for the covariance of 24 features"),
+        (["--num", "20", "--features", "classifier"], "too few for the covariance of 24 features"),
         (["--weights", "best"], "--weights must be ema or raw"),
         (["--features", "inception"], "are written inception:FILE"),
         (["--features", "inception:/nowhere.safetensors"], "Make it of the weights of pytorch-fid"),
@@ -450,7 +450,7 @@ def test_a_checkpoint_may_be_pruned_while_it_is_evaluated(run_folder: Path, tmp_
 def test_a_stopped_evaluation_does_not_go_on_with_other_code(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, request = Model.from_run(run_folder), EvaluateRequest(num=40, seed=600, steps=1, batch_size=10)
     for code in ("one", "two"):
-        monkeypatch.setattr(evaluate_module, "code_hash", lambda code=code: code)
+        monkeypatch.setattr(parts_module, "code_hash", lambda code=code: code)
         stages = evaluate(model, request)
         made = [stage.done for stage in stages if stage.name == "sample" and (code == "two" or stage.done < 20)]
         assert made[0] == 10

@@ -83,10 +83,11 @@ def _print_evaluation(result: dict[str, Any], num: int) -> None:
     print("", *(f"{note}." for note in result["notes"]), sep="\n" if result["notes"] else "")
     spent = f" in {result['seconds']} s" if "seconds" in result else ""
     print(f"\n{num} samples{spent}{_way(result)}, features {result['features']}{says}")
+    learned = [name for name in ("label_accuracy", "caption_agreement") if result[name] is not None]
+    unseen = f", and unseen data for {' and '.join(learned)}" if learned else ""
     print(
-        "+- is a standard error; `real data` is the other split in the place of samples, of which label_accuracy and "
-        "caption_agreement are those of unseen data. nearest_ratio: how near samples lie to the training data, over "
-        "how near unseen data lies."
+        f"+- is a standard error; `real data` is the other split in the place of samples{unseen}. nearest_ratio: how "
+        "near samples lie to the training data, over how near unseen data lies."
     )
 
 

@@ -129,9 +129,7 @@ class ClaimsRequest(Reporting, RunData, Batches):
 
     diffusion: Annotated[Path, Doc("A run on a variance-preserving path.")]
     flow: Annotated[Path, Doc("A run on the flow path, of the same data and budget.")]
-    num: Annotated[int, Interval(ge=2, le=MOST), Doc("Samples of one setting; more than there are features (128).")] = (
-        500
-    )
+    num: Annotated[int, Interval(ge=2, le=MOST), Doc("Samples of one setting.")] = 500
     output: Annotated[Path, Doc("The page; pictures go to images/ beside it.")] = Path("claims.md")
     only: Annotated[Names, Doc("Only these claims, such as steps,toy.")] = ()
     steps: Annotated[Steps, Doc("Numbers of steps of the first claim.")] = (5, 10, 20, 50, 100)
