@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -211,6 +212,14 @@ def test_the_page_is_the_same_twice_and_when_nothing_could_be_measured() -> None
     one = report(cell("1"), cell("2", sampler="heun"))
     assert page(one) == page(one)
     assert "nothing can be recommended" in page(report(cell("1", failed="no", values={}), floor=None))
+
+
+def test_a_notebook_shows_the_page_in_a_frame_and_a_terminal_one_line() -> None:
+    one = report(cell("1"), cell("2", sampler="heun"))
+    assert repr(one).startswith("Report(2 settings. ") and "\n" not in repr(one) and len(repr(one)) < 300
+    frame = one._repr_html_()
+    inside = re.fullmatch(r'<iframe sandbox srcdoc="([^"<>]*)" style="[^"]*"></iframe>', frame)
+    assert inside is not None and html.unescape(inside[1]) == page(one)
 
 
 def test_what_users_name_is_escaped_wherever_it_stands() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from html import escape
 from typing import Any, TypeVar
 
 from markupsafe import Markup
@@ -16,9 +17,9 @@ from ebbflow.show.page import render
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
-    """A finished comparison.
+    """A finished comparison; shows itself as its page in a notebook.
 
     Args:
         command: what repeats it.
@@ -41,6 +42,12 @@ class Report:
     differences: Mapping[str, Sequence[Any]]
     notes: Sequence[str] = ()
     is_image: bool = True
+
+    def __repr__(self) -> str:
+        return f"Report({len(self.cells)} settings. {' '.join(self.advice[:1])})"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe sandbox srcdoc="{escape(page(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     @cached_property
     def by_evaluations(self) -> list[str]:
