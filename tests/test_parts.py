@@ -96,7 +96,7 @@ def test_a_run_of_someone_else_is_measured_all_the_same(run: str, monkeypatch: p
 
     model = Model.from_run(run)
     whole = [finish(work(model, run)) for work in (_likelihood, _evaluation)]
-    monkeypatch.setattr(parts, "save_tensors", full)
+    monkeypatch.setattr(parts, "remember", full)
     assert [_plain(finish(work(model, run))) for work in (_likelihood, _evaluation)] == [_plain(one) for one in whole]
 
 

@@ -15,6 +15,7 @@ import click
 from ebbflow.cli.together import launched
 from ebbflow.progress import Bars, Stage, Work, finish
 
+BY_BATCH = "stopped; the same command goes on from the last finished batch."
 T = TypeVar("T")
 ECHO = 5.0  # seconds in which a launcher passes on a signal that its processes had from the terminal too
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none

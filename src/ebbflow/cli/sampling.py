@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_lines, this_command
-from ebbflow.cli.progress import shown, watched
+from ebbflow.cli.progress import BY_BATCH, shown, watched
 from ebbflow.errors import ConfigError
 from ebbflow.requests.base import narrowed
 from ebbflow.requests.sampling import (
@@ -206,7 +206,7 @@ def reconstruct(request: ReconstructCommand) -> None:
     data = held_out_of(model, request.data_dir, request.num)
     plan = replace(default_plan(model, seeds=[0]), **changes_of(model, narrowed(Sampling, request, steps=None)))
     work = reconstructions(model, plan, data, request.steps, parts_of(model, request, data))
-    done = shown(work, "stopped; the same command goes on from the last finished batch.", unit="step")
+    done = shown(work, BY_BATCH, unit="step")
     if request.output is not None:
         _draw(data.x, done, request.output)
     rows = [{"sampler": str(plan.sampler), **one.row()} for one in done]

@@ -8,7 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ebbflow.cli.common import print_json, print_lines, print_rows, this_command
-from ebbflow.cli.progress import shown
+from ebbflow.cli.progress import BY_BATCH, shown
 from ebbflow.cli.sampling import opened
 from ebbflow.requests.studies import (
     ClaimsRequest,
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ebbflow.studies.report import Report
-
-
-BY_BATCH = "stopped; the same command goes on from the last finished batch."
 
 
 def evaluate(request: EvaluateCommand) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ebbflow.data import Dataset
-from ebbflow.errors import CheckpointError
-from ebbflow.files import load_tensors, save_tensors
+from ebbflow.files import remember, remembered, remove_folder
 from ebbflow.metrics.cache import code_hash, data_hash, key_of, tensor_hash
 from ebbflow.runs.opened import Opened
 
@@ -32,21 +30,21 @@ class Parts:
 
     def made(self, name: str) -> dict[str, Tensor] | None:
         """A part that was kept; None where there is none, or a damaged one."""
-        file = self.folder / f"{name}.safetensors"
-        with suppress(CheckpointError):
-            return load_tensors(file) if file.is_file() else None
-        return None
+        return remembered(self.folder / f"{name}.safetensors", self._key(name))
 
     def keep(self, name: str, part: dict[str, Tensor]) -> None:
         """Write a part; one that cannot be written, as in a run of someone else's, is made again next time."""
         with suppress(OSError):
-            save_tensors(part, self.folder / f"{name}.safetensors")
+            remember(part, self.folder / f"{name}.safetensors", self._key(name))
 
     def end(self) -> None:
         """Take the folder away, and the one around it where that is empty."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
         with suppress(OSError):
             self.folder.parent.rmdir()
+
+    def _key(self, name: str) -> str:
+        return f"{self.folder.name}/{name}"
 
 
 def parts_of(model: Opened, request: Any, data: Dataset | None = None) -> Parts:
@@ -57,7 +55,10 @@ def parts_of(model: Opened, request: Any, data: Dataset | None = None) -> Parts:
     """
     run = model.require_run("what is measured of it is kept beside its checkpoints")
     asked = {name: repr(value) for name, value in vars(request).items() if name not in ELSEWHERE}
-    known = None if data is None else data_hash(data)
+    known: list[Any] = []
+    if data is not None:
+        others = (data.vectors, data.pictures)  # conditions, as captions are
+        known = [data_hash(data), data.captions, *(tensor_hash(one) for one in others if one is not None)]
     return parts_in(run.folder / "eval", type(request).__name__, asked, weights_hash(model), known)
 
 
